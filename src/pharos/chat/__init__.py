@@ -1,0 +1,1 @@
+"""A conversation, and one turn of it."""

@@ -1,0 +1,1 @@
+"""Who is asking: tenants, people, sign-in, the Principal."""

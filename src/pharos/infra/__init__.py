@@ -1,0 +1,1 @@
+"""Domain-free machinery: settings, database, jobs, blobs, logs, errors."""

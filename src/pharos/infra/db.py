@@ -1,0 +1,73 @@
+"""The database: one pool, and transactions that belong to one tenant.
+
+This is the only file that commits. The first statement of each transaction names the tenant; row-level security
+does the rest, so a transaction without a tenant sees nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import MetaData, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from pharos.infra.ids import TenantId
+
+SET_TENANT = text("select set_config('pharos.tenant_id', :tenant_id, true)")
+
+
+class Table(DeclarativeBase):
+    """The one metadata of all slices' tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Database:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+
+    @asynccontextmanager
+    async def transaction(self, tenant_id: TenantId) -> AsyncIterator[AsyncSession]:
+        """One transaction of one tenant: commits at the end, rolls back when the block raises."""
+        async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
+            await session.execute(SET_TENANT, {"tenant_id": str(tenant_id)})
+            yield session
+
+    async def dispose(self) -> None:
+        await self.engine.dispose()
+
+
+def sqlalchemy_url(url: str) -> str:
+    """The same address with the driver named: `postgresql+psycopg://…`."""
+    scheme, _, rest = url.partition("://")
+    if scheme.split("+")[0] not in {"postgresql", "postgres"}:
+        msg = "The database address must begin with postgresql://"
+        raise ValueError(msg)
+    return f"postgresql+psycopg://{rest}"
+
+
+def create_database(url: str, *, pool_size: int = 10) -> Database:
+    """A pool of at most twice `pool_size` connections; nothing is opened before the first transaction.
+
+    Server-side prepared statements are off: behind a transaction pooler they run with another session's
+    parameters, the tenant's among them.
+    """
+    engine = create_async_engine(
+        sqlalchemy_url(url),
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        connect_args={"prepare_threshold": None, "connect_timeout": 10},
+    )
+    return Database(engine)

@@ -1,0 +1,126 @@
+"""What the operator must say. Everything a tenant may choose is a row, not a setting."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+def _alias(name: str, *others: str) -> AliasChoices:
+    return AliasChoices(f"PHAROS_{name}", *others)
+
+
+class Settings(BaseSettings):
+    """Read from the environment and from `pharos.env` in the working directory; frozen after that.
+
+    A variable `NAME_FILE` gives the value of a secret as a file (SE-10).
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="PHAROS_", env_file="pharos.env", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    data_dir: Path = Field(default=Path(".data"), description="Everything that must not be lost lives below it.")
+    host: str = Field(default="127.0.0.1", description="Address the web process listens on.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port the web process listens on.")
+    public_url: str | None = Field(default=None, description="Address people use; links are built from it.")
+
+    database_url: str | None = Field(
+        default=None,
+        validation_alias=_alias("DATABASE_URL", "DATABASE_URL"),
+        description="A Postgres 16-18 with pgvector >= 0.8.1, as the app role; unset: the embedded one.",
+    )
+    database_admin_url: SecretStr | None = Field(
+        default=None, description="An administrator of that server; used by `pharos db init` only."
+    )
+    database_direct_url: str | None = Field(
+        default=None, description="The same database past a pooler, for LISTEN; unset: `database_url`."
+    )
+    database_pool_size: int = Field(default=10, ge=1, le=200, description="Connections of one process.")
+    redis_url: str | None = Field(
+        default=None,
+        validation_alias=_alias("REDIS_URL", "REDIS_URL"),
+        description="Redis or Valkey for caches; nothing that would be missed lives there.",
+    )
+
+    llm_url: str | None = Field(default=None, description="Base URL of an OpenAI-compatible server.")
+    llm_key: SecretStr | None = Field(default=None, description="Its key, where it wants one.")
+    llm_model: str | None = Field(default=None, description="The model to ask there.")
+    models_dir: Path = Field(
+        default=Path(sys.prefix) / "share" / "pharos" / "models", description="Where the local models lie."
+    )
+    embedder_url: str | None = Field(
+        default=None, description="The embedder elsewhere; unset: a socket in the data directory."
+    )
+
+    secret_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=_alias("SECRET_KEY", "JWT_SECRET", "SECRET_KEY", "AUTH_SECRET"),
+        description="Signs access tokens, >= 32 bytes; unset: generated once into the data directory.",
+    )
+    access_token_minutes: int = Field(default=30, ge=1, description="Life of an access token.")
+
+    upload_root: Path | None = Field(
+        default=None,
+        validation_alias=_alias("UPLOAD_ROOT", "UPLOAD_ROOT"),
+        description="Where uploaded files lie; unset: `blobs` in the data directory.",
+    )
+    max_upload_bytes: int = Field(default=100 * 1024 * 1024, ge=1, description="Largest document accepted.")
+    ingest_paths: str = Field(default="", description="Folders `POST /ingest` reads, separated by colons.")
+    worker_concurrency: int = Field(default=4, ge=1, le=64, description="Jobs one worker runs at a time.")
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @field_validator("data_dir", "models_dir", "upload_root", mode="after")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path is not None else None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then `*_FILE` variables, then `pharos.env`."""
+        return (init_settings, env_settings, _FileVariables(settings_cls), dotenv_settings)
+
+    @cached_property
+    def blob_root(self) -> Path:
+        return self.upload_root or self.data_dir / "blobs"
+
+    @cached_property
+    def base_url(self) -> str:
+        host = "localhost" if self.host in {"0.0.0.0", "::", "127.0.0.1"} else self.host  # noqa: S104 - compared
+        return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
+
+    @cached_property
+    def ingest_folders(self) -> tuple[Path, ...]:
+        return tuple(Path(part) for part in self.ingest_paths.split(":") if part)
+
+    @cached_property
+    def embedder_socket(self) -> Path:
+        return self.data_dir / "run" / "embedder.sock"
+
+
+class _FileVariables(PydanticBaseSettingsSource):
+    """`PHAROS_SECRET_KEY_FILE=/run/secrets/key` stands for the content of that file."""
+
+    names = ("secret_key", "llm_key", "database_url", "database_admin_url", "redis_url")
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
+        file = os.environ.get(f"PHAROS_{field_name.upper()}_FILE")
+        return (Path(file).read_text().strip() if file else None), field_name, False
+
+    def __call__(self) -> dict[str, str]:
+        fields = self.settings_cls.model_fields
+        values = {name: self.get_field_value(fields[name], name)[0] for name in self.names}
+        return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Projects and documents: receive, ingest, delete. The only writer of passages."""

@@ -1,0 +1,1 @@
+"""Models: the contract, the local embedder, one file per wire format."""

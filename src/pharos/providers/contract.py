@@ -1,0 +1,48 @@
+"""What a model is to the rest of Pharos. A provider translates to and from this, and does nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    messages: tuple[ChatMessage, ...]
+    max_tokens: int = 1024
+    temperature: float = 0.0
+
+
+class EmbeddingModel(Protocol):
+    """Texts to vectors. The same text gives the same vector whatever stands beside it."""
+
+    name: str
+    dimension: int
+    max_tokens: int
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (len(texts), dimension), rows of length 1, in the order of `texts`.
+
+        Raises `Unavailable` when the model does not answer.
+        """
+        ...
+
+
+class ChatModel(Protocol):
+    """A conversation to streamed text."""
+
+    name: str
+
+    def stream(self, request: ChatRequest) -> AsyncIterator[str]:
+        """Pieces of the answer in order. Raises `Unavailable`, `LimitReached` or `NotAllowed` (a bad key)."""
+        ...
