@@ -1,0 +1,85 @@
+"""Who works in a project, and what was granted to whom."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, Text, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from pharos.infra.db import Table
+from pharos.infra.ids import new_id
+
+TIERS = "'use', 'edit', 'full'"
+
+
+def _project_key() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["tenant_id", "project_id"], ["projects.tenant_id", "projects.id"], ondelete="CASCADE")
+
+
+class Project(Table):
+    """What documents, conversations and grants belong to."""
+
+    __tablename__ = "projects"
+    __table_args__ = (
+        CheckConstraint(f"baseline_tier in ({TIERS})", name="baseline_tier"),
+        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
+        Index("uq_projects_name", "tenant_id", "name", unique=True),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Text)
+    owner_id: Mapped[UUID | None]
+    is_private: Mapped[bool] = mapped_column(server_default="false")
+    baseline_tier: Mapped[str] = mapped_column(Text, server_default="use")
+    is_handbook: Mapped[bool] = mapped_column(server_default="false")
+    instructions: Mapped[str] = mapped_column(Text, server_default="")
+    passage_count: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ProjectMember(Table):
+    """A person who works in a project."""
+
+    __tablename__ = "project_members"
+    __table_args__ = (_project_key(), CheckConstraint(f"tier in ({TIERS})", name="tier"))
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tier: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ProjectGrant(Table):
+    """A tier on a project for a user, a group or a department; an expired one does not count."""
+
+    __tablename__ = "project_grants"
+    __table_args__ = (
+        _project_key(),
+        CheckConstraint(f"tier in ({TIERS})", name="tier"),
+        CheckConstraint("grantee_kind in ('user', 'group', 'department')", name="grantee_kind"),
+        Index("uq_project_grants_grantee", "tenant_id", "project_id", "grantee_kind", "grantee_id", unique=True),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[UUID]
+    grantee_kind: Mapped[str] = mapped_column(Text)
+    grantee_id: Mapped[UUID]
+    tier: Mapped[str] = mapped_column(Text)
+    expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class HiddenProject(Table):
+    """A project a person has put out of sight, the handbook for instance; access is unchanged."""
+
+    __tablename__ = "hidden_projects"
+    __table_args__ = (_project_key(),)
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -1,0 +1,131 @@
+"""The bytes of documents: content-addressed, immutable files, written once and never changed.
+
+A blob's name is the SHA-256 of its content, below two levels of folders: `ab/cd/abcd…`. A file under its final name
+is complete: it was written under a temporary name, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pharos.infra.errors import PharosError, StorageFull, TooLarge, Unavailable
+
+CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Blob:
+    """What was stored: `sha256` in hex, `size_bytes`, and whether these bytes were there already."""
+
+    sha256: str
+    size_bytes: int
+    was_known: bool
+
+
+class BlobStore:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, sha256: str) -> Path:
+        """Where a blob lies, whether or not it is there."""
+        return self.root / sha256[:2] / sha256[2:4] / sha256
+
+    async def write(self, chunks: AsyncIterator[bytes], *, max_bytes: int) -> Blob:
+        """Store a stream; a stream that fails, is too long or meets a full disk leaves nothing.
+
+        Raises `TooLarge`, `StorageFull`, or `Unavailable` when the folder cannot be written.
+        """
+        digest, size = hashlib.sha256(), 0
+        with self._temporary() as (descriptor, temporary):
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > max_bytes:
+                    raise TooLarge(
+                        f"The file is larger than the {max_bytes // 2**20} MiB allowed. Split it, or ask the operator "
+                        "to raise PHAROS_MAX_UPLOAD_BYTES.",
+                        limit_bytes=max_bytes,
+                    )
+                digest.update(chunk)
+                await asyncio.to_thread(_write_all, descriptor, chunk)
+            return await asyncio.to_thread(self._keep, descriptor, temporary, digest.hexdigest(), size)
+
+    def _keep(self, descriptor: int, temporary: Path, sha256: str, size_bytes: int) -> Blob:
+        target = self.path(sha256)
+        was_known = target.exists()
+        if not was_known:
+            os.fsync(descriptor)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(target)
+            _flush_folder(target.parent)
+        return Blob(sha256=sha256, size_bytes=size_bytes, was_known=was_known)
+
+    @contextlib.contextmanager
+    def _temporary(self) -> Iterator[tuple[int, Path]]:
+        temporary: Path | None = None
+        try:
+            folder = self.root / "incoming"
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor, name = tempfile.mkstemp(dir=folder)
+            temporary = Path(name)
+            try:
+                yield descriptor, temporary
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _storage_error(error, self.root) from error
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+    def delete(self, sha256: str) -> None:
+        """Remove a blob that no row names any more; a missing one is fine."""
+        self.path(sha256).unlink(missing_ok=True)
+
+    def sweep_incoming(self, *, older_than_seconds: float, now: float) -> int:
+        """Remove what killed processes left half-written; returns how many files."""
+        leftovers = [
+            path for path in (self.root / "incoming").glob("*") if now - path.stat().st_mtime > older_than_seconds
+        ]
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+        return len(leftovers)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _flush_folder(folder: Path) -> None:
+    """A rename survives a power loss only once its folder has been flushed too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _storage_error(error: OSError, root: Path) -> PharosError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageFull("The disk is full; nothing of the file was kept. Free some space and send it again.")
+    return Unavailable(
+        f"The upload folder cannot be written ({error.strerror}). Check UPLOAD_ROOT with `pharos doctor`.",
+        code="server_misconfigured",
+        folder=str(root),
+    )
+
+
+async def read_file(path: Path) -> AsyncIterator[bytes]:
+    """A local file as a stream, for `BlobStore.write`."""
+    with await asyncio.to_thread(path.open, "rb") as file:
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk

@@ -1,0 +1,179 @@
+"""Durable work: a job is stored in the transaction of its cause, and no killed process can lose it.
+
+Procrastinate keeps the queue. What it lacks is here: a job whose worker died is put back (`rescue_jobs`), and one
+that was tried too often is given up with its reason instead of running for ever.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import procrastinate
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pharos.infra.errors import PharosError
+from pharos.infra.logs import get_logger
+
+log = get_logger(__name__)
+
+HEARTBEAT_SECONDS = 2.0
+LEASE_SECONDS = 10.0
+"""A worker that was silent for this long is dead. Five heartbeats: one lost to a busy machine is not a death."""
+MAX_ATTEMPTS = 5
+
+NAMESPACE = "pharos"
+blueprint = procrastinate.Blueprint()
+"""Every slice's tasks hang on it; the worker adds it to its app."""
+
+Task = Callable[..., Awaitable[None]]
+
+
+class Backoff(procrastinate.BaseRetryStrategy):
+    """Try again after 1, 4, 16, 64 seconds when the error says that later may be better; else give up at once."""
+
+    def get_retry_decision(
+        self, *, exception: BaseException, job: procrastinate.jobs.Job
+    ) -> procrastinate.RetryDecision | None:
+        gives_up = isinstance(exception, PharosError) and not exception.retryable
+        if gives_up or job.attempts + 1 >= MAX_ATTEMPTS:
+            return None
+        return procrastinate.RetryDecision(retry_in={"seconds": 4**job.attempts})
+
+
+def durable_task(name: str, *, queue: str = "default") -> Callable[[Task], Any]:
+    """Register a task. It gets the job's context, then ids only; it must be safe to run twice."""
+
+    def register(function: Task) -> Any:
+        return blueprint.task(name=name, queue=queue, retry=Backoff(), pass_context=True)(function)
+
+    return register
+
+
+async def enqueue(
+    session: AsyncSession, name: str, *, queue: str = "default", lock: str | None = None, **ids: str
+) -> int:
+    """Store a job in the session's transaction: it exists exactly if its cause does. Returns the job's id."""
+    row = await session.execute(
+        text(
+            "select procrastinate_defer_jobs_v1(array[row(:queue, :task, 0, cast(:lock as text), null, "
+            "cast(:args as jsonb), null)::procrastinate_job_to_defer_v1])"
+        ),
+        {"queue": queue, "task": f"{NAMESPACE}:{name}", "lock": lock, "args": json.dumps(ids)},
+    )
+    jobs: list[int] = row.scalar_one()
+    return jobs[0] if isinstance(jobs, list) else jobs
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A job whose worker died: put back, or given up because it outlived `MAX_ATTEMPTS` workers."""
+
+    id: int
+    task_name: str
+    ids: dict[str, str]
+    given_up: bool
+
+
+async def rescue_jobs(session: AsyncSession) -> list[Orphan]:
+    """Put back the jobs of dead workers; give up those that were tried `MAX_ATTEMPTS` times.
+
+    One statement, so that two rescuers cannot put the same job back twice. A job is an orphan when it is `doing` and
+    its worker is gone from the list or silent for `LEASE_SECONDS`.
+    """
+    rows = await session.execute(RESCUE, {"lease": LEASE_SECONDS, "max_attempts": MAX_ATTEMPTS})
+    orphans = [
+        Orphan(id=row.id, task_name=row.task_name, ids=row.args, given_up=row.status == "failed") for row in rows
+    ]
+    if orphans:
+        log.warning("jobs.rescued", jobs=len(orphans), given_up=sum(orphan.given_up for orphan in orphans))
+    return orphans
+
+
+# Counting the attempt here means that a job which kills its worker (out of memory on a huge PDF) still reaches the
+# limit, at the cost of one attempt lost when a machine is switched off.
+RESCUE = text(
+    """
+    with orphans as (
+        select job.id from procrastinate_jobs job
+        left join procrastinate_workers worker on worker.id = job.worker_id
+        where job.status = 'doing'
+          and (worker.id is null or worker.last_heartbeat < now() - make_interval(secs => :lease))
+        for update of job skip locked
+    )
+    update procrastinate_jobs job
+    set status = cast(case when job.attempts + 1 >= :max_attempts then 'failed' else 'todo' end
+                      as procrastinate_job_status),
+        attempts = job.attempts + 1,
+        worker_id = null,
+        abort_requested = false
+    from orphans where job.id = orphans.id
+    returning job.id, job.task_name, job.args, cast(job.status as text) as status
+    """
+)
+
+
+@dataclass(frozen=True)
+class QueueLine:
+    """Jobs of one task in one state (`todo`, `doing`, `failed`), with the age of the oldest in seconds."""
+
+    task_name: str
+    status: str
+    jobs: int
+    oldest_seconds: float
+
+
+async def list_queue(session: AsyncSession) -> list[QueueLine]:
+    """What waits, runs or was given up; finished jobs are not listed."""
+    rows = await session.execute(
+        text(
+            """
+            select job.task_name, cast(job.status as text) as status, count(*) as jobs,
+                   coalesce(extract(epoch from now() - min(event.at)), 0) as oldest_seconds
+            from procrastinate_jobs job
+            left join procrastinate_events event on event.job_id = job.id and event.type = 'deferred'
+            where job.status in ('todo', 'doing', 'failed')
+            group by 1, 2 order by 1, 2
+            """
+        )
+    )
+    return [QueueLine(row.task_name, row.status, row.jobs, round(float(row.oldest_seconds), 1)) for row in rows]
+
+
+async def clear_queue(session: AsyncSession, *, task_name: str, dry_run: bool) -> int:
+    """Remove the jobs of one task that have not started; running ones are untouched. Returns how many."""
+    waiting = text("select count(*) from procrastinate_jobs where status = 'todo' and task_name = :task")
+    removal = text("delete from procrastinate_jobs where status = 'todo' and task_name = :task")
+    if dry_run:
+        return int((await session.execute(waiting, {"task": task_name})).scalar_one())
+    result = await session.execute(removal, {"task": task_name})
+    return int(getattr(result, "rowcount", 0))
+
+
+def create_queue(url: str) -> procrastinate.App:
+    """The queue as the worker runs it. `url` must reach Postgres directly: a transaction pooler breaks LISTEN."""
+    connector = procrastinate.PsycopgConnector(conninfo=url, min_size=1, max_size=4, kwargs={"prepare_threshold": None})
+    app = procrastinate.App(connector=connector)
+    app.add_tasks_from(blueprint, namespace=NAMESPACE)
+    return app
+
+
+async def run_worker(
+    app: procrastinate.App, *, context: dict[str, Any], concurrency: int, wait: bool = True, signals: bool = True
+) -> None:
+    """Run jobs until a SIGTERM (`wait`) or until the queue is empty; a running job may finish for 30 seconds."""
+    await app.run_worker_async(
+        concurrency=concurrency,
+        wait=wait,
+        additional_context=context,
+        install_signal_handlers=signals,
+        listen_notify=wait,
+        fetch_job_polling_interval=2.0,
+        shutdown_graceful_timeout=30.0,
+        update_heartbeat_interval=HEARTBEAT_SECONDS,
+        stalled_worker_timeout=LEASE_SECONDS,
+        delete_jobs="successful",
+    )

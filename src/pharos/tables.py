@@ -1,0 +1,11 @@
+"""Every table of every slice, for the migration comparison; nothing else imports this."""
+
+from pharos.access import models as access
+from pharos.chat import models as chat
+from pharos.identity import models as identity
+from pharos.infra.db import Table
+from pharos.library import models as library
+
+__all__ = ["access", "chat", "identity", "library", "metadata"]
+
+metadata = Table.metadata
