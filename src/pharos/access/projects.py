@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, case, exists, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.models import Project, ProjectGrant, ProjectMember
@@ -17,7 +17,7 @@ Tier = Literal["use", "edit", "full"]
 TIERS: tuple[Tier, ...] = ("use", "edit", "full")
 
 
-def visible_projects(principal: Principal) -> Select[tuple[UUID]]:
+def visible_projects(principal: Principal) -> Select[UUID]:
     """Ids of the projects the principal may at least use, as a subquery; never fetched before it is needed."""
     return select(Project.id).where(_tier_number(principal) > 0)
 
@@ -53,7 +53,7 @@ def _tier_number(principal: Principal) -> ColumnElement[int]:
     """The ladder: platform, owner, ceo, direct, public; first match wins, an owning CEO gets full (C-04)."""
     if principal.sees_everything:
         return literal(3)
-    rungs: list[tuple[ColumnElement[bool], ColumnElement[int]]] = [
+    rungs: list[tuple[SQLColumnExpression[bool], ColumnElement[int]]] = [
         (Project.owner_id == principal.user_id, literal(3)),
     ]
     if principal.org_position == "ceo":
@@ -89,5 +89,5 @@ def _direct_tier(principal: Principal) -> ColumnElement[int]:
     return func.greatest(granted, member)
 
 
-def _as_number(tier: ColumnElement[str]) -> ColumnElement[int]:
+def _as_number(tier: SQLColumnExpression[str]) -> ColumnElement[int]:
     return case(*((tier == name, literal(number + 1)) for number, name in enumerate(TIERS)), else_=literal(0))

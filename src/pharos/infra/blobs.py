@@ -1,7 +1,8 @@
 """The bytes of documents: content-addressed, immutable files, written once and never changed.
 
-A blob's name is the SHA-256 of its content, below two levels of folders: `ab/cd/abcd…`. A file under its final name
-is complete: it was written under a temporary name, flushed to the disk and renamed.
+A blob's name is the SHA-256 of its content, below its tenant and two levels of folders: `<tenant>/ab/cd/abcd…`. Tenants
+share no blob, so nobody learns from a fast upload what others hold. A file under its final name is complete: it was
+written under a temporary name, flushed to the disk and renamed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pharos.infra.errors import PharosError, StorageFull, TooLarge, Unavailable
+from pharos.infra.ids import TenantId
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -34,11 +36,11 @@ class BlobStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def path(self, sha256: str) -> Path:
+    def path(self, tenant_id: TenantId, sha256: str) -> Path:
         """Where a blob lies, whether or not it is there."""
-        return self.root / sha256[:2] / sha256[2:4] / sha256
+        return self.root / str(tenant_id) / sha256[:2] / sha256[2:4] / sha256
 
-    async def write(self, chunks: AsyncIterator[bytes], *, max_bytes: int) -> Blob:
+    async def write(self, tenant_id: TenantId, chunks: AsyncIterator[bytes], *, max_bytes: int) -> Blob:
         """Store a stream; a stream that fails, is too long or meets a full disk leaves nothing.
 
         Raises `TooLarge`, `StorageFull`, or `Unavailable` when the folder cannot be written.
@@ -55,17 +57,20 @@ class BlobStore:
                     )
                 digest.update(chunk)
                 await asyncio.to_thread(_write_all, descriptor, chunk)
-            return await asyncio.to_thread(self._keep, descriptor, temporary, digest.hexdigest(), size)
+            return await asyncio.to_thread(
+                self._keep, descriptor, temporary, self.path(tenant_id, digest.hexdigest()), size
+            )
 
-    def _keep(self, descriptor: int, temporary: Path, sha256: str, size_bytes: int) -> Blob:
-        target = self.path(sha256)
+    def _keep(self, descriptor: int, temporary: Path, target: Path, size_bytes: int) -> Blob:
         was_known = target.exists()
-        if not was_known:
+        if was_known:
+            target.touch()  # starts the sweep's grace anew: a row that names it is about to be written
+        else:
             os.fsync(descriptor)
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(target)
             _flush_folder(target.parent)
-        return Blob(sha256=sha256, size_bytes=size_bytes, was_known=was_known)
+        return Blob(sha256=target.name, size_bytes=size_bytes, was_known=was_known)
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[tuple[int, Path]]:
@@ -85,9 +90,14 @@ class BlobStore:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
 
-    def delete(self, sha256: str) -> None:
+    def delete(self, tenant_id: TenantId, sha256: str) -> None:
         """Remove a blob that no row names any more; a missing one is fine."""
-        self.path(sha256).unlink(missing_ok=True)
+        self.path(tenant_id, sha256).unlink(missing_ok=True)
+
+    def older_than(self, tenant_id: TenantId, seconds: float, *, now: float) -> list[str]:
+        """Hashes of the tenant's blobs last written at least `seconds` before `now` (Unix time)."""
+        files = (self.root / str(tenant_id)).glob("??/??/*")
+        return [path.name for path in files if now - path.stat().st_mtime >= seconds]
 
     def sweep_incoming(self, *, older_than_seconds: float, now: float) -> int:
         """Remove what killed processes left half-written; returns how many files."""

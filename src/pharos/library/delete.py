@@ -1,0 +1,51 @@
+"""Delete a document so that nothing of it is left: passages, vectors, text, quotations and, a day later, its bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pharos.identity.audit import record_audit
+from pharos.identity.principal import Principal
+from pharos.infra.ids import DocumentId, TenantId
+from pharos.library.documents import get_document
+from pharos.library.models import Document
+from pharos.library.passages import delete_passages
+from pharos.runtime import Runtime
+
+# Quotations are kept with answers so that these stay readable; of a deleted document they go too.
+BLANK_QUOTATIONS = text("update message_sources set text = '' where document_id = :document_id")
+
+BLOB_GRACE_SECONDS = 24 * 3600
+"""Bytes that no document names wait this long: an upload of the same bytes may be on its way to its row."""
+
+
+async def delete_document(session: AsyncSession, principal: Principal, *, document_id: DocumentId) -> None:
+    """Remove a document the principal may edit, with all that was made of it; `sweep_blobs` takes its bytes."""
+    await get_document(session, principal, document_id=document_id, tier="edit")
+    await delete_passages(session, document_ids=[document_id])
+    await session.execute(BLANK_QUOTATIONS, {"document_id": document_id})
+    await session.execute(delete(Document).where(Document.id == document_id))
+    await record_audit(session, principal, action="document.deleted", subject=f"document:{document_id}")
+
+
+async def sweep_blobs(runtime: Runtime, tenant_id: TenantId, *, grace_seconds: float = BLOB_GRACE_SECONDS) -> int:
+    """Remove the tenant's bytes that no document has named for `grace_seconds`; returns how many files."""
+    candidates = await asyncio.to_thread(runtime.blobs.older_than, tenant_id, grace_seconds, now=time.time())
+    if not candidates:
+        return 0
+    async with runtime.db.transaction(tenant_id) as session:
+        used = await _named(session, candidates)
+    unused = [sha256 for sha256 in candidates if sha256 not in used]
+    for sha256 in unused:
+        runtime.blobs.delete(tenant_id, sha256)
+    return len(unused)
+
+
+async def _named(session: AsyncSession, hashes: Iterable[str]) -> set[str]:
+    found = await session.execute(select(Document.sha256).where(Document.sha256.in_(list(hashes))))
+    return set(found.scalars())

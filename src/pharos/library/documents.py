@@ -1,0 +1,109 @@
+"""Documents as rows: list, look up, retry, and the states they pass through.
+
+pending -> processing -> indexed
+                      -> failed (reason kept; retry needs no new upload)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pharos.access.projects import Tier, require, visible_projects
+from pharos.identity.principal import Principal
+from pharos.infra import jobs
+from pharos.infra.errors import Conflict, NotFound
+from pharos.infra.ids import DocumentId, ProjectId
+from pharos.library.models import Document, DocumentText
+
+INGEST_TASK = "ingest_document"
+GAVE_UP = "The document stopped the worker again and again and was given up. Split it or convert it, then retry."
+
+
+async def list_documents(session: AsyncSession, principal: Principal, *, project_id: ProjectId) -> Sequence[Document]:
+    """All documents of a project by name."""
+    await require(session, principal, project_id, "use")
+    found = await session.execute(
+        select(Document).where(Document.project_id == project_id).order_by(func.lower(Document.name), Document.id)
+    )
+    return found.scalars().all()
+
+
+async def get_document(
+    session: AsyncSession, principal: Principal, *, document_id: DocumentId, tier: Tier = "use"
+) -> Document:
+    """A document the principal has this tier on. Raises `NotFound` for foreign and for missing ones alike."""
+    found = await session.execute(
+        select(Document).where(Document.id == document_id, Document.project_id.in_(visible_projects(principal)))
+    )
+    document = found.scalar_one_or_none()
+    if document is None:
+        raise NotFound("There is no such document among those you can reach.", code="no_such_document")
+    await require(session, principal, ProjectId(document.project_id), tier)
+    return document
+
+
+async def get_text(session: AsyncSession, principal: Principal, *, document_id: DocumentId) -> DocumentText:
+    """The extracted text that all spans count in. Raises `NotFound` while there is none."""
+    document = await get_document(session, principal, document_id=document_id)
+    body = await session.get(DocumentText, (document.tenant_id, document.id))
+    if body is None:
+        raise NotFound("The text of this document is not there yet. Wait until it is indexed.", code="no_text_yet")
+    return body
+
+
+async def retry(session: AsyncSession, principal: Principal, *, document_id: DocumentId) -> Document:
+    """Queue a failed document again; its file is still there."""
+    document = await get_document(session, principal, document_id=document_id, tier="edit")
+    if document.status != "failed":
+        raise Conflict(f"Only a failed document can be retried; this one is {document.status}.", code="not_failed")
+    document.status, document.reason, document.warning = "pending", None, None
+    await queue_ingest(session, document)
+    return document
+
+
+async def queue_ingest(session: AsyncSession, document: Document) -> None:
+    """One ingest job for a document, in this transaction; the lock keeps two runs of it apart."""
+    await jobs.enqueue(
+        session,
+        INGEST_TASK,
+        lock=f"document:{document.id}",
+        tenant_id=str(document.tenant_id),
+        document_id=str(document.id),
+    )
+
+
+async def give_up(session: AsyncSession, *, document_id: DocumentId, reason: str, epoch: int | None = None) -> None:
+    """Mark an unfinished document failed with words a person can act on; `epoch` limits it to one run's."""
+    condition = Document.epoch == epoch if epoch is not None else text("true")
+    await session.execute(
+        update(Document)
+        .where(Document.id == document_id, Document.status.in_(("pending", "processing")), condition)
+        .values(status="failed", reason=reason, updated_at=func.now())
+    )
+
+
+async def recover_documents(session: AsyncSession) -> int:
+    """Queue every unfinished document of the tenant that no live job knows of; returns how many (IQ-04).
+
+    The fresh job and the row's lock serialise with a job that is just being finished: at worst a document is
+    ingested twice, with the same result.
+    """
+    found = await session.execute(
+        select(Document)
+        .where(
+            Document.status.in_(("pending", "processing")),
+            text(
+                "not exists (select from procrastinate_jobs job where job.status in ('todo', 'doing') "
+                "and job.lock = 'document:' || documents.id)"
+            ),
+        )
+        .with_for_update(skip_locked=True)
+    )
+    lost = found.scalars().all()
+    for document in lost:
+        document.status = "pending"
+        await queue_ingest(session, document)
+    return len(lost)

@@ -1,0 +1,105 @@
+"""Projects: list, make, hide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pharos.access.models import HiddenProject, Project
+from pharos.access.projects import TIERS, Tier, require, tier_column
+from pharos.identity.principal import Principal
+from pharos.infra.errors import Conflict, Invalid, NotAllowed
+from pharos.infra.ids import ProjectId
+from pharos.library.models import Document
+
+HANDBOOK_NAME = "Pharos handbook"
+MAX_NAME_CHARACTERS = 120
+
+
+@dataclass(frozen=True)
+class ProjectView:
+    """A project as one person sees it."""
+
+    id: ProjectId
+    name: str
+    is_private: bool
+    is_handbook: bool
+    is_hidden: bool
+    tier: Tier
+    documents: int
+    created_at: datetime
+
+
+async def list_projects(session: AsyncSession, principal: Principal) -> list[ProjectView]:
+    """What the principal can reach, the handbook last, hidden ones included and marked."""
+    documents = (
+        select(func.count())
+        .where(Document.tenant_id == Project.tenant_id, Document.project_id == Project.id)
+        .scalar_subquery()
+    )
+    is_hidden = exists().where(HiddenProject.project_id == Project.id, HiddenProject.user_id == principal.user_id)
+    tier = tier_column(principal)
+    rows = await session.execute(
+        select(Project, tier.label("tier"), documents.label("documents"), is_hidden.label("is_hidden"))
+        .where(tier > 0)
+        .order_by(Project.is_handbook, func.lower(Project.name))
+    )
+    return [
+        ProjectView(
+            id=ProjectId(row.Project.id),
+            name=row.Project.name,
+            is_private=row.Project.is_private,
+            is_handbook=row.Project.is_handbook,
+            is_hidden=row.is_hidden,
+            tier=TIERS[row.tier - 1],
+            documents=row.documents,
+            created_at=row.Project.created_at,
+        )
+        for row in rows
+    ]
+
+
+async def create_project(
+    session: AsyncSession, principal: Principal, *, name: str, is_private: bool = False, is_handbook: bool = False
+) -> Project:
+    """A new project owned by the principal. Raises `Conflict` when the name is taken, `NotAllowed`, `Invalid`."""
+    if not (principal.is_operator or principal.platform_role in {"admin", "superadmin"}):
+        raise NotAllowed("Only administrators make projects. Ask one to make it and to add you.", code="not_an_admin")
+    name = " ".join(name.split())
+    if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
+        raise Invalid(f"A project's name has 1 to {MAX_NAME_CHARACTERS} characters.", code="bad_project_name")
+    project = Project(
+        tenant_id=principal.tenant_id,
+        name=name,
+        owner_id=principal.user_id,
+        is_private=is_private,
+        is_handbook=is_handbook,
+    )
+    if await find_project_by_name(session, principal, name=name) is not None:
+        raise Conflict(f"There is a project called “{name}” already.", code="project_exists")
+    session.add(project)
+    await session.flush()
+    await session.refresh(project)
+    return project
+
+
+async def find_project_by_name(session: AsyncSession, principal: Principal, *, name: str) -> Project | None:
+    """The project of this exact name, if the principal can reach it."""
+    found = await session.execute(select(Project).where(Project.name == name, tier_column(principal) > 0))
+    return found.scalar_one_or_none()
+
+
+async def set_hidden(session: AsyncSession, principal: Principal, *, project_id: ProjectId, is_hidden: bool) -> None:
+    """Put a project out of one person's sight, or back; access does not change."""
+    project = await require(session, principal, project_id, "use")
+    if principal.user_id is None:
+        raise Invalid("The operator at the machine has no list to hide a project from.", code="no_person")
+    key = {"tenant_id": principal.tenant_id, "project_id": project.id, "user_id": principal.user_id}
+    if is_hidden:
+        await session.execute(insert(HiddenProject).values(**key).on_conflict_do_nothing())
+    else:
+        await session.execute(delete(HiddenProject).filter_by(**key))

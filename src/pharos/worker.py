@@ -1,0 +1,101 @@
+"""The worker process: runs jobs, puts back the jobs of dead workers, recovers lost documents, sweeps files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from pharos.identity.models import Tenant
+from pharos.infra import jobs
+from pharos.infra.database_roles import connection_urls
+from pharos.infra.db_system import system_transaction
+from pharos.infra.ids import TenantId
+from pharos.infra.logs import get_logger
+from pharos.infra.settings import Settings
+from pharos.library import tasks
+from pharos.library.delete import sweep_blobs
+from pharos.library.documents import INGEST_TASK, recover_documents
+from pharos.runtime import Runtime, open_runtime
+
+log = get_logger(__name__)
+
+RESCUE_EVERY_SECONDS = 5.0
+RECOVER_EVERY_SECONDS = 60.0
+SWEEP_EVERY_SECONDS = 3600.0
+
+WHEN_GIVEN_UP: dict[str, Callable[..., Awaitable[None]]] = {f"{jobs.NAMESPACE}:{INGEST_TASK}": tasks.mark_given_up}
+"""What follows when a job has killed too many workers, by task."""
+
+
+async def run(settings: Settings) -> None:
+    """Work until SIGTERM; running jobs get 30 seconds to finish, after that they are put back."""
+    async with open_runtime(settings) as runtime, upkeep(runtime):
+        app = jobs.create_queue(connection_urls(settings).direct)
+        async with app.open_async():
+            log.info("worker.started", concurrency=settings.worker_concurrency)
+            await jobs.run_worker(app, context={"runtime": runtime}, concurrency=settings.worker_concurrency)
+    log.info("worker.stopped")
+
+
+@contextlib.asynccontextmanager
+async def upkeep(runtime: Runtime) -> AsyncIterator[None]:
+    """Rescue, recovery and sweeping beside the jobs: not jobs themselves, so a blocked queue cannot block them."""
+    loops = [
+        asyncio.create_task(_every(RESCUE_EVERY_SECONDS, rescue, runtime)),
+        asyncio.create_task(_every(RECOVER_EVERY_SECONDS, recover, runtime)),
+        asyncio.create_task(_every(SWEEP_EVERY_SECONDS, sweep, runtime)),
+    ]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+
+
+async def rescue(runtime: Runtime) -> None:
+    """Put back the jobs of dead workers; what was given up is told to its document."""
+    async with system_transaction(runtime.db) as session:
+        orphans = await jobs.rescue_jobs(session)
+    for orphan in orphans:
+        if orphan.given_up and orphan.task_name in WHEN_GIVEN_UP:
+            await WHEN_GIVEN_UP[orphan.task_name](runtime, **orphan.ids)
+
+
+async def recover(runtime: Runtime) -> int:
+    """Queue documents that no live job knows of, in every tenant; returns how many."""
+    recovered = 0
+    for tenant_id in await list_tenants(runtime):
+        async with runtime.db.transaction(tenant_id) as session:
+            recovered += await recover_documents(session)
+    if recovered:
+        log.warning("documents.recovered", documents=recovered)
+    return recovered
+
+
+async def sweep(runtime: Runtime) -> None:
+    """Remove half-written uploads and the bytes of deleted documents."""
+    runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
+    for tenant_id in await list_tenants(runtime):
+        await sweep_blobs(runtime, tenant_id)
+
+
+async def list_tenants(runtime: Runtime) -> list[TenantId]:
+    """Ids of all tenants, oldest first."""
+    async with system_transaction(runtime.db) as session:
+        return [TenantId(row) for row in (await session.execute(select(Tenant.id).order_by(Tenant.id))).scalars()]
+
+
+async def _every(seconds: float, round_: Callable[[Runtime], Awaitable[object]], runtime: Runtime) -> None:
+    while True:
+        try:
+            await round_(runtime)
+        except (SQLAlchemyError, OSError) as error:
+            # The database may be away for a while; the next round tries again.
+            log.warning("upkeep.failed", round=round_.__name__, error=type(error).__name__)
+        await asyncio.sleep(seconds)
