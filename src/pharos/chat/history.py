@@ -1,0 +1,172 @@
+"""Conversations as rows: open a turn, close it, read it back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pharos.access.projects import require, visible_projects
+from pharos.chat.models import Conversation, Message, MessageSource
+from pharos.identity.principal import Principal
+from pharos.infra.errors import NotFound
+from pharos.infra.ids import ConversationId, MessageId, ProjectId, new_id
+
+HISTORY_MESSAGES = 6
+TITLE_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class Source:
+    """A passage, or the sentence of it that an answer quotes; `index` is its number in the answer, from 1.
+
+    `start` and `end` count characters of the document's text; `text` is exactly what lies between them.
+    """
+
+    index: int
+    document_id: str
+    document: str
+    page: int | None
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An opened turn: the question is stored, the answer will be `message_id`."""
+
+    conversation_id: ConversationId
+    message_id: MessageId
+    history: tuple[tuple[str, str], ...]
+    instructions: str
+
+
+async def open_turn(
+    session: AsyncSession,
+    principal: Principal,
+    *,
+    project_id: ProjectId,
+    question: str,
+    conversation_id: ConversationId | None,
+) -> Turn:
+    """Store a question in its conversation (a new one without an id) and read what was said before."""
+    project = await require(session, principal, project_id, "use")
+    if conversation_id is None:
+        conversation = Conversation(
+            tenant_id=principal.tenant_id,
+            id=new_id(),
+            project_id=project_id,
+            user_id=principal.user_id,
+            title=question[:TITLE_CHARACTERS],
+        )
+        session.add(conversation)
+        await session.flush()
+        history: Sequence[Message] = ()
+    else:
+        conversation = await get_conversation(session, principal, conversation_id=conversation_id)
+        history = (await list_messages(session, conversation_id=conversation_id))[-HISTORY_MESSAGES:]
+    session.add(
+        Message(tenant_id=principal.tenant_id, conversation_id=conversation.id, role="user", body=question, id=new_id())
+    )
+    return Turn(
+        conversation_id=ConversationId(conversation.id),
+        message_id=MessageId(new_id()),
+        history=tuple((message.role, message.body) for message in history),
+        instructions=project.instructions,
+    )
+
+
+async def close_turn(
+    session: AsyncSession,
+    principal: Principal,
+    turn: Turn,
+    *,
+    body: str,
+    mode: str,
+    grounded: bool,
+    confidence: float,
+    sources: Sequence[Source],
+) -> None:
+    """Store the answer and the passages it rests on."""
+    session.add(
+        Message(
+            tenant_id=principal.tenant_id,
+            id=turn.message_id,
+            conversation_id=turn.conversation_id,
+            role="assistant",
+            body=body,
+            mode=mode,
+            grounded=grounded,
+            confidence=confidence,
+        )
+    )
+    await session.flush()
+    session.add_all(
+        MessageSource(
+            tenant_id=principal.tenant_id,
+            message_id=turn.message_id,
+            position=source.index,
+            document_id=source.document_id,
+            document_name=source.document,
+            page=source.page,
+            start_char=source.start,
+            end_char=source.end,
+            text=source.text,
+            score=source.score,
+        )
+        for source in sources
+    )
+
+
+async def get_conversation(
+    session: AsyncSession, principal: Principal, *, conversation_id: ConversationId
+) -> Conversation:
+    """One's own conversation in a project one can still reach; anybody else's is `NotFound`."""
+    found = await session.execute(
+        select(Conversation).where(
+            Conversation.id == conversation_id,
+            Conversation.user_id.is_not_distinct_from(principal.user_id),
+            Conversation.project_id.in_(visible_projects(principal)),
+        )
+    )
+    conversation = found.scalar_one_or_none()
+    if conversation is None:
+        raise NotFound("There is no such conversation. Start a new one.", code="no_such_conversation")
+    return conversation
+
+
+async def list_messages(session: AsyncSession, *, conversation_id: ConversationId) -> Sequence[Message]:
+    """The messages of a conversation, oldest first."""
+    found = await session.execute(
+        select(Message).where(Message.conversation_id == conversation_id).order_by(Message.created_at, Message.id)
+    )
+    return found.scalars().all()
+
+
+async def list_sources(session: AsyncSession, *, conversation_id: ConversationId) -> dict[MessageId, list[Source]]:
+    """The sources of each answer of a conversation, in the order of their numbers."""
+    found = await session.execute(
+        select(MessageSource)
+        .join(Message, Message.id == MessageSource.message_id)
+        .where(Message.conversation_id == conversation_id)
+        .order_by(MessageSource.message_id, MessageSource.position)
+    )
+    sources: dict[MessageId, list[Source]] = {}
+    for row in found.scalars():
+        sources.setdefault(MessageId(row.message_id), []).append(
+            Source(
+                index=row.position,
+                document_id=str(row.document_id),
+                document=row.document_name,
+                page=row.page,
+                start=row.start_char,
+                end=row.end_char,
+                text=row.text,
+                score=row.score,
+            )
+        )
+    return sources
