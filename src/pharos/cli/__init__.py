@@ -1,0 +1,53 @@
+"""The `pharos` command: every slice's commands in one place, and errors turned into exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from pharos import __version__
+from pharos.chat import commands as chat
+from pharos.cli import processes
+from pharos.identity import commands as identity
+from pharos.infra.errors import PharosError, Unavailable
+from pharos.infra.terminal import error_console
+from pharos.library import commands as library
+from pharos.ops import commands as ops
+from pharos.ops import migrate_commands as migrate
+from pharos.providers.embedder import commands as embedder
+from pharos.retrieval import commands as retrieval
+
+app = typer.Typer(
+    name="pharos",
+    help="A private knowledge base that an organisation runs itself.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for slice_commands in (ops, migrate, identity, library, retrieval, chat, embedder, processes):
+    app.add_typer(slice_commands.app)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run a command; an expected failure is one sentence on stderr and the exit code of its kind."""
+    try:
+        app()
+    except PharosError as error:
+        _fail(error)
+    except OSError as error:
+        _fail(Unavailable(f"{error.strerror or error} ({error.filename or 'no file'}). Check it with `pharos doctor`."))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(error: PharosError) -> None:
+    error_console.print(f"[bold red]Error[/] ({error.code}): ", end="")
+    error_console.print(error.message, markup=False)
+    sys.exit(error.exit_code)

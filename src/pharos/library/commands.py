@@ -1,0 +1,289 @@
+"""`pharos ingest`, `documents` and `queue`: the operator's hands on the library."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sqlalchemy import func, select
+
+from pharos.identity.audit import record_audit
+from pharos.identity.principal import Principal, operator
+from pharos.identity.tenants import find_tenant
+from pharos.infra import jobs
+from pharos.infra.errors import Invalid, NotFound
+from pharos.infra.ids import DocumentId, ProjectId
+from pharos.infra.settings import Settings
+from pharos.infra.terminal import (
+    AsJson,
+    DryRun,
+    ProjectName,
+    TenantSlug,
+    echo_json,
+    echo_line,
+    echo_table,
+    error_console,
+    run_async,
+)
+from pharos.library import delete, documents, folder
+from pharos.library.models import Document
+from pharos.library.projects import find_project_by_name
+from pharos.runtime import Runtime, open_runtime
+
+app = typer.Typer()
+documents_app = typer.Typer(help="Documents of a project.", no_args_is_help=True)
+queue_app = typer.Typer(help="Work that waits, runs or was given up.", no_args_is_help=True)
+app.add_typer(documents_app, name="documents")
+app.add_typer(queue_app, name="queue")
+
+
+@asynccontextmanager
+async def as_operator(tenant: str) -> AsyncIterator[tuple[Runtime, Principal]]:
+    """The runtime, and the operator at this machine inside one tenant."""
+    async with open_runtime(Settings()) as runtime:
+        yield runtime, operator(await find_tenant(runtime, tenant))
+
+
+async def project_named(runtime: Runtime, principal: Principal, name: str) -> ProjectId:
+    """The id of a project by name. Raises `NotFound`."""
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        project = await find_project_by_name(session, principal, name=name)
+    if project is None:
+        raise NotFound(f"There is no project “{name}”. `pharos ingest PATH --project {name}` makes it.")
+    return ProjectId(project.id)
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders; folders with all below them.")],
+    project: ProjectName,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until every document is indexed or failed.")] = False,
+    tenant: TenantSlug = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Bring files into a project: new ones are added, changed ones replaced, unchanged ones skipped."""
+    run_async(_ingest(paths, project=project, wait=wait, tenant=tenant, as_json=as_json))
+
+
+async def _ingest(paths: list[Path], *, project: str, wait: bool, tenant: str, as_json: bool) -> None:
+    files = folder.list_files(paths)
+    async with as_operator(tenant) as (runtime, principal):
+        project_id = await folder.find_or_make_project(runtime, principal, name=project)
+        outcomes: list[folder.FileOutcome] = []
+        with _progress("Receiving", total=len(files)) as advance:
+            async for outcome in folder.ingest_files(runtime, principal, project_id=project_id, files=files):
+                outcomes.append(outcome)
+                advance(len(outcomes))
+        async with runtime.db.transaction(principal.tenant_id) as session:
+            await record_audit(
+                session, principal, action="documents.ingested", subject=f"project:{project_id}", files=len(outcomes)
+            )
+        ids = [outcome.document_id for outcome in outcomes if outcome.document_id]
+        states = await _wait_for(runtime, principal, ids) if wait else {}
+    counts = {name: sum(o.outcome == name for o in outcomes) for name in ("added", "replaced", "unchanged", "refused")}
+    refused = [{"name": o.name, "reason": o.reason} for o in outcomes if o.outcome == "refused"]
+    if as_json:
+        echo_json({"project": project, **counts, "refused_files": refused, "documents": states})
+        return
+    for file in refused:
+        error_console.print(f"refused {file['name']}: {file['reason']}", markup=False)
+    echo_line(", ".join(f"{number} {name}" for name, number in counts.items()) + f" in “{project}”.")
+    if states:
+        echo_line(", ".join(f"{number} {status}" for status, number in sorted(states.items())) + ".")
+    else:
+        echo_line(f"They are being indexed; `pharos documents list --project '{project}'` shows how far it is.")
+
+
+async def _wait_for(runtime: Runtime, principal: Principal, ids: list[DocumentId]) -> dict[str, int]:
+    with _progress("Indexing", total=len(ids)) as advance:
+        while True:
+            async with runtime.db.transaction(principal.tenant_id) as session:
+                rows = await session.execute(
+                    select(Document.status, func.count()).where(Document.id.in_(ids)).group_by(Document.status)
+                )
+                states: dict[str, int] = {status: number for status, number in rows}
+            advance(states.get("indexed", 0) + states.get("failed", 0))
+            if not states.keys() & {"pending", "processing"}:
+                return states
+            await asyncio.sleep(0.2)
+
+
+@documents_app.command("list")
+def list_documents(project: ProjectName, tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
+    """Name, status, pages, passages and the reason of a failure."""
+
+    async def work() -> None:
+        async with as_operator(tenant) as (runtime, principal):
+            project_id = await project_named(runtime, principal, project)
+            async with runtime.db.transaction(principal.tenant_id) as session:
+                found = await documents.list_documents(session, principal, project_id=project_id)
+        rows = [
+            {
+                "id": str(document.id),
+                "name": document.name,
+                "status": document.status,
+                "pages": document.page_count,
+                "passages": document.passage_count,
+                "reason": document.reason or document.warning,
+            }
+            for document in found
+        ]
+        if as_json:
+            echo_json(rows)
+        else:
+            echo_table(
+                ["name", "status", "pages", "passages", "reason", "id"],
+                [[row[key] for key in ("name", "status", "pages", "passages", "reason", "id")] for row in rows],
+                empty=f"“{project}” has no documents yet. Add some: pharos ingest PATH --project '{project}'",
+            )
+
+    run_async(work())
+
+
+@documents_app.command("retry")
+def retry_document(
+    document_id: Annotated[UUID | None, typer.Argument(help="Id of a failed document.")] = None,
+    project: Annotated[str | None, typer.Option("--project", help="Every failed document of this project.")] = None,
+    tenant: TenantSlug = "default",
+) -> None:
+    """Queue a failed document again; its file is still here."""
+
+    async def work() -> int:
+        async with as_operator(tenant) as (runtime, principal):
+            ids = [DocumentId(document_id)] if document_id else []
+            if project is not None:
+                project_id = await project_named(runtime, principal, project)
+                async with runtime.db.transaction(principal.tenant_id) as session:
+                    found = await documents.list_documents(session, principal, project_id=project_id)
+                ids = [DocumentId(document.id) for document in found if document.status == "failed"]
+            elif not ids:
+                raise Invalid("Name a document by its id, or a project with --project.")
+            async with runtime.db.transaction(principal.tenant_id) as session:
+                for id_ in ids:
+                    await documents.retry(session, principal, document_id=id_)
+            return len(ids)
+
+    echo_line(f"{run_async(work())} queued again.")
+
+
+@documents_app.command("delete")
+def delete_document(
+    document_id: Annotated[UUID, typer.Argument(help="Id of the document.")],
+    tenant: TenantSlug = "default",
+    dry_run: DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a document with its passages, vectors and quotations; its bytes go a day later."""
+
+    async def work(*, is_real: bool) -> str:
+        async with (
+            as_operator(tenant) as (runtime, principal),
+            runtime.db.transaction(principal.tenant_id) as session,
+        ):
+            document = await documents.get_document(session, principal, document_id=DocumentId(document_id))
+            if is_real:
+                await delete.delete_document(session, principal, document_id=DocumentId(document_id))
+            return f"“{document.name}” with {document.passage_count} passages"
+
+    name = run_async(work(is_real=False))
+    if dry_run:
+        echo_line(f"Would delete {name}.")
+        return
+    if not yes:
+        typer.confirm(f"Delete {name}?", abort=True)
+    run_async(work(is_real=True))
+    echo_line(f"Deleted {name}.")
+
+
+@queue_app.command("list")
+def list_queue(tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
+    """Jobs by kind and state, with the age of the oldest."""
+
+    async def work() -> list[jobs.QueueLine]:
+        async with (
+            as_operator(tenant) as (runtime, principal),
+            runtime.db.transaction(principal.tenant_id) as session,
+        ):
+            return await jobs.list_queue(session)
+
+    lines = run_async(work())
+    if as_json:
+        echo_json(lines)
+        return
+    echo_table(
+        ["job", "state", "number", "oldest (s)"],
+        [[line.task_name, line.status, line.jobs, line.oldest_seconds] for line in lines],
+        empty="The queue is empty.",
+    )
+
+
+@queue_app.command("clear")
+def clear_queue(
+    kind: Annotated[str, typer.Option("--kind", help="Kind of job, as `pharos queue list` names it.")],
+    tenant: TenantSlug = "default",
+    dry_run: DryRun = False,
+) -> None:
+    """Remove jobs of one kind that have not started. Nothing is lost: their documents stay pending and are
+    queued again by `pharos queue recover`, or by the worker within a minute."""
+
+    async def work() -> int:
+        async with (
+            as_operator(tenant) as (runtime, principal),
+            runtime.db.transaction(principal.tenant_id) as session,
+        ):
+            removed = await jobs.clear_queue(session, task_name=kind, dry_run=dry_run)
+            if not dry_run:
+                await record_audit(session, principal, action="queue.cleared", subject=f"queue:{kind}", jobs=removed)
+            return removed
+
+    echo_line(f"{'Would remove' if dry_run else 'Removed'} {run_async(work())} waiting jobs of {kind}.")
+
+
+@queue_app.command("recover")
+def recover_queue(tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
+    """Queue every pending or processing document that no live job knows of."""
+
+    async def work() -> int:
+        async with (
+            as_operator(tenant) as (runtime, principal),
+            runtime.db.transaction(principal.tenant_id) as session,
+        ):
+            return await documents.recover_documents(session)
+
+    recovered = run_async(work())
+    if as_json:
+        echo_json({"recovered": recovered})
+    else:
+        echo_line(f"{recovered} documents queued again.")
+
+
+class _progress:  # noqa: N801 - reads as a statement: `with _progress(...) as advance`
+    """A progress bar on a terminal, nothing elsewhere; `advance(n)` says how many are done."""
+
+    def __init__(self, verb: str, *, total: int) -> None:
+        self._bar = Progress(
+            TextColumn(verb),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=error_console,
+            disable=not error_console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(verb, total=total)
+
+    def __enter__(self) -> _progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int) -> None:
+        self._bar.update(self._task, completed=done)

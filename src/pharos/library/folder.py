@@ -1,0 +1,125 @@
+"""Bring a folder into a project: new files are added, changed ones replaced, unchanged ones skipped."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pharos.identity.principal import Principal
+from pharos.infra.blobs import CHUNK_BYTES, read_file
+from pharos.infra.errors import Invalid, PharosError
+from pharos.infra.ids import DocumentId, ProjectId
+from pharos.library.delete import delete_document
+from pharos.library.projects import create_project, find_project_by_name
+from pharos.library.upload import DuplicateDocument, find_by_bytes, find_by_name, receive
+from pharos.runtime import Runtime
+
+Outcome = Literal["added", "replaced", "unchanged", "refused"]
+
+
+@dataclass(frozen=True)
+class FileOutcome:
+    """What became of one file; `reason` says why it was refused."""
+
+    name: str
+    outcome: Outcome
+    document_id: DocumentId | None = None
+    reason: str | None = None
+
+
+async def find_or_make_project(runtime: Runtime, principal: Principal, *, name: str) -> ProjectId:
+    """The project of this name, made if it is missing."""
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        project = await find_project_by_name(session, principal, name=name)
+        if project is None:
+            project = await create_project(session, principal, name=name)
+        return ProjectId(project.id)
+
+
+def list_files(paths: Iterable[Path]) -> list[tuple[Path, str]]:
+    """(file, document name) of every regular, visible file at or below the paths, sorted by name.
+
+    A file below a given folder is named by its path inside that folder. Raises `Invalid` for a missing path.
+    """
+    found: list[tuple[Path, str]] = []
+    for path in paths:
+        if not path.exists():
+            raise Invalid(f"There is no {path}. Check the path.", code="no_such_path")
+        found += [(path, path.name)] if path.is_file() else list(_files_below(path))
+    return sorted(found, key=lambda item: item[1])
+
+
+def _files_below(folder: Path) -> Iterator[tuple[Path, str]]:
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in inside.parts)
+        if path.is_file() and not path.is_symlink() and not is_hidden:
+            yield path, inside.as_posix()
+
+
+async def ingest_files(
+    runtime: Runtime, principal: Principal, *, project_id: ProjectId, files: Iterable[tuple[Path, str]]
+) -> AsyncIterator[FileOutcome]:
+    """Receive files one after the other; a file that is refused does not stop the others."""
+    for path, name in files:
+        try:
+            yield await _ingest_file(runtime, principal, project_id=project_id, path=path, name=name)
+        except PharosError as error:
+            yield FileOutcome(name=name, outcome="refused", reason=error.message)
+
+
+async def _ingest_file(
+    runtime: Runtime, principal: Principal, *, project_id: ProjectId, path: Path, name: str
+) -> FileOutcome:
+    sha256 = await asyncio.to_thread(_hash_file, path)
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        known = await find_by_bytes(session, project_id=project_id, sha256=sha256)
+        older = await find_by_name(session, project_id=project_id, name=name)
+    if known is not None:
+        return FileOutcome(name=name, outcome="unchanged", document_id=DocumentId(known.id))
+    try:
+        document = await receive(runtime, principal, project_id=project_id, name=name, chunks=read_file(path))
+    except DuplicateDocument as duplicate:
+        return FileOutcome(name=name, outcome="unchanged", document_id=DocumentId(duplicate.existing.id))
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        for document_id in older:
+            await delete_document(session, principal, document_id=document_id)
+    return FileOutcome(name=name, outcome="replaced" if older else "added", document_id=DocumentId(document.id))
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What `POST /ingest` says: counts of files by outcome, and the ids of the documents now queued."""
+
+    added: int
+    replaced: int
+    unchanged: int
+    refused: int
+    document_ids: tuple[DocumentId, ...]
+
+
+async def ingest_configured(runtime: Runtime, principal: Principal) -> IngestReport:
+    """Ingest the folders of PHAROS_INGEST_PATHS, each into the project of its name. Never a path from a request."""
+    folders = runtime.settings.ingest_folders
+    if not folders:
+        raise Invalid("No folder is configured. Set PHAROS_INGEST_PATHS and restart.", code="no_ingest_paths")
+    outcomes: list[FileOutcome] = []
+    for folder in folders:
+        project_id = await find_or_make_project(runtime, principal, name=folder.name)
+        files = list_files([folder])
+        outcomes += [o async for o in ingest_files(runtime, principal, project_id=project_id, files=files)]
+    count = {kind: sum(o.outcome == kind for o in outcomes) for kind in ("added", "replaced", "unchanged", "refused")}
+    queued = tuple(o.document_id for o in outcomes if o.document_id and o.outcome in {"added", "replaced"})
+    return IngestReport(**count, document_ids=queued)
