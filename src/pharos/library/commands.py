@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -98,6 +98,15 @@ async def _ingest(paths: list[Path], *, project: str, wait: bool, tenant: str, a
         echo_line(", ".join(f"{number} {status}" for status, number in sorted(states.items())) + ".")
     else:
         echo_line(f"They are being indexed; `pharos documents list --project '{project}'` shows how far it is.")
+
+
+@contextmanager
+def _progress(verb: str, *, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, nothing elsewhere; gives a function that is told how many are done."""
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=error_console, disable=not error_console.is_terminal, transient=True) as bar:
+        task = bar.add_task(verb, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 async def _wait_for(runtime: Runtime, principal: Principal, ids: list[DocumentId]) -> dict[str, int]:
@@ -261,29 +270,3 @@ def recover_queue(tenant: TenantSlug = "default", as_json: AsJson = False) -> No
         echo_json({"recovered": recovered})
     else:
         echo_line(f"{recovered} documents queued again.")
-
-
-class _progress:  # noqa: N801 - reads as a statement: `with _progress(...) as advance`
-    """A progress bar on a terminal, nothing elsewhere; `advance(n)` says how many are done."""
-
-    def __init__(self, verb: str, *, total: int) -> None:
-        self._bar = Progress(
-            TextColumn(verb),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=error_console,
-            disable=not error_console.is_terminal,
-            transient=True,
-        )
-        self._task = self._bar.add_task(verb, total=total)
-
-    def __enter__(self) -> _progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, done: int) -> None:
-        self._bar.update(self._task, completed=done)
