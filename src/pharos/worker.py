@@ -20,6 +20,7 @@ from pharos.infra.settings import Settings
 from pharos.library import tasks
 from pharos.library.delete import sweep_blobs
 from pharos.library.documents import INGEST_TASK, recover_documents
+from pharos.library.handbook import load_handbook
 from pharos.runtime import Runtime, open_runtime
 
 log = get_logger(__name__)
@@ -38,6 +39,8 @@ async def run(settings: Settings) -> None:
         app = jobs.create_queue(connection_urls(settings).direct)
         async with app.open_async():
             log.info("worker.started", concurrency=settings.worker_concurrency)
+            for tenant_id in await list_tenants(runtime):
+                await load_handbook(runtime, tenant_id)
             await jobs.run_worker(app, context={"runtime": runtime}, concurrency=settings.worker_concurrency)
     log.info("worker.stopped")
 

@@ -1,0 +1,51 @@
+"""The project *Pharos handbook*: our guide and runbook, so that the product explains itself by its main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import select
+
+from pharos.access.models import Project
+from pharos.identity.principal import operator
+from pharos.infra.ids import DocumentId, ProjectId, TenantId
+from pharos.infra.shipped import shipped_folder
+from pharos.library.delete import delete_document
+from pharos.library.folder import ingest_files, list_files
+from pharos.library.models import Document
+from pharos.library.projects import HANDBOOK_NAME, create_project
+from pharos.runtime import Runtime
+
+FOLDERS = ("docs/guide", "docs/runbook")
+
+
+async def load_handbook(runtime: Runtime, tenant_id: TenantId) -> ProjectId:
+    """Make the tenant's handbook what this version ships: add, replace, remove. Runs at every start; cheap."""
+    principal = operator(tenant_id)
+    async with runtime.db.transaction(tenant_id) as session:
+        found = await session.execute(select(Project.id).where(Project.is_handbook))
+        project_id = found.scalar_one_or_none()
+        if project_id is None:
+            made = await create_project(session, principal, name=HANDBOOK_NAME, is_handbook=True)
+            project_id = made.id
+    files = _pages()
+    async for _ in ingest_files(runtime, principal, project_id=ProjectId(project_id), files=files):
+        pass
+    names = [name for _, name in files]
+    async with runtime.db.transaction(tenant_id) as session:
+        gone = await session.execute(
+            select(Document.id).where(Document.project_id == project_id, Document.name.not_in(names))
+        )
+        for document_id in gone.scalars().all():
+            await delete_document(session, principal, document_id=DocumentId(document_id))
+    return ProjectId(project_id)
+
+
+def _pages() -> list[tuple[Path, str]]:
+    """(file, name) of every page, named by its folder: `guide/asking.md`, `runbook/stop.md`."""
+    return [
+        (path, f"{Path(folder).name}/{name}")
+        for folder in FOLDERS
+        for path, name in list_files([shipped_folder(folder)])
+        if name.endswith(".md")
+    ]
