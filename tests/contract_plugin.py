@@ -43,11 +43,19 @@ class Recorder:
     def __init__(self, record: Path) -> None:
         self.record = record
         self.outcomes: dict[str, list[str]] = {}
+        self.runbook_blocks = 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if PROPERTY in dict(report.user_properties):
+        properties = dict(report.user_properties)
+        if report.when == "call":
+            self.runbook_blocks += int(str(properties.get("runbook_blocks", 0)))
+        if PROPERTY in properties:
             # xdist adds "@group" to the ids of grouped tests
             self.outcomes.setdefault(report.nodeid.partition("@")[0], []).append(report.outcome)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.runbook_blocks:
+            terminalreporter.write_line(f"{self.runbook_blocks} command blocks of the runbook executed")
 
     def pytest_sessionfinish(self) -> None:
         if not self.outcomes:
