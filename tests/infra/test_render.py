@@ -122,7 +122,7 @@ def test_code_keeps_its_brackets() -> None:
 
 def test_a_quoted_sentence_keeps_every_character() -> None:
     html = render_quoted("2*3*4 is __init__ & <b>\n\n# not a heading [1]", citations={1: PASSAGE})
-    assert html.startswith("<p>2*3*4 is __init__ &amp; &lt;b&gt;</p>\n<p># not a heading <a ")
+    assert html.startswith("<p>2*3*4 is __init__ &amp; &lt;b&gt;</p>\n<p># not a heading&nbsp;<a ")
 
 
 def test_an_image_leaves_its_words() -> None:

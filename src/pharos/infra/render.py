@@ -96,6 +96,9 @@ def _citation(state: StateInline, silent: bool) -> bool:
     if match is None or link is None or state.src[match.end() : match.end() + 1] == "(":
         return False
     if not silent:
+        if state.pending.endswith(" "):
+            # The number stays on the line of the sentence it belongs to.
+            state.pending = state.pending[:-1] + "\N{NO-BREAK SPACE}"
         opening = state.push("link_open", "a", 1)
         opening.attrs = {"href": link.href, "title": link.title, "class": "citation"}
         state.push("text", "", 0).content = match.group(1)

@@ -1,0 +1,93 @@
+"""One page as a response: the template, the words of the reader's language, and the headers every page carries."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from pharos.web.translate import catalog, pick_language, translator
+
+TEMPLATES = Path(__file__).parent / "templates"
+STATIC = Path(__file__).parent / "static"
+
+HEADERS = {
+    # Nothing inline, nothing from elsewhere: a hostile document or answer has no way to run or to call home.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+    "Vary": "Cookie, Accept-Language",
+}
+
+# The words the modules in static/ say; a test keeps this in step with their t("…") calls.
+SPOKEN_PREFIXES = ("app.", "ask.", "documents.", "setup.show", "setup.hide")
+
+
+def page(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
+    """Render `template` with `context`; `person` and `csrf_token` default to nobody and an empty one."""
+    language = pick_language(request.headers.get("accept-language", ""))
+    body = (
+        environment()
+        .get_template(template)
+        .render(
+            {
+                "person": None,
+                "csrf_token": "",
+                "status": status,
+            "language": language,
+                "t": translator(language),
+                "words": _spoken_words(language),
+                **context,
+            }
+        )
+    )
+    return HTMLResponse(body, status_code=status, headers=HEADERS)
+
+
+@cache
+def environment() -> Environment:
+    """The templates: everything is escaped, and a name nobody gave is an error, never an empty space."""
+    jinja = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(["html", "svg"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    jinja.filters["size"] = human_size
+    jinja.globals["static"] = static_path
+    return jinja
+
+
+def static_path(name: str) -> str:
+    """Where a browser finds a file of `static/`."""
+    return f"/static/{name}"
+
+
+def human_size(size_bytes: int) -> str:
+    """`size_bytes` in the largest unit that leaves at least 1, decimal only below 10.
+
+    >>> human_size(812), human_size(1536), human_size(100 * 1024 * 1024)
+    ('812 B', '1.5 kB', '100 MB')
+    """
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1024 or unit == "GB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+
+
+@cache
+def _spoken_words(language: str) -> dict[str, str]:
+    return {key: words for key, words in catalog(language).items() if key.startswith(SPOKEN_PREFIXES)}
