@@ -183,7 +183,7 @@ def judge(installation: Installation, ledger: Ledger) -> Verdict:
         time.sleep(1)
     by_name = Counter(row["name"] for row in rows)
     status = {row["id"]: row["status"] for row in rows}
-    doctor = json.loads(installation.run("doctor", "index", "--json"))
+    check = json.loads(installation.run("documents", "check", "--json"))
     return Verdict(
         seed=ledger.seed,
         acknowledged=len(ledger.acknowledged),
@@ -193,9 +193,15 @@ def judge(installation: Installation, ledger: Ledger) -> Verdict:
         duplicated=sum(number - 1 for number in by_name.values()),
         stuck=len(unfinished),
         failed=sum(state == "failed" for state in status.values()),
-        out_of_step=doctor["out_of_step"],
+        out_of_step=check["out_of_step"],
         settled_in_seconds=round(time.monotonic() - started, 1),
     )
+
+
+def _make_project(installation: Installation, token: str) -> str:
+    headers = {"Authorization": f"Bearer {token}"}
+    made = httpx.post(f"{installation.url}/projects", json={"name": "Kills"}, headers=headers, timeout=20)
+    return str(made.raise_for_status().json()["id"])
 
 
 async def prove(*, documents: int, kills: int, seed: int, port: int) -> Verdict:
@@ -206,9 +212,7 @@ async def prove(*, documents: int, kills: int, seed: int, port: int) -> Verdict:
         installation.run("up", "--detach")
         installation.run("user", "create-admin")
         token = token_of(installation)
-        headers = {"Authorization": f"Bearer {token}"}
-        made = httpx.post(f"{installation.url}/projects", json={"name": "Kills"}, headers=headers, timeout=20)
-        project_id = made.raise_for_status().json()["id"]
+        project_id = await asyncio.to_thread(_make_project, installation, token)
         await asyncio.gather(
             upload_all(installation, ledger, project_id, token, documents),
             kill_at_random(installation, ledger, kills, random.Random(seed)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -17,7 +18,7 @@ from pharos.identity.audit import record_audit
 from pharos.identity.principal import Principal, operator
 from pharos.identity.tenants import find_tenant
 from pharos.infra import jobs
-from pharos.infra.errors import Invalid, NotFound
+from pharos.infra.errors import Conflict, Invalid, NotFound
 from pharos.infra.ids import DocumentId, ProjectId
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import (
@@ -32,6 +33,7 @@ from pharos.infra.terminal import (
     run_async,
 )
 from pharos.library import delete, documents, folder
+from pharos.library.check import IndexReport, check_index
 from pharos.library.models import Document
 from pharos.library.projects import find_project_by_name
 from pharos.runtime import Runtime, open_runtime
@@ -208,6 +210,26 @@ def delete_document(
         typer.confirm(f"Delete {name}?", abort=True)
     run_async(work(is_real=True))
     echo_line(f"Deleted {name}.")
+
+
+@documents_app.command("check")
+def check_documents(tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
+    """Compare documents with their passages, terms and vectors; exit 5 when a count does not fit."""
+
+    async def work() -> IndexReport:
+        async with (
+            as_operator(tenant) as (runtime, principal),
+            runtime.db.transaction(principal.tenant_id) as session,
+        ):
+            return await check_index(session)
+
+    report = run_async(work())
+    if as_json:
+        echo_json({**asdict(report), "out_of_step": report.out_of_step})
+    else:
+        echo_line(f"{report.documents} documents compared, {report.out_of_step} counts out of step.")
+    if report.out_of_step:
+        raise Conflict("The index is out of step. Retry the documents: `pharos documents retry`.", code="out_of_step")
 
 
 @queue_app.command("list")
