@@ -51,7 +51,8 @@ CHECK = text(
            (select count(*) from counted
              where passages <> passage_count or terms <> passages or vectors <> passages) as documents_out_of_step,
            (select count(*) from projects project
-             where passage_count <> (select count(*) from passages where project_id = project.id)) as projects_out_of_step,
+             where passage_count <> (select count(*) from passages where project_id = project.id)
+           ) as projects_out_of_step,
            (select count(*) from lexicon full join actual using (project_id, term)
              where coalesce(lexicon.passages, 0) <> coalesce(actual.passages, 0)) as lexicon_out_of_step
     """
