@@ -59,8 +59,6 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 def test_a_broken_link_is_noticed() -> None:
     text = "[a](nowhere.md) [b](README.md) [c](https://x.org/y)"
     assert find_broken_links(ROOT / "README.md", text) == ["nowhere.md"]
-        "nowhere.md"
-    ]
 
 
 def test_the_make_targets_that_pages_name_exist() -> None:
