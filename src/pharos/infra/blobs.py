@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pharos.infra.errors import PharosError, StorageFull, TooLarge, Unavailable
+from pharos.infra.errors import StorageFull, TooLarge, Unavailable
 from pharos.infra.ids import TenantId
 
 CHUNK_BYTES = 1024 * 1024
@@ -56,10 +56,11 @@ class BlobStore:
                         limit_bytes=max_bytes,
                     )
                 digest.update(chunk)
-                await asyncio.to_thread(_write_all, descriptor, chunk)
-            return await asyncio.to_thread(
-                self._keep, descriptor, temporary, self.path(tenant_id, digest.hexdigest()), size
-            )
+                with _storage_errors(self.root):
+                    await asyncio.to_thread(_write_all, descriptor, chunk)
+            target = self.path(tenant_id, digest.hexdigest())
+            with _storage_errors(self.root):
+                return await asyncio.to_thread(self._keep, descriptor, temporary, target, size)
 
     def _keep(self, descriptor: int, temporary: Path, target: Path, size_bytes: int) -> Blob:
         was_known = target.exists()
@@ -74,21 +75,16 @@ class BlobStore:
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[tuple[int, Path]]:
-        temporary: Path | None = None
-        try:
+        with _storage_errors(self.root):
             folder = self.root / "incoming"
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor, name = tempfile.mkstemp(dir=folder)
-            temporary = Path(name)
-            try:
-                yield descriptor, temporary
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise _storage_error(error, self.root) from error
+        temporary = Path(name)
+        try:
+            yield descriptor, temporary
         finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
+            os.close(descriptor)
+            temporary.unlink(missing_ok=True)
 
     def delete(self, tenant_id: TenantId, sha256: str) -> None:
         """Remove a blob that no row names any more; a missing one is fine."""
@@ -124,14 +120,21 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _storage_error(error: OSError, root: Path) -> PharosError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StorageFull("The disk is full; nothing of the file was kept. Free some space and send it again.")
-    return Unavailable(
-        f"The upload folder cannot be written ({error.strerror}). Check UPLOAD_ROOT with `pharos doctor`.",
-        code="server_misconfigured",
-        folder=str(root),
-    )
+@contextlib.contextmanager
+def _storage_errors(root: Path) -> Iterator[None]:
+    """Our own disk's errors become words; errors of the sender's stream never pass through here."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageFull(
+                "The disk is full; nothing of the file was kept. Free some space and send it again."
+            ) from error
+        raise Unavailable(
+            f"The upload folder cannot be written ({error.strerror}). Check UPLOAD_ROOT with `pharos doctor`.",
+            code="server_misconfigured",
+            folder=str(root),
+        ) from error
 
 
 async def read_file(path: Path) -> AsyncIterator[bytes]:
