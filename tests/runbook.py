@@ -11,17 +11,20 @@ A block is a fence whose first word is `sh`; its postcondition is the `expect` f
     $ test -d papers
     ```
 
-Words behind `sh`: `id=` (required), `exit=` (0 when not said), `seconds=` (60 when not said), `in=checkout` (runs where
-the source lies instead of in the scratch directory). A line of `expect` is text that must appear in what the block
+Words behind `sh`: `id=` (required), `exit=` (0 when not said), `seconds=` (60 when not said), `in=checkout` (runs in a
+copy of the source tree instead of an empty directory). A line of `expect` is text that must appear in what the block
 printed, or `/a pattern/`, or `not:` and text that must not appear, or `$` and a command that must succeed.
 A page with the line `<!-- installation: fresh -->` gets a data directory of its own, not started.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,17 +106,46 @@ def _read_block(name: str, words: str, script: str, following: tuple[str, str]) 
 def run_page(page: Page, *, directory: Path, environment: Mapping[str, str]) -> list[str]:
     """Run all blocks; the sentences of the first block that does not end as it says, or an empty list."""
     for block in page.blocks:
-        where = ROOT if block.in_checkout else directory
-        code, output = run_script(block.script, where=where, environment=environment, seconds=block.seconds)
+        where, around = directory, dict(environment)
+        if block.in_checkout:
+            where = directory / "pharos"
+            copy_checkout(where)
+            around["PYTHONPATH"] = str(where / "src")
+        code, output = run_script(block.script, where=where, environment=around, seconds=block.seconds)
         faults = find_block_faults(block, code, output)
         for line in block.expect:
             if line.startswith("$ "):
-                check_code, said = run_script(line[2:], where=where, environment=environment, seconds=60)
+                check_code, said = run_script(line[2:], where=where, environment=around, seconds=60)
                 if check_code != 0:
                     faults.append(f"`{line}` ended with {check_code}: {said.strip()}")
         if faults:
             return [f"{page.name}, block {block.id}: {fault}\n--- printed:\n{output}" for fault in faults]
     return []
+
+
+def copy_checkout(target: Path) -> None:
+    """A source tree that looks freshly set up, for blocks that call make or write into the source.
+
+    Its `.venv` borrows the programs of the real one and has stamps of its own, so that `make` finds nothing to install
+    and can never point the real environment at the copy.
+    """
+    if target.exists():
+        return
+    left_out = shutil.ignore_patterns("__pycache__", "node_modules")
+    for name in ("src", "docs", "scripts", "tests", "benchmarks"):
+        if (ROOT / name).exists():
+            shutil.copytree(ROOT / name, target / name, ignore=left_out)
+    for file in ROOT.iterdir():
+        if file.is_file():
+            shutil.copy2(file, target / file.name)
+    stamps = target / ".venv" / ".stamps"
+    stamps.mkdir(parents=True)
+    (target / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    for file in target.rglob("*"):
+        if not file.is_symlink() and ".venv" not in file.parts:
+            os.utime(file, (0, 0))
+    for name in ("venv", "parts", "project", "dev", "models"):
+        (stamps / name).touch()
 
 
 def find_block_faults(block: Block, code: int, output: str) -> list[str]:
