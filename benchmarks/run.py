@@ -1,0 +1,74 @@
+"""`make bench EVAL_DIR=…`: run every benchmark and write bench-results/bench.json.
+
+A benchmark is a module of this folder with `main(eval_dir: Path) -> dict`: figures by name, and for each bound a key
+that ends in `_ok`. It raises `SetMissing` when the set it measures on is absent; that is reported as not run, never as passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER.parent / "bench-results" / "bench.json"
+
+
+class SetMissing(Exception):
+    """The evaluation set is not below the given folder; the message names it."""
+
+
+def find_benchmarks(folder: Path = FOLDER) -> list[str]:
+    """Module names, in alphabetical order, of the files that define `main(`."""
+    return [file.stem for file in sorted(folder.glob("*.py")) if _is_benchmark(file)]
+
+
+def _is_benchmark(file: Path) -> bool:
+    return file.name != Path(__file__).name and "\ndef main(eval_dir" in file.read_text()
+
+
+def run_one(name: str, eval_dir: Path) -> dict[str, Any]:
+    """`{"state": "ok" | "bound missed" | "not run", "seconds": …, "figures": …}`."""
+    started = time.monotonic()
+    try:
+        figures: dict[str, Any] = importlib.import_module(f"benchmarks.{name}").main(eval_dir)
+    except (SetMissing, FileNotFoundError) as missing:
+        return {"state": "not run", "reason": str(missing)}
+    missed = [key for key, value in figures.items() if key.endswith("_ok") and value is False]
+    return {
+        "state": "bound missed" if missed else "ok",
+        "missed": missed,
+        "seconds": round(time.monotonic() - started, 1),
+        "figures": figures,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("eval_dir", type=Path, help="folder that holds the evaluation sets")
+    parser.add_argument("names", nargs="*", help="only these benchmarks")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {}
+    for name in arguments.names or find_benchmarks():
+        print(f"{name} …", flush=True)
+        results[name] = run_one(name, arguments.eval_dir.absolute())
+        print(f"{name}: {json.dumps(results[name], indent=1)}", flush=True)
+    machine = {"system": platform.platform(), "python": platform.python_version(), "processor": platform.machine()}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(
+        json.dumps(
+            {"at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine, "benchmarks": results}, indent=1
+        )
+    )
+    print(f"Written to {RESULTS.relative_to(FOLDER.parent)}")
+    return 1 if any(result["state"] == "bound missed" for result in results.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
