@@ -1,7 +1,7 @@
 """`make bench EVAL_DIR=…`: run every benchmark and write bench-results/bench.json.
 
 A benchmark is a module of this folder with `main(eval_dir: Path) -> dict`: figures by name, and for each bound a key
-that ends in `_ok`. It raises `SetMissing` when the set it measures on is absent; that is reported as not run, never as passed.
+that ends in `_ok`. It raises FileNotFoundError when the set it measures on is absent: reported as not run, never as passed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,6 @@ FOLDER = Path(__file__).parent
 RESULTS = FOLDER.parent / "bench-results" / "bench.json"
 
 
-class SetMissing(Exception):
-    """The evaluation set is not below the given folder; the message names it."""
-
-
 def find_benchmarks(folder: Path = FOLDER) -> list[str]:
     """Module names, in alphabetical order, of the files that define `main(`."""
     return [file.stem for file in sorted(folder.glob("*.py")) if _is_benchmark(file)]
@@ -38,7 +34,7 @@ def run_one(name: str, eval_dir: Path) -> dict[str, Any]:
     started = time.monotonic()
     try:
         figures: dict[str, Any] = importlib.import_module(f"benchmarks.{name}").main(eval_dir)
-    except (SetMissing, FileNotFoundError) as missing:
+    except FileNotFoundError as missing:
         return {"state": "not run", "reason": str(missing)}
     missed = [key for key, value in figures.items() if key.endswith("_ok") and value is False]
     return {
