@@ -139,6 +139,23 @@ async def get_conversation(
     return conversation
 
 
+async def list_conversations(
+    session: AsyncSession, principal: Principal, *, project_id: ProjectId, limit: int
+) -> Sequence[Conversation]:
+    """One's own conversations in a project, the newest first, at most `limit`."""
+    found = await session.execute(
+        select(Conversation)
+        .where(
+            Conversation.project_id == project_id,
+            Conversation.user_id.is_not_distinct_from(principal.user_id),
+            Conversation.project_id.in_(visible_projects(principal)),
+        )
+        .order_by(Conversation.created_at.desc(), Conversation.id.desc())
+        .limit(limit)
+    )
+    return found.scalars().all()
+
+
 async def list_messages(session: AsyncSession, *, conversation_id: ConversationId) -> Sequence[Message]:
     """The messages of a conversation, oldest first."""
     found = await session.execute(

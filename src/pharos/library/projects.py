@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import ColumnElement, delete, exists, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -36,6 +36,17 @@ class ProjectView:
 
 async def list_projects(session: AsyncSession, principal: Principal) -> list[ProjectView]:
     """What the principal can reach, the handbook last, hidden ones included and marked."""
+    return await _find_views(session, principal, literal(value=True))
+
+
+async def get_project(session: AsyncSession, principal: Principal, *, project_id: ProjectId) -> ProjectView:
+    """One project. Raises `NotFound` when it is not there or may not be known."""
+    await require(session, principal, project_id, "use")
+    (view,) = await _find_views(session, principal, Project.id == project_id)
+    return view
+
+
+async def _find_views(session: AsyncSession, principal: Principal, condition: ColumnElement[bool]) -> list[ProjectView]:
     documents = (
         select(func.count())
         .where(Document.tenant_id == Project.tenant_id, Document.project_id == Project.id)
@@ -45,7 +56,7 @@ async def list_projects(session: AsyncSession, principal: Principal) -> list[Pro
     tier = tier_column(principal)
     rows = await session.execute(
         select(Project, tier.label("tier"), documents.label("documents"), is_hidden.label("is_hidden"))
-        .where(tier > 0)
+        .where(tier > 0, condition)
         .order_by(Project.is_handbook, func.lower(Project.name))
     )
     return [
