@@ -1,7 +1,7 @@
 """`make bench EVAL_DIR=…`: run every benchmark and write bench-results/bench.json.
 
 A benchmark is a module of this folder with `main(eval_dir: Path) -> dict`: figures by name, and for each bound a key
-that ends in `_ok`. It raises FileNotFoundError when the set it measures on is absent: reported as not run, never as passed.
+that ends in `_ok`. It raises FileNotFoundError when the set it measures on is absent, which is reported as not run.
 """
 
 from __future__ import annotations
