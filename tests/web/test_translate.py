@@ -45,6 +45,13 @@ def test_a_catalog_keeps_the_places_for_values(language: str) -> None:
         assert set(places.findall(words)) == set(places.findall(catalog(DEFAULT)[key])), key
 
 
+def test_a_word_said_with_a_count_has_both_forms() -> None:
+    texts = [path.read_text("utf-8") for pattern in ("templates/*", "static/*.js") for path in WEB.glob(pattern)]
+    counted = set(re.findall(r"""\bt\("([a-z_.]+)",\s*\{?\s*count\b""", "".join(texts)))
+    assert {f"{key}.{form}" for key in counted for form in ("one", "other")} <= set(catalog(DEFAULT))
+    assert counted == {key.removesuffix(".one") for key in catalog(DEFAULT) if key.endswith(".one")}
+
+
 def test_no_words_stand_in_a_template() -> None:
     markup = re.compile(r"\{% block main_class %\}.*?endblock|\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}|<[^>]*>", re.DOTALL)
     for path in (WEB / "templates").glob("*.html"):

@@ -44,7 +44,7 @@ def page(request: Request, template: str, *, status: int = 200, **context: Any) 
                 "person": None,
                 "csrf_token": "",
                 "status": status,
-            "language": language,
+                "language": language,
                 "t": translator(language),
                 "words": _spoken_words(language),
                 **context,

@@ -47,7 +47,7 @@ export function failure(status, text) {
   } catch {
     // A proxy in between answers with a page of its own; the status still says what kind it is.
   }
-  if (body.error === "not_signed_in") {
+  if (body.error === "not_signed_in" && location.pathname !== "/sign-in") {
     location.assign(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
   }
   return new ApiError(typeof body.message === "string" ? body.message : t("app.unexpected"), {

@@ -1,0 +1,44 @@
+"""An error as a page: where the API answers JSON, a person at a browser gets words and the next step."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from fastapi import Request
+from fastapi.responses import RedirectResponse, Response
+
+from pharos.infra.errors import NotSignedIn, PharosError
+from pharos.web.html import HEADERS, page
+
+KINDS = frozenset({403, 404, 422, 429, 500, 503})
+NOT_INITIALIZED = "not_initialized"
+SETUP_PATH = "/onboarding/first-login"
+
+
+def wants_page(request: Request) -> bool:
+    """True for what a browser asks for by itself (an address, a plain form), false for our scripts and API clients."""
+    return "text/html" in request.headers.get("accept", "") and "hx-request" not in request.headers
+
+
+def error_page(request: Request, error: PharosError, *, request_id: str) -> Response:
+    """The page for an expected failure. Nobody signed in leads to the sign-in page, nobody set up to the setup."""
+    if error.code == NOT_INITIALIZED:
+        return RedirectResponse(SETUP_PATH, status_code=303, headers=HEADERS)
+    if isinstance(error, NotSignedIn):
+        wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        path = f"/sign-in?next={quote(wanted, safe='')}" if request.method == "GET" and wanted != "/" else "/sign-in"
+        return RedirectResponse(path, status_code=303, headers=HEADERS)
+    return status_page(request, error.http_status, message=error.message, request_id=request_id)
+
+
+def status_page(request: Request, status: int, *, message: str | None = None, request_id: str = "") -> Response:
+    """The page for a bare status: an address nobody serves, or a failure nobody expected."""
+    kind = status if status in KINDS else (503 if status > 500 else 422)
+    return page(request, "error.html", status=status, kind=str(kind), message=message, request_id=request_id)
+
+
+def safe_next(path: str | None) -> str:
+    """Where to go after signing in: a path of this server, or the start page for anything else."""
+    if path is None or not path.startswith("/") or path[1:2] in {"/", "\\"} or any(char < " " for char in path):
+        return "/"
+    return path

@@ -1,0 +1,150 @@
+"""The pages a person sees. Each asks the slices what to show; what a person does goes to the API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request
+from fastapi.responses import RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from pharos.chat import history
+from pharos.infra.errors import NotFound
+from pharos.infra.ids import ConversationId, DocumentId, ProjectId
+from pharos.library import documents as library_documents
+from pharos.library import projects as library_projects
+from pharos.web.errors import SETUP_PATH, safe_next
+from pharos.web.html import HEADERS, STATIC, page
+from pharos.web.reader import document_view
+from pharos.web.views import BLANKS, shelf, turns
+from pharos.web.visit import Visit, current_visit
+
+router = APIRouter(include_in_schema=False)
+
+CurrentVisit = Annotated[Visit, Depends(current_visit)]
+EARLIER_CONVERSATIONS = 20
+CODE_TYPES = ("text/x-", "application/json", "application/xml", "application/x-")
+
+
+class RevalidatedFiles(StaticFiles):
+    """Static files a browser keeps and asks for again by their ETag: an upgrade is seen at once."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        reply = await super().get_response(path, scope)
+        reply.headers["Cache-Control"] = "no-cache"
+        reply.headers["X-Content-Type-Options"] = "nosniff"
+        return reply
+
+
+def add_pages(app: FastAPI) -> None:
+    """Serve the pages and their static files."""
+    app.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
+    app.include_router(router)
+
+
+@router.get("/")
+async def projects_page(request: Request, visit: CurrentVisit) -> Response:
+    async with visit.runtime.db.transaction(visit.principal.tenant_id) as session:
+        found = await library_projects.list_projects(session, visit.principal)
+    handbooks = [project for project in found if project.is_handbook]
+    return page(
+        request,
+        "projects.html",
+        **visit.context,
+        projects=[project for project in found if not project.is_handbook and not project.is_hidden],
+        handbook=next((project for project in handbooks if not project.is_hidden), None),
+        hidden_handbook=next((project for project in handbooks if project.is_hidden), None),
+    )
+
+
+@router.post("/projects/{project_id}/hide")
+async def hide_project(project_id: ProjectId, visit: CurrentVisit, csrf_token: Annotated[str, Form()]) -> Response:
+    return await _set_hidden(visit, project_id, csrf_token, is_hidden=True)
+
+
+@router.post("/projects/{project_id}/show")
+async def show_project(project_id: ProjectId, visit: CurrentVisit, csrf_token: Annotated[str, Form()]) -> Response:
+    return await _set_hidden(visit, project_id, csrf_token, is_hidden=False)
+
+
+async def _set_hidden(visit: Visit, project_id: ProjectId, csrf_token: str, *, is_hidden: bool) -> Response:
+    visit.require_token(csrf_token)
+    async with visit.runtime.db.transaction(visit.principal.tenant_id) as session:
+        await library_projects.set_hidden(session, visit.principal, project_id=project_id, is_hidden=is_hidden)
+    return RedirectResponse("/", status_code=303, headers=HEADERS)
+
+
+@router.get("/projects/{project_id}")
+async def project_page(
+    request: Request, project_id: ProjectId, visit: CurrentVisit, conversation: ConversationId | None = None
+) -> Response:
+    principal = visit.principal
+    async with visit.runtime.db.transaction(principal.tenant_id) as session:
+        project = await library_projects.get_project(session, principal, project_id=project_id)
+        listed = await library_documents.list_documents(session, principal, project_id=project_id)
+        conversations = await history.list_conversations(
+            session, principal, project_id=project_id, limit=EARLIER_CONVERSATIONS
+        )
+        messages, sources = [], {}
+        if conversation is not None:
+            await history.get_conversation(session, principal, conversation_id=conversation)
+            messages = await history.list_messages(session, conversation_id=conversation)
+            sources = await history.list_sources(session, conversation_id=conversation)
+    return page(
+        request,
+        "project.html",
+        **visit.context,
+        **vars(shelf(listed, name="")),
+        **BLANKS,
+        project=project,
+        can_edit=project.tier != "use",
+        conversations=conversations,
+        conversation_id=conversation,
+        messages=turns(project_id, messages, sources),
+        max_upload_bytes=visit.runtime.settings.max_upload_bytes,
+    )
+
+
+@router.get("/projects/{project_id}/documents/list")
+async def document_list(
+    request: Request, project_id: ProjectId, visit: CurrentVisit, name: Annotated[str, Query(max_length=200)] = ""
+) -> Response:
+    """The rows of the documents panel alone, which htmx puts in place of the old ones."""
+    async with visit.runtime.db.transaction(visit.principal.tenant_id) as session:
+        project = await library_projects.get_project(session, visit.principal, project_id=project_id)
+        listed = await library_documents.list_documents(session, visit.principal, project_id=project_id)
+    rows = vars(shelf(listed, name=name))
+    return page(request, "_documents.html", **rows, project=project, can_edit=project.tier != "use")
+
+
+@router.get("/projects/{project_id}/documents/{document_id}")
+async def document_page(
+    request: Request,
+    project_id: ProjectId,
+    document_id: DocumentId,
+    visit: CurrentVisit,
+    start: int | None = None,
+    end: int | None = None,
+    part: int | None = None,
+) -> Response:
+    """The text of a document with characters `start` to `end` marked."""
+    principal = visit.principal
+    async with visit.runtime.db.transaction(principal.tenant_id) as session:
+        document = await library_documents.get_document(session, principal, document_id=document_id)
+        if document.project_id != project_id:
+            raise NotFound("There is no such document in this project.", code="no_such_document")
+        project = await library_projects.get_project(session, principal, project_id=project_id)
+        text = None
+        if document.status == "indexed":
+            text = await library_documents.get_text(session, principal, document_id=document_id)
+    view = document_view(text.body, text.page_starts, start=start, end=end, part=part) if text else None
+    return page(
+        request,
+        "document.html",
+        **visit.context,
+        project=project,
+        document=document,
+        view=view,
+        is_code=document.media_type.startswith(CODE_TYPES),
+    )

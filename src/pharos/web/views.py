@@ -1,0 +1,128 @@
+"""What the templates show of conversations and documents: plain values, shaped by pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+from uuid import UUID
+
+from markupsafe import Markup
+
+from pharos.chat.answer_html import answer_html, passage_path
+from pharos.chat.history import Source
+from pharos.infra.ids import MessageId, ProjectId
+
+SHOWN_DOCUMENTS = 200
+"""Rows of the documents panel: more make every poll of a page heavy; the rest is found by name."""
+
+UNFINISHED = ("processing", "pending")
+
+
+@dataclass(frozen=True)
+class SourceLine:
+    """A source under an answer; `href` opens its passage."""
+
+    href: str = ""
+    index: int | str = ""
+    document: str = ""
+    page: int | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question (`text`) or an answer (`html`, already sanitised, and what it rests on)."""
+
+    role: str
+    text: str = ""
+    html: Markup = field(default_factory=Markup)
+    mode: str | None = None
+    grounded: bool | None = None
+    degraded: bool = False
+    sources: tuple[SourceLine, ...] = ()
+
+
+# What a script fills in when an answer streams: the same templates, without a value.
+BLANKS = {
+    "blank_question": Turn(role="user"),
+    "blank_answer": Turn(role="assistant"),
+    "blank_source": SourceLine(),
+}
+
+
+class StoredMessage(Protocol):
+    """What is read of a row of `messages`."""
+
+    id: UUID
+    role: str
+    body: str
+    mode: str | None
+    grounded: bool | None
+
+
+def turns(
+    project_id: ProjectId, messages: Sequence[StoredMessage], sources: Mapping[MessageId, Sequence[Source]]
+) -> list[Turn]:
+    """The turns of a stored conversation, oldest first."""
+    return [
+        Turn(role="user", text=message.body)
+        if message.role == "user"
+        else _answer(project_id, message, sources.get(MessageId(message.id), ()))
+        for message in messages
+    ]
+
+
+def _answer(project_id: ProjectId, message: StoredMessage, sources: Sequence[Source]) -> Turn:
+    html = answer_html(message.body, mode=message.mode, project_id=project_id, sources=sources)
+    lines = tuple(
+        SourceLine(
+            href=passage_path(project_id, source),
+            index=source.index,
+            document=source.document,
+            page=source.page,
+            text=source.text,
+        )
+        for source in sources
+    )
+    return Turn(
+        role="assistant",
+        html=Markup(html),  # noqa: S704 - `answer_html` is the sanitiser
+        mode=message.mode,
+        grounded=message.grounded,
+        sources=lines if message.grounded else (),
+    )
+
+
+class ListedDocument(Protocol):
+    """What is read of a row of `documents` to list it."""
+
+    name: str
+    status: str
+
+
+D = TypeVar("D", bound=ListedDocument)
+
+
+@dataclass(frozen=True)
+class Shelf(Generic[D]):
+    """The documents panel: the rows shown, how many more there are, whether any is still on its way."""
+
+    documents: list[D]
+    more_count: int
+    busy: bool
+    filtered: bool
+
+
+def shelf(documents: Sequence[D], *, name: str) -> Shelf[D]:
+    """The rows whose name contains `name`, those that need a look first: failed, then unfinished, then the rest."""
+    wanted = name.strip().casefold()
+    found = [document for document in documents if wanted in document.name.casefold()]
+    order = {"failed": 0} | dict.fromkeys(UNFINISHED, 1)
+    found.sort(key=lambda document: order.get(document.status, 2))
+    return Shelf(
+        documents=found[:SHOWN_DOCUMENTS],
+        more_count=max(0, len(found) - SHOWN_DOCUMENTS),
+        busy=any(document.status in UNFINISHED for document in documents),
+        filtered=bool(wanted),
+    )

@@ -1,0 +1,170 @@
+"""Every page: nothing inline, nothing from elsewhere, whatever a name says is text, every field has its label."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import Request
+from markupsafe import Markup
+
+from pharos.web.html import STATIC, TEMPLATES, page
+from pharos.web.reader import document_view
+from pharos.web.views import BLANKS, SourceLine, Turn
+
+HOSTILE = "\"><img src=x onerror=alert(1)>'{{ 7*7 }}"
+
+
+def document(status: str) -> SimpleNamespace:
+    return SimpleNamespace(
+        id="d",
+        name=HOSTILE,
+        status=status,
+        reason=HOSTILE,
+        warning=HOSTILE,
+        page_count=2,
+        passage_count=1,
+        size_bytes=2048,
+    )
+
+
+PROJECT = SimpleNamespace(id="p", name=HOSTILE, documents=1, is_private=True, is_handbook=True)
+DOCUMENTS = [document(status) for status in ("pending", "processing", "indexed", "failed")]
+SOURCE = SourceLine(href="/projects/p", index=1, document=HOSTILE, page=2, text=HOSTILE)
+ANSWER = Turn(role="assistant", html=Markup("<p>Yes.</p>"), mode="model", grounded=True, sources=(SOURCE,))
+PERSON = {"person": SimpleNamespace(name=HOSTILE), "csrf_token": HOSTILE}
+SHELF = {"documents": DOCUMENTS, "busy": True, "more_count": 3, "filtered": False, "can_edit": True}
+WORKBENCH = {
+    **PERSON,
+    **SHELF,
+    **BLANKS,
+    "project": PROJECT,
+    "conversations": [SimpleNamespace(id="c", title=HOSTILE)],
+    "conversation_id": "c",
+    "max_upload_bytes": 1000,
+}
+READER = {**PERSON, "project": PROJECT, "document": document("indexed"), "is_code": True}
+VIEW = document_view(HOSTILE * 3, [0, 10], start=4, end=20)
+SETUP = {"initialized": False, "token_valid": True, "token": HOSTILE}
+
+PAGES: list[tuple[str, dict[str, Any]]] = [
+    ("onboarding.html", SETUP),
+    ("onboarding.html", SETUP | {"token_valid": False}),
+    ("onboarding.html", SETUP | {"initialized": True}),
+    ("sign_in.html", {"next_path": HOSTILE}),
+    ("projects.html", {**PERSON, "projects": [], "handbook": PROJECT, "hidden_handbook": None}),
+    ("projects.html", {**PERSON, "projects": [PROJECT], "handbook": None, "hidden_handbook": PROJECT}),
+    ("project.html", WORKBENCH | {"messages": [Turn(role="user", text=HOSTILE), ANSWER]}),
+    ("project.html", WORKBENCH | {"messages": [], "documents": [], "conversations": []}),
+    ("_documents.html", SHELF | {"project": PROJECT}),
+    ("document.html", READER | {"view": VIEW}),
+    ("document.html", READER | {"view": None}),
+    ("document.html", READER | {"view": None, "document": document("failed")}),
+    *(("error.html", {"status": n, "kind": str(n), "message": HOSTILE, "request_id": "r"}) for n in (403, 404, 503)),
+]
+
+
+class Elements(HTMLParser):
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def rendered(template: str, context: dict[str, Any]) -> str:
+    request = Request({"type": "http", "headers": [(b"accept-language", b"en")]})
+    return bytes(page(request, template, **context).body).decode()
+
+
+def elements(template: str, context: dict[str, Any]) -> list[tuple[str, dict[str, str | None]]]:
+    return Elements(rendered(template, context)).found
+
+
+every_page = pytest.mark.parametrize(("template", "context"), PAGES)
+
+
+@every_page
+def test_what_a_name_says_is_text(template: str, context: dict[str, Any]) -> None:
+    found = elements(template, context)
+    assert "img" not in {tag for tag, _ in found}
+    assert not any(name.startswith("on") for _, attributes in found for name in attributes)
+    assert "49" not in rendered(template, context)
+
+
+@every_page
+def test_nothing_is_inline_and_nothing_comes_from_elsewhere(template: str, context: dict[str, Any]) -> None:
+    for tag, attributes in elements(template, context):
+        assert tag not in {"style", "iframe", "object", "embed", "base"}
+        assert "style" not in attributes
+        if tag == "script":
+            assert attributes.get("src") or attributes.get("type") == "application/json"
+        for name in ("src", "href", "action"):
+            address = attributes.get(name) or ""
+            assert not address.startswith(("//", "http:", "https:", "data:", "javascript:")), address
+            if address.startswith("/static/") and "vendor/" not in address:
+                assert (STATIC / address.removeprefix("/static/")).exists()
+
+
+@every_page
+def test_every_field_has_a_label_and_every_button_a_name(template: str, context: dict[str, Any]) -> None:
+    html = rendered(template, context)
+    found = elements(template, context)
+    labelled = {attributes.get("for") for tag, attributes in found if tag == "label"}
+    for tag, attributes in found:
+        if tag in {"input", "textarea"} and attributes.get("type") not in {"hidden", "checkbox"}:
+            assert attributes.get("id") in labelled, attributes
+    for attributes, content in re.findall(r"<button([^>]*)>(.*?)</button>", html, re.DOTALL):
+        assert "aria-label=" in attributes or re.sub(r"<.*?>", "", content).strip()
+
+
+@every_page
+def test_ids_are_not_used_twice(template: str, context: dict[str, Any]) -> None:
+    if template == "_documents.html" or context.get("documents"):
+        context = context | {"documents": DOCUMENTS[:1]}
+    ids = [attributes["id"] for _, attributes in elements(template, context) if attributes.get("id")]
+    assert sorted(ids) == sorted(set(ids))
+
+
+def test_no_template_switches_escaping_off() -> None:
+    for path in TEMPLATES.iterdir():
+        assert not re.search(r"\|\s*safe\b|autoescape", path.read_text("utf-8")), path
+
+
+def test_the_headers_allow_only_our_own_files() -> None:
+    reply = page(Request({"type": "http", "headers": []}), "sign_in.html", next_path="/")
+    policy = reply.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert reply.headers["cache-control"] == "no-store"
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("ink", "paper"), ("ink", "surface"), ("ink-soft", "paper"), ("ink-soft", "surface"), ("ink-soft", "sunken"),
+        ("sea", "paper"), ("sea", "surface"), ("sea", "sunken"), ("on-sea", "sea"), ("sea-strong", "sea-faint"),
+        ("ink", "sea-faint"), ("ink-soft", "sea-faint"), ("beam-ink", "beam-faint"), ("good-ink", "good-faint"),
+        ("bad-ink", "bad-faint"), ("bad-ink", "paper"), ("beam-ink", "paper"), ("mark-ink", "mark"),
+        ("on-sea", "sea-strong"), ("on-sea", "bad"), ("paper", "ink"),
+    ],
+)  # fmt: skip
+def test_words_can_be_read_on_their_ground(scheme: str, pair: tuple[str, str]) -> None:
+    light, dark = (STATIC / "pharos.css").read_text("utf-8").split("@media (prefers-color-scheme: dark)")
+    tokens = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", light if scheme == "light" else dark))
+    one, other = sorted((luminance(tokens[name]) for name in pair), reverse=True)
+    assert (one + 0.05) / (other + 0.05) >= 4.5
