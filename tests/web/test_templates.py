@@ -128,7 +128,7 @@ def test_every_field_has_a_label_and_every_button_a_name(template: str, context:
 def test_ids_are_not_used_twice(template: str, context: dict[str, Any]) -> None:
     if template == "_documents.html" or context.get("documents"):
         context = context | {"documents": DOCUMENTS[:1]}
-    ids = [attributes["id"] for _, attributes in elements(template, context) if attributes.get("id")]
+    ids = [str(attributes["id"]) for _, attributes in elements(template, context) if attributes.get("id")]
     assert sorted(ids) == sorted(set(ids))
 
 

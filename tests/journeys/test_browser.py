@@ -1,0 +1,209 @@
+"""The first hour of a person, in a real Chromium: setup link, project, upload, question, cited answer, passage."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from os import environ
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, ViewportSize, expect, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DESK: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+PASSWORD = "four unrelated calm words"
+NOTES = """# Maintenance of building C
+
+The pumps of building C are serviced twice a year, in April and in October.
+
+The roof was renewed in 2019 by the firm Hansen and is under warranty until 2029.
+
+Visitors sign in at the gate and get a badge that opens the ground floor only.
+"""
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian: apt-get install chromium"),
+]
+
+
+def pharos(environment: dict[str, str], *words: str) -> str:
+    command = [sys.executable, "-m", "pharos", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def installation(free_port: int) -> Iterator[dict[str, str]]:
+    # not pytest's own directory: below it a socket's path grows longer than the 107 characters Linux allows
+    directory = Path(tempfile.mkdtemp(prefix="pharos-browser-"))
+    directory.chmod(0o755)
+    kept = {name: value for name, value in environ.items() if not name.startswith(("PHAROS_", "PYTEST_"))}
+    environment = kept | {"PHAROS_DATA_DIR": str(directory / "data"), "PHAROS_PORT": str(free_port)}
+    pharos(environment, "up", "--detach")
+    yield environment
+    pharos(environment, "down")
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+class Watched:
+    """A page, and what went wrong in it without being seen: script errors, policy breaches, calls elsewhere."""
+
+    def __init__(self, page: Page, *, origin: str, shots: Path) -> None:
+        self.page, self.origin, self.shots = page, origin, shots
+        self.faults: list[str] = []
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("console", self._said)
+        page.on("request", self._asked)
+
+    def _said(self, message: ConsoleMessage) -> None:
+        # A refused upload or a wrong password is an answer, which Chromium also writes to the console.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.faults.append(message.text)
+
+    def _asked(self, request: Request) -> None:
+        if not request.url.startswith((self.origin, "data:", "blob:")):
+            self.faults.append(f"asked {request.url}")
+
+    def shoot(self, name: str) -> None:
+        """A screenshot, and the check that nothing runs out of the window sideways."""
+        self.page.screenshot(path=self.shots / f"{name}.png")
+        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+
+
+def set_up(watched: Watched, link: str) -> None:
+    page = watched.page
+    page.goto(watched.origin)
+    assert "/onboarding/first-login" in page.url
+    expect(page.get_by_text("pharos setup-link")).to_be_visible()
+    page.goto(link)
+    page.get_by_label("Your name").fill("Maria Keller")
+    page.get_by_label("E-mail", exact=True).first.fill("maria@example.org")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    watched.shoot("1-setup")
+    page.get_by_role("button", name="Create the account").click()
+    expect(page.get_by_role("heading", name="Projects")).to_be_visible()
+    page.goto(link)
+    expect(page.get_by_role("heading", name="Pharos is already set up")).to_be_visible()
+
+
+def hide_and_show_the_handbook(watched: Watched) -> None:
+    page = watched.page
+    page.goto(watched.origin)
+    watched.shoot("2-projects")
+    page.get_by_role("button", name="Hide the handbook").click()
+    expect(page.get_by_role("link", name="Pharos handbook")).to_have_count(0)
+    page.get_by_role("button", name="Show the handbook").click()
+    expect(page.get_by_role("link", name="Pharos handbook")).to_be_visible()
+
+
+def make_a_project_and_upload(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_label("New project").fill("Facilities")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="First, add a document")).to_be_visible()
+    watched.shoot("3-empty-project")
+    notes, nothing = watched.shots / "building-c.md", watched.shots / "nothing.txt"
+    notes.write_text(NOTES)
+    nothing.write_bytes(b"")
+    page.set_input_files("#files", [notes, nothing])
+    expect(page.locator(".upload--failed")).to_contain_text("nothing.txt")
+    row = page.get_by_role("row").filter(has_text="building-c.md")
+    expect(row.get_by_text("Indexed")).to_be_visible(timeout=60_000)
+    watched.shoot("4-indexed")
+
+
+def ask_and_open_the_passage(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_label("Your question").fill("When are the pumps serviced?")
+    page.keyboard.press("Enter")
+    answer = page.get_by_role("article", name="Answer").last
+    expect(answer.locator(".citation").first).to_be_visible(timeout=30_000)
+    expect(answer).to_contain_text("in April and in October")
+    watched.shoot("5-answer")
+    conversation = page.url
+    assert "conversation=" in conversation
+    answer.locator(".citation").first.click()
+    mark = page.locator("mark#passage")
+    expect(mark).to_contain_text("in April and in October")
+    expect(mark).to_be_in_viewport()
+    watched.shoot("6-passage")
+    page.go_back()
+    expect(page.get_by_role("article", name="Answer").locator(".citation").first).to_be_visible()
+    assert page.url == conversation
+
+
+def ask_what_is_not_there(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_label("Your question").fill("Who won the chess championship of 1972 in Reykjavik?")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    last = page.get_by_role("article", name="Answer").last
+    expect(last.get_by_text("Not found in these documents")).to_be_visible(timeout=30_000)
+    expect(last.locator(".source")).to_have_count(0)
+    watched.shoot("7-not-found")
+
+
+def delete_and_sign_out_and_in(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_role("button", name="Delete building-c.md").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete it").click()
+    expect(page.get_by_text("No documents yet.")).to_be_visible()
+    address = page.url
+    page.locator("summary[aria-label^=Account]").click()
+    page.get_by_role("button", name="Sign out").click()
+    page.goto(address)
+    page.get_by_label("E-mail").fill("maria@example.org")
+    page.get_by_label("Password", exact=True).fill("not it at all, no")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Facilities")).to_be_visible()
+    assert page.url == address
+
+
+@pytest.mark.parametrize("screen", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.contract("ID-02", part="in a browser: before and after setup")
+def test_from_the_setup_link_to_the_passage_behind_an_answer(
+    installation: dict[str, str], browser: Browser, tmp_path: Path, screen: ViewportSize
+) -> None:
+    scheme = "light" if screen == DESK else "dark"
+    context = browser.new_context(viewport=screen, color_scheme=scheme, locale="en-GB")
+    link = re.search(r"http\S+", pharos(installation, "setup-link"))
+    assert link is not None
+    origin = link[0].split("/onboarding")[0]
+    watched = Watched(context.new_page(), origin=origin, shots=tmp_path)
+    set_up(watched, link[0])
+    hide_and_show_the_handbook(watched)
+    make_a_project_and_upload(watched)
+    ask_and_open_the_passage(watched)
+    ask_what_is_not_there(watched)
+    delete_and_sign_out_and_in(watched)
+    context.close()
+    assert watched.faults == []
