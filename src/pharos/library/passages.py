@@ -1,0 +1,191 @@
+"""Write passages with what search reads of them, and keep the counts that rank them in step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pharos.infra.ids import DocumentId, ProjectId, TenantId, new_id
+from pharos.library.models import TERM_SPACE
+from pharos.library.split import Piece
+from pharos.library.terms import FALLBACK_LANGUAGE, detect_language, terms_of
+
+K1, B = 1.2, 0.75
+"""Robertson's usual BM25 constants (Lucene's and Anserini's defaults, 0.9/0.4, are for longer texts)."""
+NOMINAL_LENGTH = 90.0
+"""Terms of an average passage. Passages are cut to one size, so a constant stands for the corpus average: with the
+true average every weight would change with every upload."""
+
+
+@dataclass(frozen=True)
+class PassageRow:
+    id: UUID
+    ordinal: int
+    piece: Piece
+    terms: Counter[int]
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PreparedPassages:
+    """All that is stored of one document's passages; made without the database."""
+
+    tenant_id: TenantId
+    project_id: ProjectId
+    document_id: DocumentId
+    language: str | None
+    rows: tuple[PassageRow, ...]
+
+
+def prepare_passages(
+    pieces: Sequence[Piece],
+    vectors: NDArray[np.float32],
+    *,
+    tenant_id: TenantId,
+    project_id: ProjectId,
+    document_id: DocumentId,
+) -> PreparedPassages:
+    """Passages of a document with their terms; the document's language is that of its beginning."""
+    language = detect_language(" ".join(piece.text for piece in pieces[:4]))
+    rows = tuple(
+        PassageRow(
+            id=new_id(),
+            ordinal=ordinal,
+            piece=piece,
+            terms=terms_of(f"{piece.heading} {piece.text}", language or FALLBACK_LANGUAGE),
+            vector=vector,
+        )
+        for ordinal, (piece, vector) in enumerate(zip(pieces, vectors, strict=True))
+    )
+    return PreparedPassages(tenant_id, project_id, document_id, language, rows)
+
+
+async def replace_passages(session: AsyncSession, prepared: PreparedPassages) -> None:
+    """Put these passages in the place of whatever the document had; safe to run twice."""
+    removed = await _remove(session, [prepared.document_id])
+    if prepared.rows:
+        await session.execute(INSERT, _parameters(prepared))
+    added = Counter(term for row in prepared.rows for term in row.terms)
+    before = removed.get(prepared.project_id, Removed(passages=0, terms=Counter()))
+    added.subtract(before.terms)
+    await _count(session, prepared.project_id, passages=len(prepared.rows) - before.passages, terms=added)
+
+
+async def delete_passages(session: AsyncSession, *, document_ids: Iterable[DocumentId]) -> None:
+    """Remove all passages of documents, and what search counted of them."""
+    for project_id, removed in (await _remove(session, list(document_ids))).items():
+        lost: Counter[int] = Counter()
+        lost.subtract(removed.terms)
+        await _count(session, project_id, passages=-removed.passages, terms=lost)
+
+
+def bm25_weight(count: int, length: int) -> float:
+    """What `count` occurrences weigh in a passage of `length` terms, without the idf: 0 to K1 + 1."""
+    return count * (K1 + 1) / (count + K1 * (1 - B + B * length / NOMINAL_LENGTH))
+
+
+def sparse_literal(terms: Counter[int]) -> str:
+    """A passage's terms as pgvector reads them: `{term:weight,…}/dimensions`."""
+    length = sum(terms.values())
+    entries = ",".join(f"{term}:{bm25_weight(terms[term], length):.4f}" for term in sorted(terms))
+    return f"{{{entries}}}/{TERM_SPACE}"
+
+
+def dense_literal(vector: NDArray[np.float32]) -> str:
+    """A vector as pgvector reads it; five digits, more than a half-precision float holds."""
+    return "[" + ",".join(map("%.5g".__mod__, vector.tolist())) + "]"
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Passages taken from a project, and in how many of them each term stood."""
+
+    passages: int
+    terms: Counter[int]
+
+
+async def _remove(session: AsyncSession, document_ids: list[DocumentId]) -> dict[ProjectId, Removed]:
+    rows = await session.execute(REMOVE, {"documents": document_ids})
+    removed: dict[ProjectId, Removed] = {}
+    for project_id, literal in rows:
+        known = removed.get(project_id, Removed(passages=0, terms=Counter()))
+        terms = [int(entry.partition(":")[0]) for entry in literal[1 : literal.index("}")].split(",") if entry]
+        removed[project_id] = Removed(known.passages + 1, known.terms + Counter(terms))
+    return removed
+
+
+async def _count(session: AsyncSession, project_id: ProjectId, *, passages: int, terms: Counter[int]) -> None:
+    # The project's row is the lock under which its lexicon is written: two writers cannot wait for each other.
+    await session.execute(COUNT_PASSAGES, {"project": project_id, "passages": passages})
+    changed = {term: change for term, change in terms.items() if change}
+    if changed:
+        await session.execute(
+            COUNT_TERMS, {"project": project_id, "terms": list(changed), "changes": list(changed.values())}
+        )
+    if any(change < 0 for change in changed.values()):
+        await session.execute(DROP_UNUSED_TERMS, {"project": project_id})
+
+
+def _parameters(prepared: PreparedPassages) -> dict[str, object]:
+    rows = prepared.rows
+    return {
+        "tenant": prepared.tenant_id,
+        "project": prepared.project_id,
+        "document": prepared.document_id,
+        "ids": [row.id for row in rows],
+        "ordinals": [row.ordinal for row in rows],
+        "pages": [row.piece.page for row in rows],
+        "starts": [row.piece.start for row in rows],
+        "ends": [row.piece.end for row in rows],
+        "headings": [row.piece.heading for row in rows],
+        "texts": [row.piece.text for row in rows],
+        "terms": [sparse_literal(row.terms) for row in rows],
+        "vectors": [dense_literal(row.vector) for row in rows],
+    }
+
+
+INSERT = text(
+    """
+    with given as (
+        select * from unnest(
+            cast(:ids as uuid[]), cast(:ordinals as int[]), cast(:pages as int[]), cast(:starts as int[]),
+            cast(:ends as int[]), cast(:headings as text[]), cast(:texts as text[]), cast(:terms as text[]),
+            cast(:vectors as text[])
+        ) as row (id, ordinal, page, start_char, end_char, heading, text, terms, vector)
+    ), passage as (
+        insert into passages
+            (tenant_id, id, project_id, document_id, ordinal, page, start_char, end_char, heading, text)
+        select :tenant, id, :project, :document, ordinal, page, start_char, end_char, heading, text from given
+        returning id
+    ), term as (
+        insert into passage_terms (tenant_id, passage_id, project_id, terms)
+        select :tenant, id, :project, cast(terms as sparsevec) from given
+        returning passage_id
+    )
+    insert into passage_vectors_minilm_l6_v2 (tenant_id, passage_id, project_id, embedding)
+    select :tenant, id, :project, cast(vector as halfvec) from given
+    """
+)
+REMOVE = text(
+    """
+    with gone as (delete from passages where document_id = any(:documents) returning id)
+    select project_id, cast(terms as text) from passage_terms where passage_id in (select id from gone)
+    """
+)
+COUNT_PASSAGES = text("update projects set passage_count = passage_count + :passages where id = :project")
+COUNT_TERMS = text(
+    """
+    insert into lexicon (tenant_id, project_id, term, passages)
+    select nullif(current_setting('pharos.tenant_id', true), '')::uuid, :project, term, change
+    from unnest(cast(:terms as int[]), cast(:changes as int[])) as row (term, change)
+    on conflict (tenant_id, project_id, term) do update set passages = lexicon.passages + excluded.passages
+    """
+)
+DROP_UNUSED_TERMS = text("delete from lexicon where project_id = :project and passages <= 0")
