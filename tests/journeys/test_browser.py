@@ -193,8 +193,7 @@ def delete_and_sign_out_and_in(watched: Watched) -> None:
 def test_from_the_setup_link_to_the_passage_behind_an_answer(
     installation: dict[str, str], browser: Browser, tmp_path: Path, screen: ViewportSize
 ) -> None:
-    scheme = "light" if screen == DESK else "dark"
-    context = browser.new_context(viewport=screen, color_scheme=scheme, locale="en-GB")
+    context = browser.new_context(viewport=screen, color_scheme="light" if screen == DESK else "dark", locale="en-GB")
     link = re.search(r"http\S+", pharos(installation, "setup-link"))
     assert link is not None
     origin = link[0].split("/onboarding")[0]
