@@ -31,8 +31,7 @@ def parse(path: Path, media_type: str) -> dict[str, object]:
     """`text` and `page_starts`, or `error` with a word and what the parser said."""
     from kreuzberg import ExtractionConfig, KreuzbergError, PageConfig, extract_file_sync
 
-    config = ExtractionConfig(use_cache=False, pages=PageConfig(extract_pages=True))
-    config.disable_ocr = True  # nothing is installed for it, and the stubs do not know the argument
+    config = ExtractionConfig(use_cache=False, pages=PageConfig(extract_pages=True), disable_ocr=True)  # type: ignore[call-arg] # missing in its stubs
     try:
         result = extract_file_sync(str(path), mime_type=media_type, config=config)
     except (KreuzbergError, ValueError, RuntimeError, OSError) as error:
