@@ -1,0 +1,258 @@
+"""From upload to indexed: nothing acknowledged is lost, doubled or left hanging."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from tests.conftest import RunJobs
+from tests.make import MadeTenant, make_document, make_project
+
+from pharos.infra import jobs
+from pharos.infra.errors import Invalid, NotFound, TooLarge, Unavailable
+from pharos.infra.ids import DocumentId, TenantId
+from pharos.library import documents, ingest
+from pharos.library.check import check_index
+from pharos.library.delete import delete_document, sweep_blobs
+from pharos.library.folder import ingest_files, list_files
+from pharos.library.models import Document, Passage
+from pharos.library.upload import DuplicateDocument
+from pharos.runtime import Runtime
+
+
+async def read(runtime: Runtime, tenant: MadeTenant, document_id: object) -> Document:
+    async with runtime.db.transaction(tenant.id) as session:
+        return await documents.get_document(session, tenant.admin, document_id=DocumentId(document_id))  # type: ignore[arg-type]
+
+
+async def passages_of(runtime: Runtime, tenant: MadeTenant) -> list[str]:
+    async with runtime.db.transaction(tenant.id) as session:
+        rows = await session.execute(text("select text from passages order by document_id, ordinal"))
+        return list(rows.scalars())
+
+
+@pytest.mark.contract("PD-03")
+async def test_a_document_goes_from_pending_to_indexed(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+    assert document.status == "pending"
+    await run_jobs()
+    indexed = await read(runtime, tenant, document.id)
+    assert (indexed.status, indexed.passage_count, indexed.reason) == ("indexed", 1, None)
+
+
+@pytest.mark.contract("PD-03")
+async def test_a_failed_document_keeps_reason_and_file_and_can_be_retried(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(
+        runtime, tenant.admin, project, name="x.bin", content=b"\x7fELF\x02\x01\x01\x00" * 50
+    )
+    await run_jobs()
+    failed = await read(runtime, tenant, document.id)
+    assert failed.status == "failed"
+    assert failed.reason is not None
+    assert "Convert it" in failed.reason
+    assert runtime.blobs.path(tenant.id, failed.sha256).exists()
+    async with runtime.db.transaction(tenant.id) as session:
+        again = await documents.retry(session, tenant.admin, document_id=DocumentId(document.id))
+        assert (again.status, again.reason) == ("pending", None)
+    await run_jobs()
+    assert (await read(runtime, tenant, document.id)).status == "failed"
+
+
+@pytest.mark.contract("PD-04")
+async def test_passages_can_be_dropped_and_rebuilt_from_the_kept_file(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+    await run_jobs()
+    before = await passages_of(runtime, tenant)
+    async with runtime.db.transaction(tenant.id) as session:
+        await session.execute(text("update documents set status = 'pending'"))
+    await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+    assert await passages_of(runtime, tenant) == before
+    async with runtime.db.transaction(tenant.id) as session:
+        assert (await check_index(session)).out_of_step == 0
+
+
+async def test_ingesting_twice_at_once_leaves_one_set_of_passages(runtime: Runtime, tenant: MadeTenant) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+    await asyncio.gather(*(ingest.ingest_document(runtime, tenant.id, DocumentId(document.id)) for _ in range(4)))
+    assert len(await passages_of(runtime, tenant)) == 1
+    async with runtime.db.transaction(tenant.id) as session:
+        assert (await check_index(session)).out_of_step == 0
+
+
+async def test_a_run_that_was_thought_dead_cannot_overwrite_its_successor(
+    runtime: Runtime, tenant: MadeTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+    extract = ingest.extract_document
+
+    async def a_successor_finishes_meanwhile(path: Path, *, name: str) -> ingest.Extracted:
+        monkeypatch.setattr(ingest, "extract_document", extract)
+        await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+        async with runtime.db.transaction(tenant.id) as session:
+            await session.execute(text("update passages set text = 'the successor was here'"))
+        return await extract(path, name=name)
+
+    monkeypatch.setattr(ingest, "extract_document", a_successor_finishes_meanwhile)
+    await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+    assert await passages_of(runtime, tenant) == ["the successor was here"]
+
+
+async def test_the_same_bytes_are_recognised_and_the_first_document_is_named(
+    runtime: Runtime, tenant: MadeTenant
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    first = await make_document(runtime, tenant.admin, project, name="a.txt")
+    with pytest.raises(DuplicateDocument) as known:
+        await make_document(runtime, tenant.admin, project, name="b.txt")
+    assert known.value.details["existing_id"] == str(first.id)
+    elsewhere = await make_project(runtime.db, tenant.admin)
+    assert (await make_document(runtime, tenant.admin, elsewhere)).id != first.id
+
+
+async def test_many_uploads_of_the_same_bytes_at_once_make_one_document(runtime: Runtime, tenant: MadeTenant) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    outcomes = await asyncio.gather(
+        *(make_document(runtime, tenant.admin, project) for _ in range(6)), return_exceptions=True
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Document"] + ["DuplicateDocument"] * 5
+
+
+async def test_an_empty_or_too_large_file_is_refused_with_words(runtime: Runtime, tenant: MadeTenant) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    with pytest.raises(Invalid, match="empty"):
+        await make_document(runtime, tenant.admin, project, content=b"")
+    with pytest.raises(TooLarge):
+        await make_document(runtime, tenant.admin, project, content=b"x" * (runtime.settings.max_upload_bytes + 1))
+    async with runtime.db.transaction(tenant.id) as session:
+        assert await documents.list_documents(session, tenant.admin, project_id=project) == []
+
+
+@pytest.mark.contract("FI-04", part="files are kept below the data directory")
+async def test_a_deleted_document_leaves_no_rows_and_after_the_grace_no_bytes(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+    await run_jobs()
+    async with runtime.db.transaction(tenant.id) as session:
+        await delete_document(session, tenant.admin, document_id=DocumentId(document.id))
+    with pytest.raises(NotFound):
+        await read(runtime, tenant, document.id)
+    async with runtime.db.transaction(tenant.id) as session:
+        for table in ("passages", "passage_terms", "passage_vectors_minilm_l6_v2", "lexicon", "document_texts"):
+            assert (await session.execute(text(f"select count(*) from {table}"))).scalar_one() == 0
+    assert await sweep_blobs(runtime, tenant.id) == 0
+    assert await sweep_blobs(runtime, tenant.id, grace_seconds=0) == 1
+    assert not runtime.blobs.path(tenant.id, document.sha256).exists()
+
+
+async def test_the_sweep_spares_bytes_that_a_document_names(runtime: Runtime, tenant: MadeTenant) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+    assert await sweep_blobs(runtime, tenant.id, grace_seconds=0) == 0
+    assert runtime.blobs.path(tenant.id, document.sha256).exists()
+
+
+@pytest.mark.contract("IQ-04")
+async def test_a_document_whose_job_was_lost_is_queued_again_once(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+    async with runtime.db.transaction(tenant.id) as session:
+        assert await documents.recover_documents(session) == 0
+        await session.execute(
+            text("delete from procrastinate_jobs where lock = :lock"), {"lock": f"document:{document.id}"}
+        )
+    async with runtime.db.transaction(tenant.id) as session:
+        assert await documents.recover_documents(session) == 1
+    async with runtime.db.transaction(tenant.id) as session:
+        assert await documents.recover_documents(session) == 0
+    await run_jobs()
+    assert (await read(runtime, tenant, document.id)).status == "indexed"
+
+
+async def test_an_embedder_that_is_away_is_tried_again_and_the_document_is_not_failed(
+    runtime: Runtime, tenant: MadeTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+
+    async def away(*_: object) -> None:
+        raise Unavailable("The embedder does not answer. `pharos status` shows why.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(runtime.embedding), "embed", away)
+        with pytest.raises(Unavailable):
+            await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+    assert (await read(runtime, tenant, document.id)).status == "processing"
+    await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+    assert (await read(runtime, tenant, document.id)).status == "indexed"
+
+
+@pytest.mark.contract("IQ-01", part="unchanged files are skipped")
+async def test_a_folder_is_added_then_skipped_then_replaced_where_it_changed(
+    runtime: Runtime, tenant: MadeTenant, tmp_path: Path
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.txt").write_text("The first note.")
+    (tmp_path / "sub" / "b.txt").write_text("The second note.")
+    (tmp_path / ".hidden").write_text("not this one")
+
+    async def go() -> list[tuple[str, str]]:
+        files = list_files([tmp_path])
+        return [(o.name, o.outcome) async for o in ingest_files(runtime, tenant.admin, project_id=project, files=files)]
+
+    assert await go() == [("a.txt", "added"), ("sub/b.txt", "added")]
+    assert await go() == [("a.txt", "unchanged"), ("sub/b.txt", "unchanged")]
+    (tmp_path / "a.txt").write_text("The first note, revised.")
+    assert await go() == [("a.txt", "replaced"), ("sub/b.txt", "unchanged")]
+    async with runtime.db.transaction(tenant.id) as session:
+        assert len(await documents.list_documents(session, tenant.admin, project_id=project)) == 2
+
+
+async def test_every_span_is_exactly_its_passage(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    body = "\r\n\r\n".join(f"Absatz {n}: Der Türmer zündet die Lampe an. 灯塔守望者点亮灯。" * 6 for n in range(30))
+    document = await make_document(runtime, tenant.admin, project, content=body.encode())
+    await run_jobs()
+    async with runtime.db.transaction(tenant.id) as session:
+        found = await documents.get_text(session, tenant.admin, document_id=DocumentId(document.id))
+        rows = (await session.execute(text("select start_char, end_char, text from passages"))).all()
+    assert found.body == body
+    assert len(rows) > 5
+    assert all(body[start:end] == passage for start, end, passage in rows)
+
+
+def test_passages_have_the_fence_in_their_key() -> None:
+    assert [column.name for column in Passage.__table__.primary_key] == ["tenant_id", "id"]
+
+
+@pytest.mark.contract("IQ-03")
+async def test_clearing_the_queue_removes_only_waiting_jobs_and_loses_no_document(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+    kind = f"{jobs.NAMESPACE}:{documents.INGEST_TASK}"
+    async with runtime.db.transaction(tenant.id) as session:
+        waiting = await jobs.clear_queue(session, task_name=kind, dry_run=True)
+        assert waiting >= 1
+        assert await jobs.clear_queue(session, task_name=kind, dry_run=False) == waiting
+    assert (await read(runtime, tenant, document.id)).status == "pending"
+    async with runtime.db.transaction(TenantId(tenant.id)) as session:
+        assert await documents.recover_documents(session) == 1
+    await run_jobs()
+    assert (await read(runtime, tenant, document.id)).status == "indexed"
