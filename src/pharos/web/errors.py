@@ -7,12 +7,12 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
+from pharos.identity.setup import SETUP_PATH
 from pharos.infra.errors import NotSignedIn, PharosError
 from pharos.web.html import HEADERS, page
+from pharos.web.visit import NOT_INITIALIZED
 
 KINDS = frozenset({403, 404, 422, 429, 500, 503})
-NOT_INITIALIZED = "not_initialized"
-SETUP_PATH = "/onboarding/first-login"
 
 
 def wants_page(request: Request) -> bool:

@@ -29,12 +29,15 @@ HEADERS = {
     "Vary": "Cookie, Accept-Language",
 }
 
+ANONYMOUS = "none"
+"""What a page sends where nobody is signed in; that it sends a token at all tells the API that a page asks."""
+
 # The words the modules in static/ say; a test keeps this in step with their t("…") calls.
 SPOKEN_PREFIXES = ("app.", "ask.", "documents.", "setup.show", "setup.hide")
 
 
 def page(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
-    """Render `template` with `context`; `person` and `csrf_token` default to nobody and an empty one."""
+    """Render `template` with `context`; `person` and `csrf_token` default to nobody and to nobody's."""
     language = pick_language(request.headers.get("accept-language", ""))
     body = (
         environment()
@@ -42,7 +45,7 @@ def page(request: Request, template: str, *, status: int = 200, **context: Any) 
         .render(
             {
                 "person": None,
-                "csrf_token": "",
+                "csrf_token": ANONYMOUS,
                 "status": status,
                 "language": language,
                 "t": translator(language),

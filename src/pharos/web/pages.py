@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from pharos.chat import history
+from pharos.identity.current import CurrentRuntime
+from pharos.identity.routes import clear_session_cookie
+from pharos.identity.setup import SETUP_PATH, is_initialised, is_setup_token
+from pharos.identity.sign_in import sign_out
 from pharos.infra.errors import NotFound
 from pharos.infra.ids import ConversationId, DocumentId, ProjectId
 from pharos.library import documents as library_documents
 from pharos.library import projects as library_projects
-from pharos.web.errors import SETUP_PATH, safe_next
+from pharos.web.errors import safe_next
 from pharos.web.html import HEADERS, STATIC, page
 from pharos.web.reader import document_view
-from pharos.web.views import BLANKS, shelf, turns
-from pharos.web.visit import Visit, current_visit
+from pharos.web.views import BLANKS, Turn, shelf, turns
+from pharos.web.visit import CurrentVisit, Visit
 
 router = APIRouter(include_in_schema=False)
 
-CurrentVisit = Annotated[Visit, Depends(current_visit)]
+Token = Annotated[str, Query(max_length=200)]
+NextPath = Annotated[str | None, Query(alias="next", max_length=2000)]
 EARLIER_CONVERSATIONS = 20
 CODE_TYPES = ("text/x-", "application/json", "application/xml", "application/x-")
 
@@ -58,21 +63,47 @@ async def projects_page(request: Request, visit: CurrentVisit) -> Response:
     )
 
 
+@router.get(SETUP_PATH)
+async def setup_page(request: Request, runtime: CurrentRuntime, token: Token = "") -> Response:
+    """The first account's form, for whoever holds the one-time link."""
+    initialized = await is_initialised(runtime)
+    token_valid = not initialized and bool(token) and await is_setup_token(runtime, token)
+    return page(request, "onboarding.html", initialized=initialized, token_valid=token_valid, token=token)
+
+
+@router.get("/sign-in")
+async def sign_in_page(request: Request, runtime: CurrentRuntime, next_path: NextPath = None) -> Response:
+    if not await is_initialised(runtime):
+        return _see_other(SETUP_PATH)
+    return page(request, "sign_in.html", next_path=safe_next(next_path))
+
+
+@router.post("/sign-out")
+async def sign_out_form(visit: CurrentVisit) -> Response:
+    await sign_out(visit.runtime, visit.visitor.signed_in)
+    reply = _see_other("/sign-in")
+    clear_session_cookie(reply)
+    return reply
+
+
 @router.post("/projects/{project_id}/hide")
-async def hide_project(project_id: ProjectId, visit: CurrentVisit, csrf_token: Annotated[str, Form()]) -> Response:
-    return await _set_hidden(visit, project_id, csrf_token, is_hidden=True)
+async def hide_project(project_id: ProjectId, visit: CurrentVisit) -> Response:
+    return await _set_hidden(visit, project_id, is_hidden=True)
 
 
 @router.post("/projects/{project_id}/show")
-async def show_project(project_id: ProjectId, visit: CurrentVisit, csrf_token: Annotated[str, Form()]) -> Response:
-    return await _set_hidden(visit, project_id, csrf_token, is_hidden=False)
+async def show_project(project_id: ProjectId, visit: CurrentVisit) -> Response:
+    return await _set_hidden(visit, project_id, is_hidden=False)
 
 
-async def _set_hidden(visit: Visit, project_id: ProjectId, csrf_token: str, *, is_hidden: bool) -> Response:
-    visit.require_token(csrf_token)
+async def _set_hidden(visit: Visit, project_id: ProjectId, *, is_hidden: bool) -> Response:
     async with visit.runtime.db.transaction(visit.principal.tenant_id) as session:
         await library_projects.set_hidden(session, visit.principal, project_id=project_id, is_hidden=is_hidden)
-    return RedirectResponse("/", status_code=303, headers=HEADERS)
+    return _see_other("/")
+
+
+def _see_other(path: str) -> Response:
+    return RedirectResponse(path, status_code=303, headers=HEADERS)
 
 
 @router.get("/projects/{project_id}")
@@ -86,11 +117,13 @@ async def project_page(
         conversations = await history.list_conversations(
             session, principal, project_id=project_id, limit=EARLIER_CONVERSATIONS
         )
-        messages, sources = [], {}
+        said: list[Turn] = []
         if conversation is not None:
-            await history.get_conversation(session, principal, conversation_id=conversation)
+            opened = await history.get_conversation(session, principal, conversation_id=conversation)
+            if opened.project_id != project_id:
+                raise NotFound("There is no such conversation in this project.", code="no_such_conversation")
             messages = await history.list_messages(session, conversation_id=conversation)
-            sources = await history.list_sources(session, conversation_id=conversation)
+            said = turns(project_id, messages, await history.list_sources(session, conversation_id=conversation))
     return page(
         request,
         "project.html",
@@ -101,7 +134,7 @@ async def project_page(
         can_edit=project.tier != "use",
         conversations=conversations,
         conversation_id=conversation,
-        messages=turns(project_id, messages, sources),
+        messages=said,
         max_upload_bytes=visit.runtime.settings.max_upload_bytes,
     )
 
@@ -114,13 +147,14 @@ async def document_list(
     async with visit.runtime.db.transaction(visit.principal.tenant_id) as session:
         project = await library_projects.get_project(session, visit.principal, project_id=project_id)
         listed = await library_documents.list_documents(session, visit.principal, project_id=project_id)
-    rows = vars(shelf(listed, name=name))
+    rows: dict[str, Any] = vars(shelf(listed, name=name))
     return page(request, "_documents.html", **rows, project=project, can_edit=project.tier != "use")
 
 
 @router.get("/projects/{project_id}/documents/{document_id}")
 async def document_page(
     request: Request,
+    *,
     project_id: ProjectId,
     document_id: DocumentId,
     visit: CurrentVisit,

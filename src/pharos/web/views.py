@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from markupsafe import Markup
@@ -44,7 +44,7 @@ class Turn:
 
 
 # What a script fills in when an answer streams: the same templates, without a value.
-BLANKS = {
+BLANKS: dict[str, Any] = {
     "blank_question": Turn(role="user"),
     "blank_answer": Turn(role="assistant"),
     "blank_source": SourceLine(),

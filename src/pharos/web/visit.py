@@ -1,0 +1,57 @@
+"""Who looks at a page: signed in, or led to the page that changes that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from pharos.identity.current import Visitor, current_visitor, get_runtime
+from pharos.identity.principal import Principal
+from pharos.identity.setup import is_initialised
+from pharos.infra.errors import NotSignedIn, Unavailable
+from pharos.runtime import Runtime
+
+NOT_INITIALIZED = "not_initialized"
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who the page greets."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A signed-in person at a page."""
+
+    runtime: Runtime
+    visitor: Visitor
+
+    @property
+    def principal(self) -> Principal:
+        return self.visitor.principal
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What every page of a signed-in person shows or sends back."""
+        return {"person": Person(self.visitor.signed_in.display_name), "csrf_token": self.visitor.csrf_token}
+
+
+async def current_visit(request: Request) -> Visit:
+    """The visit of a signed-in person. Raises `NotSignedIn`, or `Unavailable` before the first setup (ID-02)."""
+    runtime = get_runtime(request)
+    try:
+        return Visit(runtime=runtime, visitor=await current_visitor(request))
+    except NotSignedIn:
+        if await is_initialised(runtime):
+            raise
+        raise Unavailable(
+            "This installation has no account yet. Open the setup link that `pharos setup-link` prints.",
+            code=NOT_INITIALIZED,
+        ) from None
+
+
+CurrentVisit = Annotated[Visit, Depends(current_visit)]
