@@ -63,8 +63,8 @@ FUNCTION_WORDS = {
     """,
     "norwegian": """
         en ei et den det de og eller men hvis at som hva hvem hvilken hvilket hvilke når hvor hvorfor hvordan av i på
-        til fra med for ved under over mellom etter er var vært være har hadde kan kunne skal skulle ikke også seg sin sitt
-        sine han hun hans hennes deres dem jeg vi man ble blir mange
+        til fra med for ved under over mellom etter er var vært være har hadde kan kunne skal skulle ikke også seg sin
+        sitt sine han hun hans hennes deres dem jeg vi man ble blir mange
     """,
     "finnish": """
         ja tai mutta jos että joka jotka mikä mitä mitkä kuka milloin missä miksi miten kuinka on ovat oli olivat ollut
