@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from pharos.identity.setup import SETUP_PATH
 from pharos.infra.errors import NotSignedIn, PharosError
+from pharos.infra.http import json_error, request_id_of
 from pharos.web.html import HEADERS, page
 from pharos.web.visit import NOT_INITIALIZED
 
@@ -20,21 +21,25 @@ def wants_page(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "") and "hx-request" not in request.headers
 
 
-def error_page(request: Request, error: PharosError, *, request_id: str) -> Response:
-    """The page for an expected failure. Nobody signed in leads to the sign-in page, nobody set up to the setup."""
+async def render_error(request: Request, error: PharosError) -> Response:
+    """The one way an error leaves: a page for a person, `{"error": …}` for everybody else."""
+    return error_page(request, error) if wants_page(request) else json_error(request, error)
+
+
+def error_page(request: Request, error: PharosError) -> Response:
+    """The page for a failure. Nobody signed in leads to the sign-in page, nobody set up to the setup."""
     if error.code == NOT_INITIALIZED:
         return RedirectResponse(SETUP_PATH, status_code=303, headers=HEADERS)
     if isinstance(error, NotSignedIn):
         wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         path = f"/sign-in?next={quote(wanted, safe='')}" if request.method == "GET" and wanted != "/" else "/sign-in"
         return RedirectResponse(path, status_code=303, headers=HEADERS)
-    return status_page(request, error.http_status, message=error.message, request_id=request_id)
-
-
-def status_page(request: Request, status: int, *, message: str | None = None, request_id: str = "") -> Response:
-    """The page for a bare status: an address nobody serves, or a failure nobody expected."""
+    status = error.http_status
     kind = status if status in KINDS else (503 if status > 500 else 422)
-    return page(request, "error.html", status=status, kind=str(kind), message=message, request_id=request_id)
+    # What is missing is said in the page's own words: the API's name its addresses, which help nobody here.
+    message = None if status in {404, 500} else error.message
+    context = {"kind": str(kind), "message": message, "request_id": request_id_of(request)}
+    return page(request, "error.html", status=status, **context)
 
 
 def safe_next(path: str | None) -> str:
