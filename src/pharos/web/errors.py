@@ -9,9 +9,8 @@ from fastapi.responses import RedirectResponse, Response
 
 from pharos.identity.setup import SETUP_PATH
 from pharos.infra.errors import NotSignedIn, PharosError
-from pharos.infra.http import json_error, request_id_of
 from pharos.web.html import HEADERS, page
-from pharos.web.visit import NOT_INITIALIZED
+from pharos.web.visit import NOT_INITIALIZED as NOT_INITIALIZED
 
 KINDS = frozenset({403, 404, 422, 429, 500, 503})
 
@@ -21,12 +20,7 @@ def wants_page(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "") and "hx-request" not in request.headers
 
 
-async def render_error(request: Request, error: PharosError) -> Response:
-    """The one way an error leaves: a page for a person, `{"error": …}` for everybody else."""
-    return error_page(request, error) if wants_page(request) else json_error(request, error)
-
-
-def error_page(request: Request, error: PharosError) -> Response:
+def error_page(request: Request, error: PharosError, *, request_id: str) -> Response:
     """The page for a failure. Nobody signed in leads to the sign-in page, nobody set up to the setup."""
     if error.code == NOT_INITIALIZED:
         return RedirectResponse(SETUP_PATH, status_code=303, headers=HEADERS)
@@ -38,7 +32,7 @@ def error_page(request: Request, error: PharosError) -> Response:
     kind = status if status in KINDS else (503 if status > 500 else 422)
     # What is missing is said in the page's own words: the API's name its addresses, which help nobody here.
     message = None if status in {404, 500} else error.message
-    context = {"kind": str(kind), "message": message, "request_id": request_id_of(request)}
+    context = {"kind": str(kind), "message": message, "request_id": request_id}
     return page(request, "error.html", status=status, **context)
 
 
