@@ -3,119 +3,158 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
+import dataclasses
 import json
 import os
+import re
 import signal
+import socket
+import subprocess
 import sys
-import zipfile
 from pathlib import Path
+from typing import Any
 
 from pharos.infra.logs import get_logger
-from pharos.library.extract import extracted as words
-from pharos.library.extract.extracted import Extracted, UnreadableFile
-from pharos.library.extract.markup import html_text, mail_text
-from pharos.library.extract.plain import decode, read_plain
-from pharos.library.extract.sniff import TEXT_TYPES, UNKNOWN, sniff_file
+from pharos.library.extract.extracted import NO_TEXT, REASONS, Extracted, Limits, unreadable
+from pharos.library.extract.plain import read_plain
+from pharos.library.extract.sniff import EMPTY, OLE_ENCRYPTED, TEXT_TYPES, UNKNOWN, mislabelled, sniff_file
 
 log = get_logger(__name__)
 
-WALL_SECONDS = 90.0
-MAX_UNPACKED_BYTES = 512 * 1024**2
-MAX_ENTRIES = 20_000
-MAX_RATIO = 200
-"""An office file that inflates more than 200-fold is made to; the largest seen in honest files is about 60."""
-
 # Nothing of ours reaches the parser: no secrets, no proxies, no home.
 ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8"}
-REASONS = {
-    "encrypted": words.ENCRYPTED,
-    "bomb": words.BOMB,
-    "too_costly": words.TOO_COSTLY,
-    "unsupported": words.UNKNOWN_FORMAT,
-    "damaged": words.DAMAGED,
-}
-NEVER_TEXT = {UNKNOWN, "application/x-executable", "application/gzip", "application/vnd.rar"}
-ENCRYPTED_OFFICE = "EncryptedPackage".encode("utf-16-le")
-"""The stream that Office puts into an OLE container when a document gets a password."""
+DEFAULT_LIMITS = Limits()
+MAX_IDLE = 2
+"""Children kept for the next file; each holds about 45 MB, most of it shared code."""
+NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
+REFUSED = {EMPTY: "empty_file", OLE_ENCRYPTED: "encrypted_file", UNKNOWN: "unknown_format"}
+NEVER_TEXT = re.compile(r"application/(x-exec|gzip|zip|x-7z|vnd\.rar)|audio/|video/")
 
 
-async def extract_document(path: Path, *, name: str) -> Extracted:
-    """The text of a stored file. Raises `UnreadableFile` with a sentence for the person who uploaded it."""
-    media_type = await asyncio.to_thread(sniff_file, path, name=name)
-    if media_type in TEXT_TYPES:
-        return read_plain(await asyncio.to_thread(path.read_bytes), media_type=media_type)
-    if media_type == "message/rfc822":
-        text = await asyncio.to_thread(lambda: mail_text(path.read_bytes()))
-        return _checked(Extracted(text=text, media_type=media_type))
-    if media_type == UNKNOWN or media_type.startswith(
-        ("application/x-exec", "application/gzip", "application/vnd.rar")
-    ):
-        raise UnreadableFile(words.UNKNOWN_FORMAT, code="unknown_format")
-    if media_type == "application/x-ole-storage" and ENCRYPTED_OFFICE in await asyncio.to_thread(path.read_bytes):
-        raise UnreadableFile(words.ENCRYPTED, code="encrypted_file")
-    if zipfile.is_zipfile(path):
-        await asyncio.to_thread(_refuse_bomb, path)
-    answer = await _run_child(path, media_type)
-    if "error" in answer and media_type != "text/html":
-        word = str(answer["error"])
-        log.info("document.unreadable", reason=word, media_type=media_type)
-        raise UnreadableFile(REASONS.get(word, words.DAMAGED), code=f"{word}_file")
-    text = str(answer.get("text", ""))
-    if media_type == "text/html" and not text.strip():
-        # The parser answers 30,000 nested tags with an empty text and no error.
-        text = await asyncio.to_thread(lambda: html_text(decode(path.read_bytes())[0]))
-    starts = answer.get("page_starts")
-    return _checked(
-        Extracted(text=text, media_type=media_type, page_starts=list(starts) if isinstance(starts, list) else [])
-    )
+class _Child:
+    """One process of `child.py` and the line to it. It serves one file at a time."""
+
+    def __init__(self) -> None:
+        self.line, theirs = socket.socketpair()
+        self.line.setblocking(False)
+        with theirs:
+            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-I", "-m", "pharos.library.extract.child", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+            )
+
+    async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Raises `ConnectionError` when the process is gone."""
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self.line, json.dumps(request).encode() + b"\n")
+        answer = await self._receive(int.from_bytes(await self._receive(8), "big"))
+        said: dict[str, Any] = await asyncio.to_thread(json.loads, answer)
+        return said
+
+    async def _receive(self, size: int) -> bytearray:
+        received = bytearray()
+        while len(received) < size:
+            part = await asyncio.get_running_loop().sock_recv(self.line, min(size - len(received), 1 << 20))
+            if not part:
+                raise ConnectionResetError
+            received += part
+        return received
+
+    def kill(self) -> None:
+        """End it and its fork: they are one process group."""
+        self.line.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
-def _checked(extracted: Extracted) -> Extracted:
-    text = extracted.text.replace("\x00", "\ufffd")
-    has_words = any(character.isalnum() for character in text)
-    is_paged = extracted.media_type == "application/pdf" or extracted.media_type.startswith("image/")
-    missing = words.NO_TEXT_LAYER if is_paged else words.NO_TEXT
-    if not has_words and is_paged:
-        raise UnreadableFile(missing, code="no_text_layer")
-    warnings = extracted.warnings if has_words else [*extracted.warnings, missing]
-    starts = extracted.page_starts if len(extracted.page_starts) > 0 else []
-    return Extracted(text=text, media_type=extracted.media_type, page_starts=starts, warnings=warnings)
+_idle: list[_Child] = []
 
 
-def _refuse_bomb(path: Path) -> None:
-    """Read the directory of a ZIP before anything is unpacked; the child's limits are the second line."""
+@atexit.register
+def _kill_idle() -> None:
+    while _idle:
+        _idle.pop().kill()
+
+
+async def extract_document(path: Path, *, name: str, limits: Limits = DEFAULT_LIMITS) -> Extracted:
+    """The text of a stored file. Raises `UnreadableFile` with a sentence for the person who uploaded it.
+
+    Plain text is decoded here; everything else is read in a child, which a cancellation kills.
+    """
+    extracted = await asyncio.to_thread(_read_here, path, name, limits)
+    if isinstance(extracted, str):
+        extracted = await _read_in_child(path, extracted, limits)
+    return _checked(extracted, name=name)
+
+
+def _read_here(path: Path, name: str, limits: Limits) -> Extracted | str:
+    """The text of a text file, else the media type for a child to read."""
+    media_type = sniff_file(path, name=name)
+    if path.stat().st_size > limits.file_bytes:
+        raise unreadable("too_large_file")
+    if media_type in REFUSED:
+        raise unreadable(REFUSED[media_type])
+    if NEVER_TEXT.match(media_type):
+        raise unreadable("unknown_format")
+    if media_type.startswith("image/"):
+        raise unreadable("no_text_layer")
+    if media_type not in TEXT_TYPES:
+        return media_type
+    extracted = read_plain(path, media_type=media_type)
+    if len(extracted.text) > limits.text_characters:
+        raise unreadable("too_much_text")
+    return extracted
+
+
+def _checked(extracted: Extracted, *, name: str) -> Extracted:
+    warnings = list(extracted.warnings)
+    if (suffix := mislabelled(extracted.media_type, name=name)) is not None:
+        warnings.append(f"The name ends in {suffix}, but the content is {extracted.media_type}; it was read as that.")
+    if not any(character.isalnum() for character in extracted.text):
+        warnings.append(NO_TEXT)
+    return dataclasses.replace(extracted, text=NOT_STORABLE.sub("\ufffd", extracted.text), warnings=warnings)
+
+
+async def _read_in_child(path: Path, media_type: str, limits: Limits) -> Extracted:
+    request = {"path": os.path.abspath(path), "media_type": media_type, "limits": dataclasses.asdict(limits)}
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except zipfile.BadZipFile as error:
-        raise UnreadableFile(words.DAMAGED, code="damaged_file") from error
-    if any(entry.flag_bits & 1 for entry in entries):
-        raise UnreadableFile(words.ENCRYPTED, code="encrypted_file")
-    unpacked = sum(entry.file_size for entry in entries)
-    packed = max(1, path.stat().st_size)
-    if len(entries) > MAX_ENTRIES or unpacked > MAX_UNPACKED_BYTES or unpacked > packed * MAX_RATIO:
-        raise UnreadableFile(words.BOMB, code="bomb_file")
-
-
-async def _run_child(path: Path, media_type: str) -> dict[str, object]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-m", "pharos.library.extract.child", str(path), media_type,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=ENVIRONMENT,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), WALL_SECONDS)
+        async with asyncio.timeout(limits.wall_seconds):
+            answer = await _ask_a_child(request)
     except TimeoutError:
-        return {"error": "too_costly", "said": "time"}
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-    if process.returncode != 0:
-        # Killed by a limit, by the kernel for memory, or crashed: the worker goes on.
-        return {"error": "too_costly", "said": f"exit {process.returncode}"}
-    answer: dict[str, object] = json.loads(output)
-    return answer
+        answer = {"error": "too_costly_file"}
+    if "error" in answer:
+        code = str(answer["error"])
+        log.info("document.unreadable", code=code, media_type=media_type)
+        raise unreadable(code if code in REASONS else "damaged_file")
+    return Extracted(**answer)
+
+
+async def _ask_a_child(request: dict[str, Any]) -> dict[str, Any]:
+    """A child that was idle may have died since, so its loss is worth a second try with a fresh one."""
+    while True:
+        was_idle = bool(_idle)
+        child = _idle.pop() if _idle else await asyncio.to_thread(_Child)
+        try:
+            answer = await child.ask(request)
+        except (ConnectionError, json.JSONDecodeError):
+            child.kill()
+            if not was_idle:
+                return {"error": "too_costly_file"}
+            continue
+        except BaseException:
+            child.kill()
+            raise
+        if len(_idle) < MAX_IDLE:
+            _idle.append(child)
+        else:
+            child.kill()
+        return answer
