@@ -10,8 +10,8 @@ from fastapi.responses import RedirectResponse, Response
 from pharos.identity.setup import SETUP_PATH
 from pharos.infra.errors import NotSignedIn, PharosError
 from pharos.web.html import HEADERS, page
-from pharos.web.visit import NOT_INITIALIZED as NOT_INITIALIZED
 
+NOT_INITIALIZED = "not_initialized"
 KINDS = frozenset({403, 404, 422, 429, 500, 503})
 
 

@@ -12,8 +12,7 @@ from pharos.identity.principal import Principal
 from pharos.identity.setup import is_initialised
 from pharos.infra.errors import NotSignedIn, Unavailable
 from pharos.runtime import Runtime
-
-NOT_INITIALIZED = "not_initialized"
+from pharos.web.errors import NOT_INITIALIZED
 
 
 @dataclass(frozen=True)
