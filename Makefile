@@ -94,7 +94,7 @@ $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/project
 	@$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
 
-$(STAMPS)/models: $(wildcard src/pharos/providers/embedder/build*.py src/pharos/providers/embedder/*.json) $(STAMPS)/project
+$(STAMPS)/models: $(wildcard src/pharos/providers/embedder/build*.py src/pharos/providers/embedder/*.json src/pharos/providers/embedder/*.lock) $(STAMPS)/project
 	@echo "Preparing the models"
 	@$(BIN)/python -m pharos.providers.embedder.build
 	@touch $@
