@@ -51,20 +51,29 @@ def prepare_passages(
     tenant_id: TenantId,
     project_id: ProjectId,
     document_id: DocumentId,
+    title: str = "",
 ) -> PreparedPassages:
-    """Passages of a document with their terms; the document's language is that of its beginning."""
+    """Passages of a document with their terms; the document's language is that of its beginning.
+
+    `title` says what the document is about: a passage is found by its words too, since it seldom repeats them.
+    """
     language = detect_language(" ".join(piece.text for piece in pieces[:4]))
     rows = tuple(
         PassageRow(
             id=new_id(),
             ordinal=ordinal,
             piece=piece,
-            terms=terms_of(f"{piece.heading} {piece.text}", language or FALLBACK_LANGUAGE),
+            terms=terms_of(f"{title} {piece.heading} {piece.text}", language or FALLBACK_LANGUAGE),
             vector=vector,
         )
         for ordinal, (piece, vector) in enumerate(zip(pieces, vectors, strict=True))
     )
     return PreparedPassages(tenant_id, project_id, document_id, language, rows)
+
+
+def embedded_text(title: str, piece: Piece) -> str:
+    """What the model reads of a passage: the document's title before it, so that "it" and "the study" have a name."""
+    return f"{title}\n{piece.text}" if title else piece.text
 
 
 async def replace_passages(session: AsyncSession, prepared: PreparedPassages) -> None:
@@ -80,7 +89,8 @@ async def replace_passages(session: AsyncSession, prepared: PreparedPassages) ->
 
 async def delete_passages(session: AsyncSession, *, document_ids: Iterable[DocumentId]) -> None:
     """Remove all passages of documents, and what search counted of them."""
-    for project_id, removed in (await _remove(session, list(document_ids))).items():
+    # In the order of their ids: two deletions over the same projects must not wait for each other.
+    for project_id, removed in sorted((await _remove(session, list(document_ids))).items()):
         lost: Counter[int] = Counter()
         lost.subtract(removed.terms)
         await _count(session, project_id, passages=-removed.passages, terms=lost)
@@ -129,8 +139,9 @@ async def _count(session: AsyncSession, project_id: ProjectId, *, passages: int,
         await session.execute(
             COUNT_TERMS, {"project": project_id, "terms": list(changed), "changes": list(changed.values())}
         )
-    if any(change < 0 for change in changed.values()):
-        await session.execute(DROP_UNUSED_TERMS, {"project": project_id})
+    lost = [term for term, change in changed.items() if change < 0]
+    if lost:
+        await session.execute(DROP_UNUSED_TERMS, {"project": project_id, "terms": lost})
 
 
 def _parameters(prepared: PreparedPassages) -> dict[str, object]:
@@ -188,4 +199,6 @@ COUNT_TERMS = text(
     on conflict (tenant_id, project_id, term) do update set passages = lexicon.passages + excluded.passages
     """
 )
-DROP_UNUSED_TERMS = text("delete from lexicon where project_id = :project and passages <= 0")
+DROP_UNUSED_TERMS = text(
+    "delete from lexicon where project_id = :project and term = any(cast(:terms as int[])) and passages <= 0"
+)
