@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import quote
 
 import psutil
@@ -519,7 +519,7 @@ def _refuse_or_clear_lock(cluster: EmbeddedPostgres) -> None:
     (cluster.data / "postmaster.pid").unlink(missing_ok=True)
 
 
-def _as_user(user: int, group: int) -> dict[str, int]:
+def _as_user(user: int, group: int) -> dict[str, Any]:
     return {} if user == os.geteuid() else {"user": user, "group": group}
 
 

@@ -1,0 +1,207 @@
+"""`pharos up`, `down`, `status`, `restart`, `logs`: the installation as a whole."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from typing import Annotated
+
+import psutil
+import typer
+
+from pharos.infra import embedded_postgres, processes
+from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
+from pharos.infra.logs import configure_logs
+from pharos.infra.settings import Settings
+from pharos.infra.terminal import AsJson, echo_json, echo_line, echo_table, run_async
+from pharos.ops import config_commands, doctor_commands
+from pharos.ops.log_files import log_file, open_log
+from pharos.ops.supervisor import (
+    PARTS,
+    READY_SECONDS,
+    Supervisor,
+    read_state,
+    refuse_busy_port,
+    setup_lines,
+    supervisor_lock,
+)
+
+app = typer.Typer()
+app.add_typer(config_commands.app)
+app.add_typer(doctor_commands.app)
+
+ALIASES = {"api": "web", "app": "web"}
+DOWN_SECONDS = 120.0
+
+
+def part_name(name: str) -> str:
+    """A part by its name or by what the older systems called it. Raises `Invalid` listing the names."""
+    name = ALIASES.get(name, name)
+    if name not in (*PARTS, "supervisor"):
+        raise Invalid(f"There is no part {name}. The parts are {', '.join(PARTS)}.", code="no_such_part")
+    return name
+
+
+@app.command()
+def up(
+    detach: Annotated[bool, typer.Option("--detach", help="Return once it is ready; it goes on running.")] = False,
+    only: Annotated[str | None, typer.Option("--only", help="Start this part alone: postgres.")] = None,
+) -> None:
+    """Start Pharos and keep it running; Ctrl-C stops it."""
+    settings = Settings()
+    names = PARTS if only is None else (part_name(only),)
+    if names not in (PARTS, ("postgres",)):
+        raise Invalid("Only Postgres can run alone: pharos up --only postgres", code="not_alone")
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with supervisor_lock(settings):
+        if "web" in names:
+            refuse_busy_port(settings.port)
+        if not detach:
+            configure_logs("WARNING")
+            is_terminal = sys.stdout.isatty()
+            supervisor = Supervisor(settings, names=names, say=echo_line, shows_setup_link=is_terminal)
+            run_async(supervisor.run())
+            return
+    _start_detached(settings, only=only)
+
+
+def _start_detached(settings: Settings, *, only: str | None) -> None:
+    arguments = [sys.executable, "-m", "pharos", "up", *(["--only", only] if only else [])]
+    with open_log(settings.data_dir, "supervisor") as output:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    deadline = time.monotonic() + READY_SECONDS
+    while (state := read_state(settings)) is None or not state.is_ready:
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = log_file(settings.data_dir, "supervisor").read_text(errors="replace").splitlines()[-5:]
+            raise Unavailable("Pharos did not start. Its last words:\n" + "\n".join(tail), code="not_started")
+        time.sleep(0.05)
+    if only is not None:
+        echo_line(f"{only} is running (process {state.pid}).")
+        return
+    echo_line(f"Pharos is ready at {state.url}")
+    for line in run_async(setup_lines(settings)):
+        echo_line(line)
+
+
+@app.command()
+def down(
+    delete_data: Annotated[bool, typer.Option("--delete-data", help="Remove the data directory too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Stop Pharos: requests and jobs in flight are finished first, nothing that was accepted is lost."""
+    settings = Settings()
+    state = read_state(settings)
+    if state is not None:
+        process = psutil.Process(state.pid)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(DOWN_SECONDS)
+        except psutil.TimeoutExpired as error:
+            raise Unavailable(f"Process {state.pid} has not stopped after {DOWN_SECONDS:.0f} s.") from error
+    echo_line("Pharos is stopped." if state else "Pharos was not running.")
+    if not delete_data:
+        return
+    if not yes:
+        typer.confirm(f"Delete {settings.data_dir} with all documents, accounts and secrets?", abort=True)
+    with supervisor_lock(settings):
+        _delete_data(settings)
+    echo_line(f"Deleted {settings.data_dir}.")
+
+
+def _delete_data(settings: Settings) -> None:
+    import shutil
+
+    embedded_postgres.delete(settings.data_dir)
+    for name in ("blobs", "secrets", "logs", "tmp", "run"):
+        shutil.rmtree(settings.data_dir / name, ignore_errors=True)
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Which parts run, since when, and how often they had to be started again."""
+    settings = Settings()
+    state = read_state(settings)
+    if state is None:
+        if as_json:
+            echo_json({"running": False, "data_dir": str(settings.data_dir)})
+        else:
+            echo_line(f"Pharos is not running on {settings.data_dir}. Start it with `pharos up`.")
+        return
+    parts = [_describe(name, **state.parts[name]) for name in PARTS if name in state.parts]
+    if as_json:
+        echo_json({"running": True, "ready": state.is_ready, "url": state.url, "pid": state.pid, "parts": parts})
+        return
+    echo_line(f"Pharos {'is ready' if state.is_ready else 'is starting'} at {state.url} (process {state.pid})")
+    keys = ("part", "state", "pid", "restarts", "memory_mb", "running_seconds")
+    echo_table(
+        ["part", "state", "process", "restarts", "memory (MB)", "running (s)"],
+        [[part[key] for key in keys] for part in parts],
+        empty="No part is running.",
+    )
+
+
+def _describe(name: str, *, pid: int, restarts: int) -> dict[str, object]:
+    row: dict[str, object] = {"part": name, "state": "down", "pid": pid, "restarts": restarts}
+    if not processes.is_alive(pid):
+        return row | {"memory_mb": None, "running_seconds": None}
+    process = psutil.Process(pid)
+    return row | {
+        "state": "up",
+        "memory_mb": process.memory_info().rss // 2**20,
+        "running_seconds": int(time.time() - process.create_time()),
+    }
+
+
+@app.command()
+def restart(
+    part: Annotated[
+        str | None, typer.Argument(help="postgres, embedder, worker or web; all but Postgres if left out.")
+    ] = None,
+) -> None:
+    """Stop a part gently and start it again; the others go on."""
+    settings = Settings()
+    names = [part_name(part)] if part else ["embedder", "worker", "web"]
+    for name in names:
+        before = _pid_of(settings, name)
+        psutil.Process(before).send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)
+        deadline = time.monotonic() + READY_SECONDS
+        while (now := _pid_of(settings, name)) == before or not processes.is_alive(now):
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{name} has not come back. `pharos logs {name}` says why.", code="not_restarted")
+            time.sleep(0.05)
+        echo_line(f"{name} runs again (process {now}).")
+
+
+def _pid_of(settings: Settings, name: str) -> int:
+    state = read_state(settings)
+    if state is None:
+        raise Conflict("Pharos is not running. Start it with `pharos up`.", code="not_running")
+    if name not in state.parts:
+        raise NotFound(f"{name} is not one of the parts running here: {', '.join(state.parts)}.", code="not_here")
+    return state.parts[name]["pid"]
+
+
+@app.command()
+def logs(
+    part: Annotated[str, typer.Argument(help="postgres, embedder, worker, web or supervisor.")] = "web",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is added.")] = False,
+    tail: Annotated[int, typer.Option("--tail", help="How many lines to begin with.")] = 50,
+) -> None:
+    """The last lines of a part's log."""
+    path = log_file(Settings().data_dir, part_name(part))
+    if not path.exists():
+        raise NotFound(f"{part} has not written a log in {path.parent} yet. Start it with `pharos up`.")
+    with path.open(errors="replace") as file:
+        for line in file.read().splitlines()[-tail:]:
+            echo_line(line)
+        while follow:
+            added = file.read()
+            if added:
+                sys.stdout.write(added)
+                sys.stdout.flush()
+            else:
+                time.sleep(0.2)

@@ -1,0 +1,147 @@
+"""`pharos doctor`: why it does not start or answer, and the exact next command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import psycopg
+import typer
+
+from pharos.infra import embedded_postgres, migrate
+from pharos.infra.database_roles import connection_urls, refuse_unsafe_role
+from pharos.infra.errors import Invalid, PharosError, Unavailable
+from pharos.infra.settings import Settings
+from pharos.infra.terminal import AsJson, echo_json, echo_table
+from pharos.ops.config_commands import read_settings
+from pharos.ops.supervisor import read_state, refuse_busy_port
+
+app = typer.Typer()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: PASS, FAIL with cause and fix, or SKIP when what it needs has failed before."""
+
+    check: str
+    result: Literal["PASS", "FAIL", "SKIP"]
+    cause: str = ""
+
+
+def check_variables() -> str:
+    settings = read_settings()
+    key = settings.secret_key
+    if key is not None and len(key.get_secret_value().encode()) < 32:
+        raise Invalid("PHAROS_SECRET_KEY has fewer than 32 bytes. Make one: openssl rand -base64 32")
+    return f"data lies in {settings.data_dir}"
+
+
+def check_database() -> str:
+    settings = Settings()
+    if settings.database_url is None:
+        cluster = embedded_postgres.find(settings.data_dir)
+        if cluster is None:
+            raise Unavailable(f"There is no database in {settings.data_dir} yet. Start Pharos: pharos up")
+        if embedded_postgres.running_pid(cluster) is None:
+            raise Unavailable("Postgres is not running. Start it: pharos up --only postgres")
+    url = connection_urls(settings).app
+    try:
+        with psycopg.connect(url, connect_timeout=5) as connection:
+            return f"Postgres {connection.info.server_version // 10000} answers"
+    except psycopg.OperationalError as error:
+        raise Unavailable(
+            f"The database refuses: {str(error).strip().splitlines()[-1]} Is it running, is the host name right, can "
+            "this machine reach it? See PHAROS_DATABASE_URL in `pharos config list`."
+        ) from error
+
+
+def check_migrations() -> str:
+    state = migrate.schema_state(connection_urls(Settings()).app)
+    if state.pending:
+        raise Unavailable(f"Migrations have not run: {', '.join(state.pending)}. Run: pharos migrate --apply")
+    return f"the schema is at {state.current}"
+
+
+def check_fence() -> str:
+    refuse_unsafe_role(connection_urls(Settings()).app)
+    return "tenants are kept apart by the database"
+
+
+def check_port() -> str:
+    settings = Settings()
+    state = read_state(settings)
+    if state is not None and state.port == settings.port:
+        return f"port {settings.port} is ours"
+    refuse_busy_port(settings.port)
+    return f"port {settings.port} is free"
+
+
+def check_uploads() -> str:
+    settings = Settings()
+    settings.blob_root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    probe = settings.blob_root / ".doctor"
+    try:
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise Unavailable(
+            f"{settings.blob_root} cannot be written: {error.strerror}. Give it to the user who runs Pharos, or set "
+            "UPLOAD_ROOT."
+        ) from error
+    return f"{settings.blob_root} can be written"
+
+
+def check_models() -> str:
+    settings = Settings()
+    if not any(settings.models_dir.glob("*/manifest.json")):
+        raise Unavailable(f"The models are not in {settings.models_dir}. Run: pharos models prepare")
+    return "the local models are installed"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "variables": check_variables,
+    "db": check_database,
+    "migrations": check_migrations,
+    "fence": check_fence,
+    "port": check_port,
+    "uploads": check_uploads,
+    "models": check_models,
+}
+NEEDS = {"migrations": "db", "fence": "migrations"}
+
+
+def examine(names: list[str]) -> list[Finding]:
+    """Run checks in their order; one whose ground has failed is skipped."""
+    findings: dict[str, Finding] = {}
+    for name in names:
+        ground = findings.get(NEEDS.get(name, ""))
+        if ground is not None and ground.result != "PASS":
+            findings[name] = Finding(name, "SKIP", f"needs {ground.check}")
+            continue
+        try:
+            findings[name] = Finding(name, "PASS", CHECKS[name]())
+        except PharosError as error:
+            findings[name] = Finding(name, "FAIL", error.message)
+        except (psycopg.Error, OSError) as error:
+            findings[name] = Finding(name, "FAIL", f"{type(error).__name__}: {error}".strip())
+    return list(findings.values())
+
+
+@app.command()
+def doctor(
+    check: Annotated[str | None, typer.Argument(help=f"One of {', '.join(CHECKS)}; all if left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what keeps Pharos from starting or answering; every failure names the next command."""
+    if check is not None and check not in CHECKS:
+        raise Invalid(f"There is no check {check}. The checks are {', '.join(CHECKS)}.", code="no_such_check")
+    findings = examine([check] if check else list(CHECKS))
+    if as_json:
+        echo_json(findings)
+    else:
+        echo_table(
+            ["check", "result", "cause and next step"], [[f.check, f.result, f.cause] for f in findings], empty=""
+        )
+    if any(finding.result == "FAIL" for finding in findings):
+        raise typer.Exit(Unavailable.exit_code)

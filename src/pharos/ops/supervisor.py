@@ -1,0 +1,318 @@
+"""One process that starts the others in order, starts them again when they die, and stops them in the other order.
+
+Everything it starts dies with it, also when it is killed: the kernel sees to that (`infra/processes.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+from pharos.identity.setup import issue_setup_link
+from pharos.identity.tenants import ensure_default_tenant
+from pharos.infra import embedded_postgres, migrate, processes
+from pharos.infra.database_roles import connection_urls, initialise_database, refuse_unsafe_role
+from pharos.infra.errors import Conflict, Unavailable
+from pharos.infra.logs import get_logger
+from pharos.infra.settings import Settings
+from pharos.ops.log_files import open_log, rotate_logs
+from pharos.runtime import open_runtime
+
+log = get_logger(__name__)
+
+PARTS = ("postgres", "embedder", "worker", "web")
+"""In the order of starting; they are stopped the other way round."""
+STOP_SECONDS = {"web": 35.0, "worker": 35.0, "embedder": 5.0, "postgres": 45.0}
+"""Requests and jobs in flight get 30 seconds; then the part is killed, which loses no acknowledged work."""
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.25, 30.0
+STEADY_SECONDS = 60.0
+"""A part that has run this long is healthy again: its next death starts the backoff anew."""
+READY_SECONDS = 120.0
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Part:
+    """A running part; `restarts` counts deaths since the supervisor started."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    started: float = field(default_factory=time.monotonic)
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """What the supervisor says of itself in `run/supervisor.json`."""
+
+    pid: int
+    port: int
+    url: str
+    is_ready: bool
+    parts: dict[str, dict[str, int]]
+
+
+class Supervisor:
+    """`shows_setup_link` is for a terminal only: the link is a secret, and what a detached supervisor says is kept."""
+
+    def __init__(self, settings: Settings, *, names: tuple[str, ...], say: Say, shows_setup_link: bool) -> None:
+        self.settings = settings
+        self.shows_setup_link = shows_setup_link
+        self.names = names
+        self.say = say
+        self.parts: dict[str, Part] = {}
+        self.is_ready = False
+        self.stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Start everything, keep it running until SIGTERM or SIGINT, stop everything."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        watchers: list[asyncio.Task[None]] = []
+        try:
+            await self._start_all()
+            watchers = [asyncio.create_task(self._keep(name)) for name in self.parts]
+            watchers.append(asyncio.create_task(self._rotate()))
+            if "web" in self.names:
+                await self._wait_until_ready()
+            self.is_ready = True
+            self._write_state()
+            await self._announce()
+            await self.stopping.wait()
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+            await self._stop_all()
+            _state_file(self.settings).unlink(missing_ok=True)
+
+    async def _start_all(self) -> None:
+        if "embedder" in self.names:
+            self._spawn("embedder")  # loads its model while the database starts
+        if "postgres" in self.names and self.settings.database_url is None:
+            self.say("Starting Postgres")
+            await self._start_postgres()
+        if self.names != ("postgres",):
+            await prepare_database(self.settings, say=self.say)
+        for name in ("worker", "web"):
+            if name in self.names:
+                self._spawn(name)
+        self._write_state()
+
+    async def _start_postgres(self) -> None:
+        cluster = await asyncio.to_thread(embedded_postgres.initialise, self.settings.data_dir)
+        # A server left by a killed supervisor is shutting down by itself; we hold the lock, so nobody else's it can be.
+        await asyncio.to_thread(embedded_postgres.stop, cluster)
+        with open_log(self.settings.data_dir, "postgres") as output:
+            process = embedded_postgres.start(cluster, output=output)
+        self.parts["postgres"] = Part("postgres", process)
+        await asyncio.to_thread(embedded_postgres.wait_until_ready, cluster, process)
+
+    def _spawn(self, name: str) -> None:
+        environment = {**os.environ, "PHAROS_DATA_DIR": str(self.settings.data_dir), "PYTHONUNBUFFERED": "1"}
+        with open_log(self.settings.data_dir, name) as output:
+            process = processes.spawn(
+                [sys.executable, "-m", "pharos", name], death_signal=signal.SIGKILL, output=output, env=environment
+            )
+        known = self.parts.get(name)
+        self.parts[name] = Part(name, process, restarts=known.restarts + 1 if known else 0)
+
+    async def _keep(self, name: str) -> None:
+        """Start a part again whenever it ends, sooner at first and later and later if it keeps dying."""
+        backoff = FIRST_BACKOFF_SECONDS
+        while True:
+            part = self.parts[name]
+            code = await processes.exited(part.process)
+            if time.monotonic() - part.started > STEADY_SECONDS:
+                backoff = FIRST_BACKOFF_SECONDS
+            log.warning("part.ended", part=name, code=code, restart_in_seconds=backoff)
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
+            try:
+                await self._start_again(name)
+            except (Conflict, Unavailable, OSError) as error:
+                log.error("part.not_started", part=name, error=str(error))
+            self._write_state()
+
+    async def _start_again(self, name: str) -> None:
+        if name == "postgres":
+            restarts = self.parts[name].restarts + 1
+            await self._start_postgres()
+            self.parts[name].restarts = restarts
+        else:
+            self._spawn(name)
+
+    async def _wait_until_ready(self) -> None:
+        self.say("Waiting for the models and the web process")
+        deadline = time.monotonic() + READY_SECONDS
+        async with httpx.AsyncClient(trust_env=False) as client:
+            while not await _is_ready(client, self.settings.port):
+                if self.stopping.is_set():
+                    return
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        f"Pharos is not ready after {READY_SECONDS:.0f} s. `pharos logs web` and `pharos doctor` say "
+                        "why.",
+                        code="not_ready",
+                    )
+                await asyncio.sleep(0.05)
+
+    async def _announce(self) -> None:
+        if "web" not in self.names:
+            self.say("Postgres is ready.")
+            return
+        self.say(f"Listening on port {self.settings.port}")
+        self.say(f"Pharos is ready at {self.settings.base_url}")
+        if self.shows_setup_link:
+            for line in await setup_lines(self.settings):
+                self.say(line)
+
+    async def _rotate(self) -> None:
+        while True:
+            await asyncio.to_thread(rotate_logs, self.settings.data_dir)
+            await asyncio.sleep(600)
+
+    async def _stop_all(self) -> None:
+        for name in reversed(PARTS):
+            part = self.parts.get(name)
+            if part is not None and part.process.poll() is None:
+                self.say(f"Stopping {name}")
+                await _stop(part)
+
+    def _write_state(self) -> None:
+        state = {
+            "pid": os.getpid(),
+            "port": self.settings.port,
+            "url": self.settings.base_url,
+            "is_ready": self.is_ready,
+            "parts": {name: {"pid": p.process.pid, "restarts": p.restarts} for name, p in self.parts.items()},
+        }
+        file = _state_file(self.settings)
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps(state))
+        fresh.replace(file)
+
+
+async def setup_lines(settings: Settings) -> list[str]:
+    """What to tell a newcomer: the one-time setup link, or nothing once there is an account."""
+    async with open_runtime(settings) as runtime:
+        try:
+            return [f"Set it up (once): {await issue_setup_link(runtime)}"]
+        except Conflict:
+            return []
+
+
+async def prepare_database(settings: Settings, *, say: Say) -> None:
+    """Roles, schema and default tenant as this code expects them; refuses a database that could mix tenants."""
+    if settings.database_url is None:
+        await asyncio.to_thread(initialise_database, settings)
+    urls = connection_urls(settings)
+    state = await asyncio.to_thread(migrate.upgrade, urls.migrator, owner=urls.owner_role)
+    applied = ", ".join(state.pending) or "none pending"
+    say(f"Migrations: {applied}; schema at {state.current}")
+    await asyncio.to_thread(refuse_unsafe_role, urls.app)
+    async with open_runtime(settings) as runtime:
+        await ensure_default_tenant(runtime)
+
+
+@contextlib.contextmanager
+def supervisor_lock(settings: Settings) -> Iterator[None]:
+    """Only one supervisor to a data directory; the kernel drops the lock when its holder dies."""
+    run = settings.data_dir / "run"
+    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (run / "supervisor.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            state = read_state(settings)
+            who = f" (process {state.pid}, {state.url})" if state else ""
+            raise Conflict(
+                f"Pharos already runs on {settings.data_dir}{who}. `pharos status` shows it, `pharos down` stops it.",
+                code="already_running",
+            ) from error
+        yield
+
+
+def is_supervised(settings: Settings) -> bool:
+    """Whether a supervisor holds the data directory."""
+    try:
+        with supervisor_lock(settings):
+            return False
+    except Conflict:
+        return True
+
+
+def read_state(settings: Settings) -> State | None:
+    """What the running supervisor last wrote; None when it is not running."""
+    try:
+        state = State(**json.loads(_state_file(settings).read_text()))
+    except (FileNotFoundError, ValueError):
+        return None
+    return state if processes.is_alive(state.pid) else None
+
+
+def refuse_busy_port(port: int) -> None:
+    """Raise `Conflict` naming who holds the port and the next free one."""
+    if _port_is_free(port):
+        return
+    holder = _holder(port)
+    free = next((other for other in range(port + 1, port + 100) if _port_is_free(other)), None)
+    hint = f" Port {free} is free: PHAROS_PORT={free} pharos up." if free else ""
+    raise Conflict(f"Port {port} is in use by {holder}.{hint}", code="port_in_use", port=port)
+
+
+def _port_is_free(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _holder(port: int) -> str:
+    for connection in psutil.net_connections(kind="tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            with contextlib.suppress(psutil.Error):
+                return f"process {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline()[:4])})"
+    return "another process"
+
+
+async def _is_ready(client: httpx.AsyncClient, port: int) -> bool:
+    try:
+        reply = await client.get(f"http://127.0.0.1:{port}/health/ready", timeout=5)
+    except httpx.HTTPError:
+        return False
+    return reply.status_code == 200
+
+
+async def _stop(part: Part) -> None:
+    part.process.send_signal(signal.SIGINT if part.name == "postgres" else signal.SIGTERM)
+    try:
+        await asyncio.wait_for(processes.exited(part.process), STOP_SECONDS[part.name])
+    except TimeoutError:
+        log.warning("part.killed", part=part.name, after_seconds=STOP_SECONDS[part.name])
+        part.process.kill()
+        await processes.exited(part.process)
+
+
+def _state_file(settings: Settings) -> Path:
+    return settings.data_dir / "run" / "supervisor.json"
