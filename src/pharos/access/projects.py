@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, case, exists, func, literal, or_, select
@@ -14,6 +14,7 @@ from pharos.infra.errors import NotAllowed, NotFound
 from pharos.infra.ids import ProjectId
 
 Tier = Literal["use", "edit", "full"]
+Source = Literal["platform", "owner", "ceo", "direct", "public"]
 TIERS: tuple[Tier, ...] = ("use", "edit", "full")
 
 
@@ -25,6 +26,13 @@ def visible_projects(principal: Principal) -> Select[UUID]:
 def tier_column(principal: Principal) -> ColumnElement[int]:
     """The principal's tier on the `Project` of the surrounding query: 0 nothing, 1 use, 2 edit, 3 full."""
     return _tier_number(principal)
+
+
+def source_column(principal: Principal) -> ColumnElement[str]:
+    """Which rung of the ladder gave that tier."""
+    if principal.sees_everything:
+        return literal("platform")
+    return case(*((rung.holds, literal(rung.source)) for rung in _ladder(principal)), else_=literal(""))
 
 
 async def require(session: AsyncSession, principal: Principal, project_id: ProjectId, tier: Tier) -> Project:
@@ -50,20 +58,30 @@ async def require(session: AsyncSession, principal: Principal, project_id: Proje
 
 
 def _tier_number(principal: Principal) -> ColumnElement[int]:
-    """The ladder: platform, owner, ceo, direct, public; first match wins, an owning CEO gets full (C-04)."""
     if principal.sees_everything:
         return literal(3)
-    rungs: list[tuple[SQLColumnExpression[bool], ColumnElement[int]]] = [
-        (Project.owner_id == principal.user_id, literal(3)),
-    ]
+    return case(*((rung.holds, rung.tier) for rung in _ladder(principal)), else_=literal(0))
+
+
+class Rung(NamedTuple):
+    """If `holds` for the `Project` of the surrounding query, the principal has `tier` there, because of `source`."""
+
+    holds: SQLColumnExpression[bool]
+    tier: ColumnElement[int]
+    source: Source
+
+
+def _ladder(principal: Principal) -> list[Rung]:
+    """Platform, owner, ceo, direct, public; the first that holds counts, so an owning CEO gets full (C-04)."""
+    rungs = [Rung(Project.owner_id == principal.user_id, literal(3), "owner")]
     if principal.org_position == "ceo":
-        rungs.append((literal(value=True), literal(1)))
-    rungs += [
-        (Project.is_handbook, literal(1)),
-        (_has_direct_tier(principal), _direct_tier(principal)),
-        (Project.is_private.is_(other=False), _as_number(Project.baseline_tier)),
+        rungs.append(Rung(literal(value=True), literal(1), "ceo"))
+    return [
+        *rungs,
+        Rung(Project.is_handbook, literal(1), "public"),
+        Rung(_has_direct_tier(principal), _direct_tier(principal), "direct"),
+        Rung(Project.is_private.is_(other=False), _as_number(Project.baseline_tier), "public"),
     ]
-    return case(*rungs, else_=literal(0))
 
 
 def _grants_of(principal: Principal) -> ColumnElement[bool]:

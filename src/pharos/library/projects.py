@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.models import HiddenProject, Project
-from pharos.access.projects import TIERS, Tier, require, tier_column
+from pharos.access.projects import TIERS, Source, Tier, require, source_column, tier_column
 from pharos.identity.principal import Principal
 from pharos.infra.errors import Conflict, Invalid, NotAllowed
 from pharos.infra.ids import ProjectId
@@ -30,6 +30,7 @@ class ProjectView:
     is_handbook: bool
     is_hidden: bool
     tier: Tier
+    source: Source
     documents: int
     created_at: datetime
 
@@ -55,7 +56,13 @@ async def _find_views(session: AsyncSession, principal: Principal, condition: Co
     is_hidden = exists().where(HiddenProject.project_id == Project.id, HiddenProject.user_id == principal.user_id)
     tier = tier_column(principal)
     rows = await session.execute(
-        select(Project, tier.label("tier"), documents.label("documents"), is_hidden.label("is_hidden"))
+        select(
+            Project,
+            tier.label("tier"),
+            source_column(principal).label("source"),
+            documents.label("documents"),
+            is_hidden.label("is_hidden"),
+        )
         .where(tier > 0, condition)
         .order_by(Project.is_handbook, func.lower(Project.name))
     )
@@ -67,6 +74,7 @@ async def _find_views(session: AsyncSession, principal: Principal, condition: Co
             is_handbook=row.Project.is_handbook,
             is_hidden=row.is_hidden,
             tier=TIERS[row.tier - 1],
+            source=row.source,
             documents=row.documents,
             created_at=row.Project.created_at,
         )

@@ -1,0 +1,112 @@
+"""The web process: every slice's routes, the pages, and one way to answer an error."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from sqlalchemy.exc import SQLAlchemyError
+
+from pharos import __version__
+from pharos.chat.routes import router as chat
+from pharos.identity.routes import router as identity
+from pharos.identity.setup import is_initialised
+from pharos.identity.tokens import signing_key
+from pharos.infra.database_roles import connection_urls, refuse_unsafe_role
+from pharos.infra.errors import NotFound, NotSignedIn, PharosError, Unavailable
+from pharos.infra.http import EveryRequest, add_error_handlers, json_error, request_id_of
+from pharos.infra.logs import get_logger
+from pharos.infra.settings import Settings
+from pharos.library.routes import router as library
+from pharos.ops.health import router as health
+from pharos.ops.stats import router as stats
+from pharos.retrieval.routes import router as retrieval
+from pharos.runtime import Runtime, open_runtime
+from pharos.web.errors import NOT_INITIALIZED, error_page, wants_page
+from pharos.web.pages import add_pages
+
+log = get_logger(__name__)
+
+STREAMED_BODIES = re.compile(r"/projects/[^/]+/documents")
+DRAIN_SECONDS = 30
+
+
+def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI:
+    """The web app. It opens a runtime when it starts, unless it is given one."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        signing_key(settings)
+        await asyncio.to_thread(refuse_unsafe_role, connection_urls(settings).app)
+        async with open_runtime(settings) as opened:
+            app.state.runtime = opened
+            yield
+
+    app = FastAPI(
+        title="Pharos",
+        version=__version__,
+        lifespan=None if runtime else lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+    )
+    if runtime is not None:
+        app.state.runtime = runtime
+    for router in (health, identity, library, retrieval, chat, stats):
+        app.include_router(router)
+    add_pages(app)
+    add_error_handlers(app, answer_error)
+    app.add_middleware(EveryRequest, streamed=STREAMED_BODIES, render=answer_error)
+    return app
+
+
+async def answer_error(request: Request, error: PharosError) -> Response:
+    """An error as JSON, or as a page where a browser asks for one.
+
+    Who is not known on an installation that has no account yet is told that, and a browser is led to the setup (ID-02).
+    """
+    is_page = wants_page(request)
+    is_stranger = isinstance(error, NotSignedIn) or (isinstance(error, NotFound) and is_page)
+    if is_stranger and await _awaits_setup(request):
+        words = "Set this installation up first: `pharos setup-link` prints the address."
+        error = Unavailable(words, code=NOT_INITIALIZED)
+    if is_page:
+        return error_page(request, error, request_id=request_id_of(request))
+    return json_error(request, error)
+
+
+def serve(settings: Settings) -> None:
+    """Run the web process until SIGTERM; requests in flight get 30 seconds to end."""
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        date_header=True,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    Server(config).run()
+
+
+class Server(uvicorn.Server):
+    """uvicorn that says in our log when it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            log.info(f"Listening on port {self.config.port}", host=self.config.host)  # noqa: G004 - the promised words
+
+
+async def _awaits_setup(request: Request) -> bool:
+    try:
+        return not await is_initialised(request.app.state.runtime)
+    except SQLAlchemyError:
+        return False

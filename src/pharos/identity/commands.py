@@ -1,0 +1,126 @@
+"""`pharos seed`, `setup-link` and `user`: tenants and people from the machine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+from sqlalchemy import select, update
+
+from pharos.identity.audit import record_audit
+from pharos.identity.models import Membership, User
+from pharos.identity.passwords import check_new_password, hash_password
+from pharos.identity.principal import operator
+from pharos.identity.setup import NewPerson, add_person, close_setup, has_owner, issue_setup_link
+from pharos.identity.sign_in import normal_email
+from pharos.identity.tenants import ensure_default_tenant, find_tenant
+from pharos.infra.errors import Invalid
+from pharos.infra.settings import Settings
+from pharos.infra.terminal import AsJson, TenantSlug, echo_json, echo_line, echo_table, run_async
+from pharos.runtime import Runtime, open_runtime
+
+app = typer.Typer()
+user_app = typer.Typer(help="People.", no_args_is_help=True)
+app.add_typer(user_app, name="user")
+
+
+@app.command()
+def seed(as_json: AsJson = False) -> None:
+    """Make the default tenant; changes nothing when it is there."""
+
+    async def work() -> str:
+        async with open_runtime(Settings()) as runtime:
+            return str(await ensure_default_tenant(runtime))
+
+    tenant_id = run_async(work())
+    if as_json:
+        echo_json({"tenant": "default", "id": tenant_id})
+    else:
+        echo_line("The default tenant is there.")
+
+
+@app.command("setup-link")
+def setup_link(as_json: AsJson = False) -> None:
+    """Print a new one-time address of the setup page; an older one is void."""
+
+    async def work() -> str:
+        async with open_runtime(Settings()) as runtime:
+            return await issue_setup_link(runtime)
+
+    link = run_async(work())
+    if as_json:
+        echo_json({"setup_link": link})
+    else:
+        echo_line(link)
+
+
+@user_app.command("create-admin")
+def create_admin(
+    password: Annotated[str, typer.Option(envvar="ADMIN_PASSWORD", help="Their password.", show_default=False)] = "",
+    email: Annotated[str, typer.Option(help="Their e-mail address.")] = "admin@example.com",
+    name: Annotated[str, typer.Option(help="Their name.")] = "admin",
+    tenant: TenantSlug = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Make an administrator; the password comes from ADMIN_PASSWORD. Again: sets the password anew."""
+    if not password:
+        raise Invalid("Set ADMIN_PASSWORD to the new administrator's password and run this again.", code="no_password")
+    check_new_password(password)
+    person = NewPerson(name=name, email=normal_email(email), password=password)
+
+    async def work() -> bool:
+        async with open_runtime(Settings()) as runtime:
+            return await save_admin(runtime, person, tenant=tenant)
+
+    is_new = run_async(work())
+    if as_json:
+        echo_json({"email": person.email, "created": is_new})
+    else:
+        echo_line(f"{person.email} is an administrator." if is_new else f"The password of {person.email} is changed.")
+
+
+async def save_admin(runtime: Runtime, person: NewPerson, *, tenant: str) -> bool:
+    """Make an administrator, or give one a new password; the first of a tenant is its superadmin. True if new."""
+    assert person.password is not None
+    hashed = await asyncio.to_thread(hash_password, person.password)
+    tenant_id = await ensure_default_tenant(runtime) if tenant == "default" else await find_tenant(runtime, tenant)
+    here = select(Membership.user_id).scalar_subquery()
+    async with runtime.db.transaction(tenant_id) as session:
+        change = update(User).where(User.email == person.email, User.id.in_(here)).values(password_hash=hashed)
+        changed = (await session.execute(change.returning(User.id))).scalar_one_or_none()
+        if changed is None:
+            role = "admin" if await has_owner(session) else "superadmin"
+            await add_person(session, tenant_id, person, hashed, platform_role=role)
+            await close_setup(session)
+        action = "user.created" if changed is None else "password.changed"
+        await record_audit(session, operator(tenant_id), action=action, subject=f"user:{person.email}")
+    return changed is None
+
+
+@user_app.command("list")
+def list_users(tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
+    """People of a tenant."""
+
+    async def work() -> list[dict[str, object]]:
+        async with open_runtime(Settings()) as runtime:
+            tenant_id = await find_tenant(runtime, tenant)
+            people = select(User, Membership).join(Membership, Membership.user_id == User.id).order_by(User.email)
+            async with runtime.db.transaction(tenant_id) as session:
+                return [
+                    {
+                        "email": row.User.email,
+                        "name": row.User.name,
+                        "platform_role": row.Membership.platform_role,
+                        "org_position": row.Membership.org_position,
+                        "disabled": row.User.disabled_at is not None,
+                    }
+                    for row in await session.execute(people)
+                ]
+
+    people = run_async(work())
+    if as_json:
+        echo_json(people)
+    else:
+        rows = [list(person.values()) for person in people]
+        echo_table(["e-mail", "name", "role", "position", "disabled"], rows, empty="Nobody is here yet.")

@@ -1,0 +1,97 @@
+"""First setup, sign-in and sign-out over HTTP."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from pharos.identity.current import COOKIE, CSRF_HEADER, CurrentRuntime, CurrentVisitor, refuse_cross_site
+from pharos.identity.schemas import BootstrapInit, BootstrapStatus, Login, Refresh, Session, Tokens
+from pharos.identity.setup import NewPerson, initialise, is_initialised
+from pharos.identity.sign_in import SESSION_DAYS, IssuedTokens, open_session, refresh, sign_in, sign_out
+from pharos.runtime import Runtime
+
+router = APIRouter(tags=["identity"])
+
+
+@router.get("/bootstrap/status")
+async def bootstrap_status(runtime: CurrentRuntime) -> BootstrapStatus:
+    """Whether this installation has its first account."""
+    return BootstrapStatus(is_initialized=await is_initialised(runtime))
+
+
+@router.post("/bootstrap/init", status_code=201, response_model_exclude_none=True)
+async def bootstrap_init(body: BootstrapInit, request: Request, response: Response, runtime: CurrentRuntime) -> Tokens:
+    """Make the first account with the one-time token that `pharos setup-link` prints, and sign in as it."""
+    refuse_cross_site(request)
+    ceo = NewPerson(name=body.ceo.name, email=body.ceo.email, password=body.ceo.password) if body.ceo else None
+    owner = NewPerson(name=body.name, email=body.email, password=body.password)
+    principal = await initialise(runtime, token=body.token, owner=owner, ceo=ceo)
+    return _hand_out(request, response, runtime, await open_session(runtime, principal))
+
+
+@router.post("/auth/login", response_model_exclude_none=True)
+async def login(body: Login, request: Request, response: Response, runtime: CurrentRuntime) -> Tokens:
+    """Tokens for a program; for a page of ours (it sends `X-CSRF-Token`) the session cookie."""
+    refuse_cross_site(request)
+    issued = await sign_in(runtime, email=body.email, password=body.password, tenant=body.tenant)
+    return _hand_out(request, response, runtime, issued)
+
+
+@router.post("/auth/refresh", response_model_exclude_none=True)
+async def refresh_tokens(body: Refresh, runtime: CurrentRuntime) -> Tokens:
+    """New tokens for a refresh token, which works once."""
+    issued = await refresh(runtime, body.refresh_token)
+    return Tokens(
+        access_token=issued.access_token, refresh_token=issued.session_token, expires_in=issued.expires_in_seconds
+    )
+
+
+@router.post("/auth/logout", status_code=204)
+async def logout(response: Response, visitor: CurrentVisitor, runtime: CurrentRuntime) -> None:
+    """End the session: its cookie, its refresh token and its access tokens."""
+    await sign_out(runtime, visitor.signed_in)
+    clear_session_cookie(response)
+
+
+@router.get("/auth/session")
+async def session(visitor: CurrentVisitor) -> Session:
+    """Who is signed in."""
+    principal = visitor.principal
+    assert principal.user_id is not None
+    return Session(
+        user_id=principal.user_id,
+        tenant_id=principal.tenant_id,
+        name=visitor.signed_in.display_name,
+        email=principal.name,
+        platform_role=principal.platform_role,
+        org_position=principal.org_position,
+    )
+
+
+def set_session_cookie(response: Response, runtime: Runtime, issued: IssuedTokens) -> None:
+    """Give a browser its session; no script can read it and no other site can send it with a form."""
+    response.set_cookie(
+        COOKIE,
+        issued.session_token,
+        max_age=SESSION_DAYS * 24 * 3600,
+        httponly=True,
+        secure=runtime.settings.base_url.startswith("https://"),
+        samesite="lax",
+        path="/",
+    )
+
+
+def clear_session_cookie(response: Response) -> None:
+    """Take the session from a browser."""
+    response.delete_cookie(COOKIE, path="/")
+
+
+def _hand_out(request: Request, response: Response, runtime: Runtime, issued: IssuedTokens) -> Tokens:
+    is_page = CSRF_HEADER in request.headers
+    if is_page:
+        set_session_cookie(response, runtime, issued)
+    return Tokens(
+        access_token=issued.access_token,
+        refresh_token=None if is_page else issued.session_token,
+        expires_in=issued.expires_in_seconds,
+    )

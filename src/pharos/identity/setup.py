@@ -1,0 +1,148 @@
+"""First setup: a one-time link from the machine makes the first account, once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+
+from sqlalchemy import exists, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pharos.identity.audit import record_audit
+from pharos.identity.models import BootstrapState, Membership, User
+from pharos.identity.passwords import check_new_password, hash_password
+from pharos.identity.principal import Principal
+from pharos.identity.sign_in import as_principal, normal_email
+from pharos.identity.tenants import ensure_default_tenant
+from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import Conflict, Invalid, NotAllowed
+from pharos.infra.ids import TenantId, new_id
+from pharos.runtime import Runtime
+
+SETUP_PATH = "/onboarding/first-login"
+SETUP_LOCK = 0x5048_5345_5455  # an advisory lock of our own: two browsers cannot both win
+
+ALREADY = Conflict(
+    "This installation is set up already. Sign in, or ask an administrator for an account.", code="already_initialized"
+)
+
+
+@dataclass(frozen=True)
+class NewPerson:
+    """A person to be made; without a password they cannot sign in yet."""
+
+    name: str
+    email: str
+    password: str | None = None
+
+
+async def is_initialised(runtime: Runtime) -> bool:
+    """Whether the first account exists, as the one row of `bootstrap_state` says (ID-01)."""
+    async with system_transaction(runtime.db) as session:
+        return bool((await session.execute(select(BootstrapState.is_initialized))).scalar_one_or_none())
+
+
+async def issue_setup_link(runtime: Runtime) -> str:
+    """The address of the setup page with a new one-time token; an older link is void. Raises `Conflict`."""
+    tenant_id = await ensure_default_tenant(runtime)
+    token = secrets.token_urlsafe(32)
+    async with runtime.db.transaction(tenant_id) as session:
+        if await _is_closed(session):
+            raise ALREADY
+        await session.execute(update(BootstrapState).values(setup_token_hash=_hash(token)))
+    return f"{runtime.settings.base_url}{SETUP_PATH}?token={token}"
+
+
+async def is_setup_token(runtime: Runtime, token: str) -> bool:
+    """Whether a setup token is the one that was issued last and is still good."""
+    async with system_transaction(runtime.db) as session:
+        state = (await session.execute(select(BootstrapState))).scalar_one_or_none()
+    return state is not None and not state.is_initialized and _opens(state, token)
+
+
+async def initialise(runtime: Runtime, *, token: str, owner: NewPerson, ceo: NewPerson | None = None) -> Principal:
+    """Make the superadmin and, if given, the head of the organisation; uses the token up (ID-02, ID-03).
+
+    Raises `Conflict` once an owner exists, even if the flag row was edited by hand, `NotAllowed` for a wrong token,
+    `Invalid` for bad names, addresses and passwords.
+    """
+    people = [_checked(owner)] + ([_checked(ceo)] if ceo else [])
+    if owner.password is None:
+        raise Invalid("The first account needs a password.", code="weak_password")
+    if len({person.email for person in people}) < len(people):
+        raise Invalid("The two accounts need different e-mail addresses.", code="same_email")
+    hashes = [await asyncio.to_thread(hash_password, p.password) if p.password else None for p in people]
+    tenant_id = await ensure_default_tenant(runtime)
+    async with runtime.db.transaction(tenant_id) as session:
+        if await _is_closed(session):
+            raise ALREADY
+        state = (await session.execute(select(BootstrapState).with_for_update())).scalar_one()
+        if not _opens(state, token):
+            raise NotAllowed(
+                "This setup link is not valid. Print a new one with `pharos setup-link`.", code="bad_setup_token"
+            )
+        state.is_initialized, state.setup_token_hash = True, None
+        principal = await add_person(session, tenant_id, people[0], hashes[0], platform_role="superadmin")
+        if ceo is not None:
+            await add_person(session, tenant_id, people[1], hashes[1], org_position="ceo")
+        await record_audit(session, principal, action="installation.initialised", subject=f"tenant:{tenant_id}")
+    return principal
+
+
+async def add_person(
+    session: AsyncSession, tenant_id: TenantId, person: NewPerson, password_hash: str | None, **place: str
+) -> Principal:
+    """A user and their membership. Raises `Conflict` when the address is taken."""
+    if (await session.execute(select(exists().where(User.email == person.email)))).scalar_one():
+        raise Conflict(f"There is an account for {person.email} already.", code="email_taken")
+    user = User(id=new_id(), email=person.email, name=person.name, password_hash=password_hash)
+    session.add(user)
+    await session.flush()
+    membership = Membership(tenant_id=tenant_id, user_id=user.id, **place)
+    session.add(membership)
+    await session.flush()
+    await session.refresh(membership)
+    return as_principal(user, membership)
+
+
+async def close_setup(session: AsyncSession) -> None:
+    """An owner was made by another way; the setup page offers nothing from now on."""
+    await session.execute(update(BootstrapState).values(is_initialized=True, setup_token_hash=None))
+
+
+async def has_owner(session: AsyncSession) -> bool:
+    """Whether the session's tenant has its superadmin."""
+    owner = exists().where(Membership.platform_role == "superadmin")
+    return bool((await session.execute(select(owner))).scalar_one())
+
+
+async def _is_closed(session: AsyncSession) -> bool:
+    """Whether the setup is over, asked under the lock that the transaction now holds."""
+    await session.execute(text("select pg_advisory_xact_lock(:key)"), {"key": SETUP_LOCK})
+    await session.execute(insert(BootstrapState).values(singleton=True).on_conflict_do_nothing())
+    flag = (await session.execute(select(BootstrapState.is_initialized))).scalar_one()
+    return flag or await has_owner(session)
+
+
+def _opens(state: BootstrapState, token: str) -> bool:
+    return hmac.compare_digest(state.setup_token_hash or "", _hash(token))
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _checked(person: NewPerson) -> NewPerson:
+    name, email = " ".join(person.name.split()), normal_email(person.email)
+    local, _, domain = email.partition("@")
+    if not local or "." not in domain.strip(".") or " " in email or len(email) > 254:
+        raise Invalid("This is not an e-mail address. Check it.", code="bad_email")
+    if not 1 <= len(name) <= 200:
+        raise Invalid("A name has 1 to 200 characters.", code="bad_name")
+    if person.password is not None:
+        check_new_password(person.password)
+    return NewPerson(name=name, email=email, password=person.password)

@@ -1,0 +1,159 @@
+"""Tokens: short-lived signed ones for the API, long-lived opaque ones for sessions, and the page's forgery token."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from uuid import UUID
+
+import jwt
+
+from pharos.infra.errors import Invalid, NotSignedIn
+from pharos.infra.ids import TenantId, UserId
+from pharos.infra.settings import Settings
+
+ALGORITHM = "HS256"
+ISSUER = "pharos"
+AUDIENCE = "pharos-api"
+REQUIRED_CLAIMS = ["iss", "aud", "sub", "exp", "iat", "jti", "tenant", "sid"]
+MIN_SECRET_BYTES = 32
+KNOWN_DEFAULTS = ("change", "secret", "your-", "your_", "default", "example", "insecure")
+SESSION_PREFIX = "phs"
+SIGN_IN_AGAIN = "Your sign-in has ended. Sign in again."
+
+
+@dataclass(frozen=True)
+class AccessClaims:
+    """What a verified access token says; whether it still holds is asked of the database."""
+
+    tenant_id: TenantId
+    user_id: UserId
+    session_id: UUID
+
+
+def signing_key(settings: Settings) -> bytes:
+    """The secret behind every token: the configured one, or one made once in the data directory.
+
+    Raises `Invalid` for a secret that is too short or looks like a placeholder.
+    """
+    given = settings.secret_key.get_secret_value() if settings.secret_key is not None else None
+    return _given_key(given) if given is not None else _generated_key(settings.data_dir / "secrets" / "secret_key")
+
+
+def issue_access_token(settings: Settings, *, tenant_id: TenantId, user_id: UserId, session_id: UUID) -> str:
+    """A JWT that lives `access_token_minutes`."""
+    now = datetime.now(UTC)
+    claims = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": str(user_id),
+        "iat": now,
+        "exp": now + timedelta(minutes=settings.access_token_minutes),
+        "jti": secrets.token_hex(16),
+        "tenant": str(tenant_id),
+        "sid": str(session_id),
+    }
+    key = signing_key(settings)
+    return jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": key_id(key)})
+
+
+def read_access_token(settings: Settings, token: str) -> AccessClaims:
+    """The claims of a token we signed. Raises `NotSignedIn` for any other: forged, foreign, expired or incomplete.
+
+    The algorithm and the key are ours, never what the token's header asks for.
+    """
+    key = signing_key(settings)
+    try:
+        if jwt.get_unverified_header(token).get("kid") != key_id(key):
+            raise NotSignedIn(SIGN_IN_AGAIN, code="bad_token")
+        claims = jwt.decode(
+            token,
+            key,
+            algorithms=[ALGORITHM],
+            audience=AUDIENCE,
+            issuer=ISSUER,
+            options={"require": REQUIRED_CLAIMS},
+        )
+        return AccessClaims(
+            tenant_id=TenantId(UUID(claims["tenant"])),
+            user_id=UserId(UUID(claims["sub"])),
+            session_id=UUID(claims["sid"]),
+        )
+    except jwt.ExpiredSignatureError as error:
+        raise NotSignedIn("Your access token has expired. Sign in again.", code="token_expired") from error
+    except (jwt.PyJWTError, ValueError, AttributeError) as error:
+        raise NotSignedIn(SIGN_IN_AGAIN, code="bad_token") from error
+
+
+def new_session_token(tenant_id: TenantId) -> str:
+    """256 random bits behind the tenant's id, which leads to the row inside the fence."""
+    return f"{SESSION_PREFIX}_{tenant_id.hex}_{secrets.token_urlsafe(32)}"
+
+
+def tenant_of(session_token: str) -> TenantId:
+    """Where a session token belongs. Raises `NotSignedIn` when it is none."""
+    prefix, _, rest = session_token.partition("_")
+    tenant, _, secret = rest.partition("_")
+    try:
+        if prefix != SESSION_PREFIX or not secret:
+            raise ValueError
+        return TenantId(UUID(hex=tenant))
+    except ValueError as error:
+        raise NotSignedIn(SIGN_IN_AGAIN, code="not_signed_in") from error
+
+
+def token_hash(settings: Settings, token: str) -> str:
+    """What is stored of an opaque token. Keyed: a new secret ends every session (C-03)."""
+    return _keyed(settings, "token", token)
+
+
+def csrf_token(settings: Settings, session_id: UUID) -> str:
+    """What a page must send back with every change: proof that the request comes from a page of ours."""
+    return _keyed(settings, "csrf", str(session_id))
+
+
+def key_id(key: bytes) -> str:
+    """An opaque name of a key; says nothing about it."""
+    return hashlib.sha256(b"kid:" + key).hexdigest()[:16]
+
+
+def _keyed(settings: Settings, purpose: str, value: str) -> str:
+    return hmac.new(signing_key(settings), f"{purpose}:{value}".encode(), hashlib.sha256).hexdigest()
+
+
+@cache
+def _given_key(secret: str) -> bytes:
+    key = secret.encode()
+    if len(key) < MIN_SECRET_BYTES or secret.lower().startswith(KNOWN_DEFAULTS) or len(set(secret)) < 4:
+        raise Invalid(
+            f"PHAROS_SECRET_KEY must be at least {MIN_SECRET_BYTES} bytes and no placeholder. Make one with "
+            "`openssl rand -hex 32`, or leave it unset.",
+            code="weak_secret_key",
+        )
+    return key
+
+
+@cache
+def _generated_key(path: Path) -> bytes:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # mode 0600
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.fsync(descriptor)
+        try:
+            # A link, not a rename: of two processes that start together only one makes the key.
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        finally:
+            Path(temporary).unlink()
+    return _given_key(path.read_text().strip())

@@ -1,0 +1,196 @@
+"""What every HTTP request gets: an id, one log line, safe headers, a limit on its body, and errors in one shape."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pharos.infra.errors import Invalid, NotAllowed, NotFound, NotSignedIn, PharosError, TooLarge, Unavailable
+from pharos.infra.logs import get_logger
+
+log = get_logger("pharos.http")
+
+MAX_BODY_BYTES = 512 * 1024
+RETRY_AFTER_SECONDS = 5
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+QUIET_PATH = re.compile(r"(/api(/v1)?)?/(health(/.*)?|metrics)")
+"""Health and metrics paths: their log lines would bury the others, so only their errors are kept (LO-03)."""
+
+SAFE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+RenderError = Callable[[Request, PharosError], Awaitable[Response]]
+
+
+class MethodNotAllowed(Invalid):
+    """The address is right, the verb is not."""
+
+    code = "method_not_allowed"
+    http_status = 405
+
+
+class EveryRequest:
+    """The outermost layer. A header that a route has set itself is left as it is."""
+
+    def __init__(self, app: ASGIApp, *, streamed: re.Pattern[str], render: RenderError) -> None:
+        """`streamed` matches the paths that take bodies of any length and limit them themselves."""
+        self.app = app
+        self.streamed = streamed
+        self.render = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        status = 0
+
+        async def send_safely(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, send_safely, has_begun=lambda: status != 0)
+        finally:
+            _log_request(scope, status, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, *, has_begun: Callable[[], bool]) -> None:
+        request = Request(scope, receive)
+        try:
+            if self.streamed.fullmatch(scope["path"]) is None:
+                receive = await _short_body(request, receive)
+            await self.app(scope, receive, send)
+        except PharosError as error:
+            await (await self.render(request, error))(scope, receive, send)
+        except Exception as error:
+            log.exception("request.failed", error=type(error).__name__)
+            if has_begun():
+                raise  # half an answer is out; only cutting the connection tells the caller
+            words = "Something went wrong here. Its cause is in the log under this request's id."
+            await (await self.render(request, PharosError(words, code="internal")))(scope, receive, send)
+
+
+def json_error(request: Request, error: PharosError) -> Response:
+    """`{"error": code, "message": …, "requestId": …}` and what the error tells about itself."""
+    body = {**error.details, "error": error.code, "message": error.message, "requestId": request_id_of(request)}
+    headers = {}
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if isinstance(error, NotSignedIn):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(jsonable_encoder(body), status_code=error.http_status, headers=headers)
+
+
+def request_id_of(request: Request) -> str:
+    """The id this request's log lines carry."""
+    return str(request.scope.get("state", {}).get("request_id", ""))
+
+
+def add_error_handlers(app: FastAPI, render: RenderError) -> None:
+    """Answer every expected failure through `render`."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return await render(request, as_pharos_error(error))
+
+    for kind in (PharosError, RequestValidationError, HTTPException, OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(kind, handle)
+
+
+def as_pharos_error(error: Exception) -> PharosError:
+    """The kind that an error of a library below us stands for."""
+    if isinstance(error, PharosError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return Invalid(_what_is_wrong(error))
+    if isinstance(error, HTTPException):
+        return _of_status(error)
+    log.error("database.unreachable", error=type(error).__name__)
+    return Unavailable("The database does not answer. Try again in a moment.", code="database_unavailable")
+
+
+def _of_status(error: HTTPException) -> PharosError:
+    kinds: dict[int, type[PharosError]] = {403: NotAllowed, 404: NotFound, 405: MethodNotAllowed, 413: TooLarge}
+    sentences = {404: "There is nothing at this address.", 405: "This address does not take that method."}
+    return kinds.get(error.status_code, Invalid)(sentences.get(error.status_code, str(error.detail)))
+
+
+def _what_is_wrong(error: RequestValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
+    return f"{place}: {first['msg']}." if place else f"{first['msg']}."
+
+
+def _request_id(offered: str) -> str:
+    return offered if REQUEST_ID.fullmatch(offered) else secrets.token_hex(12)
+
+
+async def _short_body(request: Request, receive: Receive) -> Receive:
+    """The body, read to its end and given again, so that a long one is refused before anybody works on it."""
+    if request.method in {"GET", "HEAD", "OPTIONS"}:
+        return receive
+    too_large = TooLarge(f"A request's body has at most {MAX_BODY_BYTES // 1024} KiB.", limit_bytes=MAX_BODY_BYTES)
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            return _once(message, receive)
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > MAX_BODY_BYTES:
+            raise too_large
+    return _once({"type": "http.request", "body": bytes(body), "more_body": False}, receive)
+
+
+def _once(message: Message, receive: Receive) -> Receive:
+    given = False
+
+    async def receive_again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return message
+
+    return receive_again
+
+
+def _log_request(scope: Scope, status: int, seconds: float) -> None:
+    if status < 500 and QUIET_PATH.fullmatch(scope["path"]):
+        return
+    # The template, never the address itself: that may hold names and one-time tokens.
+    route = getattr(scope.get("route"), "path", "") or ("/static" if "/static/" in scope["path"] else "unknown")
+    emit = log.error if status >= 500 or status == 0 else log.info
+    emit("request.answered", status=status, method=scope["method"], path=route, duration=round(seconds, 4))

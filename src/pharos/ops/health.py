@@ -1,0 +1,166 @@
+"""Health over HTTP: is the process alive, can it work, and which part is ill. For anybody, so nothing but states."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from sqlalchemy import select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from pharos.identity.current import CurrentRuntime
+from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import PharosError
+from pharos.infra.migrate import head_revision
+from pharos.library.models import VectorSpace
+from pharos.runtime import Runtime
+
+router = APIRouter(tags=["health"])
+
+PROBE_SECONDS = 2.0
+STARTED = time.monotonic()
+
+State = Literal["up", "down", "degraded"]
+Probe = Callable[[Runtime], Awaitable[bool]]
+
+
+@router.get("/health")
+async def health(runtime: CurrentRuntime, response: Response) -> dict[str, object]:
+    """200 while the database answers, else 503."""
+    is_up = await _holds(runtime, database_answers)
+    response.status_code = 200 if is_up else 503
+    return {"status": "healthy" if is_up else "down", **_database(is_up), "uptime": _uptime_seconds()}
+
+
+@router.get("/api/health")
+@router.get("/api/v1/health", operation_id="api_v1_health")
+async def api_health(runtime: CurrentRuntime, response: Response) -> dict[str, object]:
+    """The same in the words of a deploy's check."""
+    is_up = await _holds(runtime, database_answers)
+    response.status_code = 200 if is_up else 503
+    return _database(is_up)
+
+
+@router.get("/health/live")
+async def live() -> dict[str, object]:
+    """200 while the process lives; touches nothing else."""
+    return {"status": "alive", "uptime": _uptime_seconds()}
+
+
+@router.get("/health/ready")
+async def ready(runtime: CurrentRuntime, response: Response) -> dict[str, object]:
+    """200 when the database answers and its schema is the one this code was written for, else 503."""
+    is_up, is_valid = await asyncio.gather(_holds(runtime, database_answers), _holds(runtime, schema_is_valid))
+    response.status_code = 200 if is_up and is_valid else 503
+    return {
+        "status": "ready" if is_up and is_valid else "not_ready",
+        **_database(is_up),
+        "ok": is_up and is_valid,
+        "schema": "valid" if is_valid else "invalid",
+        "uptime": _uptime_seconds(),
+    }
+
+
+@router.get("/health/detailed")
+async def detailed(runtime: CurrentRuntime, response: Response) -> dict[str, object]:
+    """Every part: 200 also when one is down, 503 when none can work without it."""
+    found = await asyncio.gather(*(_holds(runtime, probe) for probe in PROBES.values()))
+    states: dict[str, State] = {name: "up" if holds else "down" for name, holds in zip(PROBES, found, strict=True)}
+    is_down = any(states[name] == "down" for name in REQUIRED)
+    overall = "down" if is_down else "degraded" if "down" in states.values() else "healthy"
+    response.status_code = 503 if is_down else 200
+    return {
+        "status": overall,
+        **_database(states["postgres"] == "up"),
+        "ok": not is_down,
+        "components": {name: {"status": state} for name, state in states.items()},
+        "uptime": _uptime_seconds(),
+    }
+
+
+async def database_answers(runtime: Runtime) -> bool:
+    """A transaction of no tenant can be opened."""
+    async with system_transaction(runtime.db) as session:
+        return (await session.execute(text("select 1"))).scalar_one() == 1
+
+
+async def schema_is_valid(runtime: Runtime) -> bool:
+    """Exactly this code's migrations have been applied."""
+    async with system_transaction(runtime.db) as session:
+        applied = (await session.execute(text("select version_num from alembic_version"))).scalars().all()
+    return list(applied) == [_head()]
+
+
+async def sessions_answer(runtime: Runtime) -> bool:
+    """The store of sign-in sessions can be read."""
+    async with system_transaction(runtime.db) as session:
+        await session.execute(text("select from sessions limit 1"))
+    return True
+
+
+async def vectors_answer(runtime: Runtime) -> bool:
+    """One vector space is live."""
+    async with system_transaction(runtime.db) as session:
+        live_spaces = (await session.execute(select(VectorSpace.id).where(VectorSpace.state == "live"))).all()
+    return len(live_spaces) == 1
+
+
+async def queue_answers(runtime: Runtime) -> bool:
+    """The queue can be read and a worker has reported within half a minute."""
+    async with system_transaction(runtime.db) as session:
+        alive = text("select from procrastinate_workers where last_heartbeat > now() - interval '30 seconds' limit 1")
+        return (await session.execute(alive)).first() is not None
+
+
+async def storage_answers(runtime: Runtime) -> bool:
+    """The folder of uploads is there and may be written."""
+
+    def is_writable() -> bool:
+        root = runtime.blobs.root
+        place = root if root.exists() else root.parent
+        return os.access(place, os.W_OK | os.X_OK)
+
+    return await asyncio.to_thread(is_writable)
+
+
+async def embedder_answers(runtime: Runtime) -> bool:
+    """The embedder turns a word into a vector."""
+    return len(await runtime.embedding.embed(["health"])) == 1
+
+
+PROBES: dict[str, Probe] = {
+    "postgres": database_answers,
+    "schema": schema_is_valid,
+    "sessions": sessions_answer,
+    "vectors": vectors_answer,
+    "queue": queue_answers,
+    "storage": storage_answers,
+    "embedder": embedder_answers,
+}
+REQUIRED = ("postgres", "schema", "sessions", "vectors")
+
+
+async def _holds(runtime: Runtime, probe: Probe) -> bool:
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            return await probe(runtime)
+    except (SQLAlchemyError, PharosError, OSError, TimeoutError):
+        return False
+
+
+@cache
+def _head() -> str:
+    return head_revision()
+
+
+def _database(is_up: bool) -> dict[str, object]:
+    return {"ok": is_up, "database": "connected" if is_up else "disconnected"}
+
+
+def _uptime_seconds() -> float:
+    return round(time.monotonic() - STARTED, 3)

@@ -1,0 +1,161 @@
+"""A real Postgres, the world with fake models, and clients that ask over HTTP.
+
+One server for the session, one clone of its migrated template for each test process. Tests commit for real, each in a
+tenant of its own; what concerns the whole installation asks for `fresh_database`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from sqlalchemy import text
+from tests.fakes import FakeEmbedding
+from tests.make import MadeTenant, make_person, make_tenant, make_token
+from tests.postgres import Server, shared_server
+
+from pharos.app import create_app
+from pharos.identity.principal import Principal
+from pharos.infra import jobs
+from pharos.infra.blobs import BlobStore
+from pharos.infra.database_roles import DatabaseUrls
+from pharos.infra.db import Database, create_database
+from pharos.infra.db_system import system_transaction
+from pharos.infra.settings import Settings
+from pharos.library import tasks
+from pharos.runtime import Runtime
+
+pytest_plugins = ["tests.contract_plugin"]
+
+RunJobs = Callable[[Runtime], Awaitable[None]]
+
+
+@pytest.fixture(scope="session")
+def database_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    base = tmp_path_factory.getbasetemp()
+    with shared_server((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def database_urls(database_server: Server) -> Iterator[DatabaseUrls]:
+    """The clone of this test process; set up already, so that nobody is led to the setup page."""
+    name = f"test_{secrets.token_hex(6)}"
+    urls = database_server.clone(name)
+    with psycopg.connect(urls.app) as connection:
+        connection.execute("update bootstrap_state set is_initialized = true")
+    yield urls
+    database_server.drop(name)
+
+
+@pytest.fixture
+def settings(database_urls: DatabaseUrls, tmp_path: Path) -> Settings:
+    return make_settings(database_urls, tmp_path)
+
+
+def make_settings(urls: DatabaseUrls, data_dir: Path) -> Settings:
+    return Settings(_env_file=None, data_dir=data_dir, database_url=urls.app, secret_key=secrets.token_hex(32))
+
+
+@pytest.fixture
+async def db(settings: Settings) -> AsyncIterator[Database]:
+    assert settings.database_url is not None
+    database = create_database(settings.database_url, pool_size=5)
+    yield database
+    await database.dispose()
+
+
+@pytest.fixture
+def runtime(settings: Settings, db: Database) -> Runtime:
+    return make_runtime(settings, db)
+
+
+def make_runtime(settings: Settings, db: Database) -> Runtime:
+    return Runtime(
+        settings=settings, db=db, blobs=BlobStore(settings.blob_root), embedding=FakeEmbedding(), chat_model=None
+    )
+
+
+@pytest.fixture
+async def fresh_runtime(database_server: Server, tmp_path: Path) -> AsyncIterator[Runtime]:
+    """An installation of its own, as it is right after the first migration."""
+    name = f"test_{secrets.token_hex(6)}"
+    settings = make_settings(database_server.clone(name), tmp_path / "fresh")
+    assert settings.database_url is not None
+    database = create_database(settings.database_url, pool_size=5)
+    yield make_runtime(settings, database)
+    await database.dispose()
+    database_server.drop(name)
+
+
+@pytest.fixture
+async def tenant(db: Database) -> MadeTenant:
+    return await make_tenant(db)
+
+
+@pytest.fixture
+async def member(db: Database, tenant: MadeTenant) -> Principal:
+    """Somebody without a role in `tenant`."""
+    return await make_person(db, tenant.id)
+
+
+@pytest.fixture
+async def stranger(db: Database) -> Principal:
+    """The superadmin of another tenant."""
+    return (await make_tenant(db)).admin
+
+
+@asynccontextmanager
+async def open_client(runtime: Runtime, principal: Principal | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app, signed in as `principal`."""
+    transport = httpx.ASGITransport(create_app(runtime.settings, runtime=runtime))
+    headers = {"Authorization": f"Bearer {await make_token(runtime, principal)}"} if principal else {}
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
+    """Nobody."""
+    async with open_client(runtime) as nobody:
+        yield nobody
+
+
+@pytest.fixture
+async def as_admin(runtime: Runtime, tenant: MadeTenant) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_client(runtime, tenant.admin) as signed_in:
+        yield signed_in
+
+
+@pytest.fixture
+async def as_member(runtime: Runtime, member: Principal) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_client(runtime, member) as signed_in:
+        yield signed_in
+
+
+@pytest.fixture
+async def as_stranger(runtime: Runtime, stranger: Principal) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_client(runtime, stranger) as signed_in:
+        yield signed_in
+
+
+@pytest.fixture
+async def run_jobs(db: Database) -> RunJobs:
+    """Runs what this test has queued until nothing waits any more."""
+    async with system_transaction(db) as session:
+        await session.execute(text("delete from procrastinate_jobs"))  # what earlier tests of this process left
+
+    async def run(runtime: Runtime) -> None:
+        assert tasks.ingest_document
+        assert runtime.settings.database_url is not None
+        app = jobs.create_queue(runtime.settings.database_url)
+        async with app.open_async():
+            await jobs.run_worker(app, context={"runtime": runtime}, concurrency=2, wait=False, signals=False)
+
+    return run

@@ -1,0 +1,46 @@
+"""Models for tests: deterministic, in the process, at no cost."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pharos.providers.contract import ChatRequest
+
+
+class FakeEmbedding:
+    """Each word is a direction, a text the sum of its words: texts that share words are near each other."""
+
+    name = "minilm-l6-v2"
+    dimension = 384
+    max_tokens = 256
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        rows = [self._vector(text) for text in texts]
+        return np.array(rows, dtype=np.float32).reshape(len(rows), self.dimension)
+
+    def _vector(self, text: str) -> NDArray[np.float64]:
+        total = np.zeros(self.dimension)
+        for word in re.findall(r"\w+", text.lower()) or [""]:
+            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+            total += np.random.default_rng(seed).standard_normal(self.dimension)
+        return total / np.linalg.norm(total)
+
+
+class FakeChat:
+    """Says `reply` word by word and keeps what it was asked."""
+
+    name = "fake-chat"
+
+    def __init__(self, reply: str = "It is so [1].") -> None:
+        self.reply = reply
+        self.requests: list[ChatRequest] = []
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str]:
+        self.requests.append(request)
+        for word in re.findall(r"\S+\s*", self.reply):
+            yield word

@@ -1,0 +1,112 @@
+"""What tests need to exist, made the short way: plain functions, each in a transaction of its own."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import cache
+
+from pharos.access.models import Project
+from pharos.identity.models import Membership, Tenant, User
+from pharos.identity.passwords import hash_password
+from pharos.identity.principal import OrgPosition, PlatformRole, Principal
+from pharos.identity.sign_in import open_session
+from pharos.infra.db import Database
+from pharos.infra.db_system import system_transaction
+from pharos.infra.ids import ProjectId, TenantId, UserId, new_id
+from pharos.library.models import Document
+from pharos.library.upload import receive
+from pharos.runtime import Runtime
+
+PASSWORD = "a password for tests"
+
+
+@dataclass(frozen=True)
+class MadeTenant:
+    """A tenant and its superadmin."""
+
+    id: TenantId
+    slug: str
+    admin: Principal
+
+
+@cache
+def password_hash() -> str:
+    """Hashing is slow on purpose; once is enough for all tests."""
+    return hash_password(PASSWORD)
+
+
+async def make_tenant(db: Database) -> MadeTenant:
+    tenant = Tenant(id=new_id(), slug=f"t-{secrets.token_hex(6)}", name="A tenant")
+    async with system_transaction(db) as session:
+        session.add(tenant)
+    tenant_id = TenantId(tenant.id)
+    return MadeTenant(tenant_id, tenant.slug, await make_person(db, tenant_id, platform_role="superadmin"))
+
+
+async def make_person(
+    db: Database, tenant_id: TenantId, *, platform_role: PlatformRole = "none", org_position: OrgPosition = "member"
+) -> Principal:
+    """A person who can sign in with `PASSWORD` and the e-mail address that is the principal's name."""
+    user = User(
+        id=new_id(), email=f"p-{secrets.token_hex(6)}@example.org", name="A Person", password_hash=password_hash()
+    )
+    async with db.transaction(tenant_id) as session:
+        session.add(user)
+        await session.flush()
+        session.add(
+            Membership(tenant_id=tenant_id, user_id=user.id, platform_role=platform_role, org_position=org_position)
+        )
+    return Principal(
+        tenant_id=tenant_id,
+        user_id=UserId(user.id),
+        name=user.email,
+        platform_role=platform_role,
+        org_position=org_position,
+    )
+
+
+async def make_project(
+    db: Database,
+    owner: Principal,
+    *,
+    name: str | None = None,
+    is_private: bool = False,
+    baseline_tier: str = "use",
+    is_handbook: bool = False,
+) -> ProjectId:
+    project = Project(
+        tenant_id=owner.tenant_id,
+        id=new_id(),
+        name=name or f"Project {secrets.token_hex(4)}",
+        owner_id=owner.user_id,
+        is_private=is_private,
+        baseline_tier=baseline_tier,
+        is_handbook=is_handbook,
+    )
+    async with db.transaction(owner.tenant_id) as session:
+        session.add(project)
+    return ProjectId(project.id)
+
+
+async def make_document(
+    runtime: Runtime,
+    owner: Principal,
+    project_id: ProjectId,
+    *,
+    name: str = "note.txt",
+    content: bytes = b"The lighthouse of Alexandria was built on the island of Pharos.",
+) -> Document:
+    """A document as an upload leaves it: pending; `run_jobs` indexes it."""
+    return await receive(runtime, owner, project_id=project_id, name=name, chunks=stream(content))
+
+
+async def stream(content: bytes, *, chunk_bytes: int = 65536) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), chunk_bytes):
+        yield content[start : start + chunk_bytes]
+
+
+async def make_token(runtime: Runtime, principal: Principal) -> str:
+    """An access token as signing in gives it."""
+    return (await open_session(runtime, principal)).access_token
