@@ -20,7 +20,7 @@ from pharos.library.documents import give_up
 from pharos.library.extract import Extracted, extract_document
 from pharos.library.models import Document, DocumentText
 from pharos.library.passages import PreparedPassages, prepare_passages, replace_passages
-from pharos.library.split import split_text
+from pharos.library.split import split_text, token_counter
 from pharos.runtime import Runtime
 
 log = get_logger(__name__)
@@ -97,6 +97,7 @@ async def _prepare(runtime: Runtime, claim: Claim, extracted: Extracted) -> Prep
         page_starts=extracted.page_starts,
         max_tokens=MAX_PASSAGE_TOKENS,
         markdown=is_markdown,
+        count_tokens=token_counter(runtime.settings.models_dir),
     )
     vectors = await runtime.embedding.embed([piece.text for piece in pieces])
     return await asyncio.to_thread(

@@ -125,10 +125,9 @@ def _checked(extracted: Extracted, *, name: str) -> Extracted:
 
 
 async def _read_in_child(path: Path, media_type: str, limits: Limits) -> Extracted:
-    request = {"path": os.path.abspath(path), "media_type": media_type, "limits": dataclasses.asdict(limits)}
     try:
         async with asyncio.timeout(limits.wall_seconds):
-            answer = await _ask_a_child(request)
+            answer = await _ask_a_child(_request(path, media_type, limits))
     except TimeoutError:
         answer = {"error": "too_costly_file"}
     if "error" in answer:
@@ -136,6 +135,10 @@ async def _read_in_child(path: Path, media_type: str, limits: Limits) -> Extract
         log.info("document.unreadable", code=code, media_type=media_type)
         raise unreadable(code if code in REASONS else "damaged_file")
     return Extracted(**answer)
+
+
+def _request(path: Path, media_type: str, limits: Limits) -> dict[str, Any]:
+    return {"path": str(path.absolute()), "media_type": media_type, "limits": dataclasses.asdict(limits)}
 
 
 async def _ask_a_child(request: dict[str, Any]) -> dict[str, Any]:
