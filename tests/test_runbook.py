@@ -97,8 +97,9 @@ def environment(request: pytest.FixtureRequest, page: Page, scratch: Path) -> It
         pharos(own, "down")
         return
     shared: dict[str, str] = request.getfixturevalue("installation")
-    started = pharos(shared, "up", "--detach")
-    assert started.returncode == 0, started.stdout + started.stderr
+    if "not running" in pharos(shared, "status").stdout:
+        started = pharos(shared, "up", "--detach")
+        assert started.returncode == 0, started.stdout + started.stderr
     yield shared
 
 
