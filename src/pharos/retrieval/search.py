@@ -100,7 +100,7 @@ async def find_passages(
                 "terms": sorted(query_terms(query_text)),
                 "vector": dense_literal(query_vector) if query_vector is not None else None,
                 "term_space": str(TERM_SPACE),
-                "candidates": CANDIDATES,
+                "candidates": str(CANDIDATES),
                 "exact": EXACT_SCAN_PASSAGES,
             },
         )
@@ -141,13 +141,16 @@ def dense_share(question: str) -> float:
 
 
 # The arrays are InitPlans: computed once, then a plain filter the indexes can use. Of the two dense branches one runs:
-# the other's condition is false before its scan begins.
+# the other's condition is false before its scan begins. That condition reads `size`, so the settings of the HNSW scan
+# made there stand before it starts: an index that stops at its nearest 40 would leave little of a narrow filter.
 STATEMENT = """
 with visible as materialized (
     select id, passage_count from projects
     where id in (VISIBLE_PROJECTS) and (cast(:project as uuid) is null or id = :project)
 ), size as materialized (
-    select coalesce(sum(passage_count), 0) as passages from visible
+    select coalesce(sum(passage_count), 0) as passages,
+           set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', cast(:candidates as text), true)
+    from visible
 ), weighted as materialized (
     select term, round(ln(1 + (greatest(size.passages - found, 0) + 0.5) / (found + 0.5)), 4) as idf
     from (
@@ -160,10 +163,12 @@ with visible as materialized (
            jsonb_object_agg(cast(term as text), idf) as idf
     from weighted
 ), lexical as materialized (
-    select passage_id from passage_terms
-    where project_id = any (array(select id from visible)) and (select terms from question) is not null
-      and terms <#> (select terms from question) < 0
-    order by terms <#> (select terms from question) limit :candidates
+    select passage_id from (
+        select passage_id, terms <#> (select terms from question) as distance from passage_terms
+        where project_id = any (array(select id from visible)) and (select terms from question) is not null
+        offset 0
+    ) scored
+    where distance < 0 order by distance limit cast(:candidates as int)
 ), exact as materialized (
     select passage_id, embedding <=> cast(:vector as halfvec) as distance from passage_vectors_minilm_l6_v2
     where project_id = any (array(select id from visible))
@@ -172,10 +177,10 @@ with visible as materialized (
     select passage_id from passage_vectors_minilm_l6_v2
     where project_id = any (array(select id from visible))
       and cast(:vector as text) is not null and (select passages from size) > :exact
-    order by embedding <=> cast(:vector as halfvec) limit :candidates
+    order by embedding <=> cast(:vector as halfvec) limit cast(:candidates as int)
 ), candidates as (
     select passage_id from lexical
-    union select passage_id from (select passage_id from exact order by distance limit :candidates) nearest
+    union select passage_id from (select passage_id from exact order by distance limit cast(:candidates as int)) nearest
     union select passage_id from approximate
 )
 select passage.id as passage_id, passage.document_id, document.name as document_name, passage.page,
