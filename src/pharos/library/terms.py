@@ -64,12 +64,24 @@ def terms_of(text: str, language: str | None = None) -> Counter[int]:
 
 
 def query_terms(question: str) -> set[int]:
-    """The terms a question looks for. One too short to show its language looks for its stems in every language:
-    a stem of the wrong one is a word nobody wrote, and finds nothing."""
+    """The terms a question looks for, of all its words."""
+    return {term for word in query_words(question) for term in word}
+
+
+def query_words(question: str) -> list[frozenset[int]]:
+    """Each word of a question, function words left out, as the terms that stand for it.
+
+    A question too short to show its language has a word's stems in every language it could be in: a stem of the wrong
+    one is a word nobody wrote, and finds nothing.
+    """
     words = _words(question)
     language = language_of(words)
     languages = (language,) if language else LATIN_LANGUAGES
-    return {_term_id(word, each) for each in languages for word in words if not is_function_word(word, each)}
+    stems = {
+        word: frozenset(_term_id(word, each) for each in languages if not is_function_word(word, each))
+        for word in words
+    }
+    return [terms for terms in stems.values() if terms]
 
 
 def term_id(stem: str) -> int:

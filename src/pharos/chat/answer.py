@@ -1,0 +1,210 @@
+"""One turn: question in, events out, every claim resting on a passage the asker may read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+from pharos.chat.citations import check_citations, safe_prefix
+from pharos.chat.extractive import Extract, Quotation, extract_answer
+from pharos.chat.history import Source, Turn, close_turn, open_turn
+from pharos.chat.prompt import build_prompt
+from pharos.identity.principal import Principal
+from pharos.infra.errors import Invalid, PharosError
+from pharos.infra.ids import ConversationId, ProjectId
+from pharos.infra.logs import get_logger
+from pharos.providers.contract import ChatModel, ChatRequest
+from pharos.retrieval.search import FoundPassage, SearchOutcome, search
+from pharos.runtime import Runtime
+
+log = get_logger(__name__)
+
+MIN_QUESTION_CHARACTERS = 2
+MAX_QUESTION_CHARACTERS = 2000
+PASSAGES_READ = 8
+"""Passages an answer may rest on; more crowd out a small model's context and rarely hold the answer."""
+
+NOT_FOUND = "I did not find this in these documents."
+
+
+@dataclass(frozen=True)
+class Event:
+    """One step of a turn as the browser gets it: `meta`, `sources`, `text`, `done` or `error`."""
+
+    name: Literal["meta", "sources", "text", "done", "error"]
+    data: dict[str, object]
+
+
+@dataclass
+class Answer:
+    """A whole turn, gathered from its events."""
+
+    answer: str = ""
+    mode: str = ""
+    grounded: bool = False
+    confidence: float = 0.0
+    degraded: bool = False
+    conversation_id: str = ""
+    sources: list[Source] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An answer before it is stored."""
+
+    body: str
+    mode: Literal["extractive", "model"]
+    grounded: bool
+    confidence: float
+    sources: tuple[Source, ...]
+
+
+async def answer_question(
+    runtime: Runtime,
+    principal: Principal,
+    *,
+    project_id: ProjectId,
+    question: str,
+    conversation_id: ConversationId | None = None,
+) -> AsyncIterator[Event]:
+    """Answer in a project: `meta`, then `sources` and `text` in the order they are known, then `done`.
+
+    Without a model, or when it fails before its first word, the answer is made of cited sentences; when nothing
+    relevant was found it says so and no model is asked. A model that fails later ends the turn with `error`.
+    Raises `Invalid` and `NotFound` before the first event.
+    """
+    question = _checked(question)
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        turn = await open_turn(
+            session, principal, project_id=project_id, question=question, conversation_id=conversation_id
+        )
+    found = await search(runtime, principal, text=question, project_id=project_id, limit=PASSAGES_READ)
+    extract = extract_answer(question, found)
+    reply = Reply()
+    if runtime.chat_model is not None and extract.is_answered:
+        yield Event("meta", _meta(turn, mode="model", degraded=found.degraded))
+        request = build_prompt(question, found.passages, history=turn.history, instructions=turn.instructions)
+        try:
+            async for piece in _stream(runtime.chat_model, request, reply, given=len(found.passages)):
+                yield Event("text", {"delta": piece})
+        except PharosError as error:
+            log.warning("model.failed", model=runtime.chat_model.name, code=error.code, begun=bool(reply.shown))
+            if reply.shown:
+                yield Event("error", {"error": error.code, "message": "Failed to generate response."})
+                return
+    if reply.text:
+        draft = _from_model(reply, found)
+        yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
+    else:
+        draft = _from_extract(extract)
+        yield Event("meta", _meta(turn, mode="extractive", degraded=found.degraded or runtime.chat_model is not None))
+        yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
+        yield Event("text", {"delta": draft.body})
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        await close_turn(
+            session,
+            principal,
+            turn,
+            body=draft.body,
+            mode=draft.mode,
+            grounded=draft.grounded,
+            confidence=draft.confidence,
+            sources=draft.sources,
+        )
+    yield Event("done", {"grounded": draft.grounded, "confidence": draft.confidence, "text": draft.body})
+
+
+@dataclass
+class Reply:
+    """What a model has said so far, and how much of it was shown."""
+
+    text: str = ""
+    shown: int = 0
+
+
+async def _stream(model: ChatModel, request: ChatRequest, reply: Reply, *, given: int) -> AsyncIterator[str]:
+    """The model's words as they come, citations checked; a mark is held back until it is whole."""
+    async for piece in model.stream(request):
+        reply.text += piece
+        checked = check_citations(reply.text[: safe_prefix(reply.text)], given=given).text
+        if len(checked) > reply.shown:
+            yield checked[reply.shown :]
+            reply.shown = len(checked)
+    whole = check_citations(reply.text, given=given).text
+    if len(whole) > reply.shown:
+        yield whole[reply.shown :]
+        reply.shown = len(whole)
+
+
+def _from_model(reply: Reply, found: SearchOutcome) -> Draft:
+    checked = check_citations(reply.text, given=len(found.passages))
+    if checked.dropped:
+        log.warning("citations.dropped", number=checked.dropped)
+    sources = tuple(_passage_source(index, found.passages[n - 1]) for index, n in enumerate(checked.cited, start=1))
+    confidence = max((source.score for source in sources), default=0.0)
+    return Draft(checked.text, "model", grounded=bool(sources), confidence=confidence, sources=sources)
+
+
+def _from_extract(extract: Extract) -> Draft:
+    if not extract.is_answered:
+        return Draft(NOT_FOUND, "extractive", grounded=False, confidence=extract.confidence, sources=())
+    sources = tuple(_quotation_source(index, quoted) for index, quoted in enumerate(extract.quotations, start=1))
+    body = "\n\n".join(f"{source.text} [{source.index}]" for source in sources)
+    return Draft(body, "extractive", grounded=True, confidence=extract.confidence, sources=sources)
+
+
+def _passage_source(index: int, passage: FoundPassage) -> Source:
+    return Source(
+        index=index,
+        document_id=str(passage.document_id),
+        document=passage.document_name,
+        page=passage.page,
+        start=passage.start_char,
+        end=passage.end_char,
+        text=passage.text,
+        score=passage.score,
+    )
+
+
+def _quotation_source(index: int, quoted: Quotation) -> Source:
+    passage = _passage_source(index, quoted.passage)
+    return replace(passage, start=quoted.start, end=quoted.end, text=quoted.text, score=quoted.score)
+
+
+async def gather_answer(events: AsyncIterator[Event]) -> Answer:
+    """The whole answer of a turn, for callers that do not stream. Raises the error a turn ended with."""
+    answer = Answer()
+    async for event in events:
+        match event.name:
+            case "meta":
+                answer.mode, answer.degraded = str(event.data["mode"]), bool(event.data["degraded"])
+                answer.conversation_id = str(event.data["conversation_id"])
+            case "sources":
+                listed = event.data["sources"]
+                assert isinstance(listed, list)
+                answer.sources = [Source(**source) for source in listed]
+            case "done":
+                answer.answer, answer.grounded = str(event.data["text"]), bool(event.data["grounded"])
+                answer.confidence = float(str(event.data["confidence"]))
+            case "error":
+                raise PharosError(str(event.data["message"]), code=str(event.data["error"]))
+    return answer
+
+
+def _checked(question: str) -> str:
+    question = question.strip()
+    if not MIN_QUESTION_CHARACTERS <= len(question) <= MAX_QUESTION_CHARACTERS:
+        raise Invalid(
+            f"A question has {MIN_QUESTION_CHARACTERS} to {MAX_QUESTION_CHARACTERS} characters.", code="bad_question"
+        )
+    return question
+
+
+def _meta(turn: Turn, *, mode: str, degraded: bool) -> dict[str, object]:
+    return {
+        "conversation_id": str(turn.conversation_id),
+        "message_id": str(turn.message_id),
+        "mode": mode,
+        "degraded": degraded,
+    }
