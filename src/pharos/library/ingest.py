@@ -19,7 +19,7 @@ from pharos.infra.logs import get_logger
 from pharos.library.documents import give_up
 from pharos.library.extract import Extracted, extract_document
 from pharos.library.models import Document, DocumentText
-from pharos.library.passages import PreparedPassages, prepare_passages, replace_passages
+from pharos.library.passages import PreparedPassages, embedded_text, prepare_passages, replace_passages, title_of
 from pharos.library.split import split_text, token_counter
 from pharos.runtime import Runtime
 
@@ -99,7 +99,8 @@ async def _prepare(runtime: Runtime, claim: Claim, extracted: Extracted) -> Prep
         markdown=is_markdown,
         count_tokens=token_counter(runtime.settings.models_dir),
     )
-    vectors = await runtime.embedding.embed([piece.text for piece in pieces])
+    title = title_of(claim.name)
+    vectors = await runtime.embedding.embed([embedded_text(title, piece) for piece in pieces])
     return await asyncio.to_thread(
         prepare_passages,
         pieces,
@@ -107,6 +108,7 @@ async def _prepare(runtime: Runtime, claim: Claim, extracted: Extracted) -> Prep
         tenant_id=claim.tenant_id,
         project_id=claim.project_id,
         document_id=claim.document_id,
+        title=title,
     )
 
 

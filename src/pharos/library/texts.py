@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pharos.infra.ids import DocumentId, ProjectId, TenantId, new_id
 from pharos.library.models import Document, DocumentText
 from pharos.library.passages import embedded_text, prepare_passages, replace_passages
-from pharos.library.split import split_text
+from pharos.library.split import split_text, token_counter
 from pharos.runtime import Runtime
 
 
@@ -30,7 +30,8 @@ async def index_texts(
 
     A few dozen texts at a time keep the embedder's batches full and the transaction short. Raises `Unavailable`.
     """
-    pieces = [await asyncio.to_thread(split_text, text.text) for text in texts]
+    count = token_counter(runtime.settings.models_dir)
+    pieces = [await asyncio.to_thread(split_text, text.text, count_tokens=count) for text in texts]
     vectors = await runtime.embedding.embed(
         [embedded_text(text.title, piece) for text, of_text in zip(texts, pieces, strict=True) for piece in of_text]
     )

@@ -149,7 +149,8 @@ with visible as materialized (
     where id in (VISIBLE_PROJECTS) and (cast(:project as uuid) is null or id = :project)
 ), size as materialized (
     select coalesce(sum(passage_count), 0) as passages,
-           set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', cast(:candidates as text), true)
+           set_config('hnsw.iterative_scan', 'relaxed_order', true),
+           set_config('hnsw.ef_search', cast(:candidates as text), true)
     from visible
 ), weighted as materialized (
     select term, round(ln(1 + (greatest(size.passages - found, 0) + 0.5) / (found + 0.5)), 4) as idf
