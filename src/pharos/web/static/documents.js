@@ -66,7 +66,9 @@ function startNext() {
     running += 1;
     upload(file, row).finally(() => {
       running -= 1;
-      if (!running && !waiting.length) toast(t("documents.upload_all_done"));
+      if (!running && !waiting.length) {
+        document.getElementById("upload-status").textContent = t("documents.upload_all_done");
+      }
       startNext();
     });
   }

@@ -1,0 +1,181 @@
+"""Pages over HTTP, on a real database: who is led where, what is refused, what exactly is shown."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import AsyncIterator
+from urllib.parse import quote
+
+import httpx
+import pytest
+from tests.conftest import RunJobs, open_client
+from tests.make import MadeTenant, make_document, make_project
+
+from pharos.identity.current import COOKIE
+from pharos.identity.principal import Principal
+from pharos.identity.setup import issue_setup_link
+from pharos.identity.sign_in import open_session
+from pharos.infra.ids import DocumentId, ProjectId
+from pharos.library.documents import get_text
+from pharos.runtime import Runtime
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+NOTE = "The lighthouse burned oil. <b>Its</b> keeper was Sostratus. It stood for 1,500 years."
+
+
+@pytest.fixture
+async def browser(runtime: Runtime, tenant: MadeTenant) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser in which the tenant's superadmin is signed in."""
+    issued = await open_session(runtime, tenant.admin)
+    async with open_client(runtime) as client:
+        client.headers.update(BROWSER)
+        client.cookies.set(COOKIE, issued.session_token)
+        yield client
+
+
+@pytest.fixture
+async def project_id(runtime: Runtime, tenant: MadeTenant) -> ProjectId:
+    return await make_project(runtime.db, tenant.admin)
+
+
+@pytest.fixture
+async def document_id(runtime: Runtime, tenant: MadeTenant, project_id: ProjectId, run_jobs: RunJobs) -> DocumentId:
+    document = await make_document(runtime, tenant.admin, project_id, content=NOTE.encode())
+    await run_jobs(runtime)
+    return DocumentId(document.id)
+
+
+def csrf_token_of(page: str) -> str:
+    found = re.search(r'name="csrf-token" content="([0-9a-f]+)"', page)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.contract("ID-02", part="pages")
+async def test_before_setup_every_page_leads_to_it_and_after_it_the_page_offers_nothing(fresh_runtime: Runtime) -> None:
+    link = await issue_setup_link(fresh_runtime)
+    path = link.removeprefix(fresh_runtime.settings.base_url)
+    async with open_client(fresh_runtime) as client:
+        for address in ("/", "/sign-in", "/projects/x", "/no-such-page"):
+            reply = await client.get(address, headers=BROWSER)
+            assert (reply.status_code, reply.headers["location"]) == (303, "/onboarding/first-login"), address
+        assert 'name="password"' in (await client.get(path)).text
+        for wrong in ("/onboarding/first-login", "/onboarding/first-login?token=wrong"):
+            page = (await client.get(wrong)).text
+            assert "pharos setup-link" in page
+            assert 'name="password"' not in page
+        token = path.partition("token=")[2]
+        person = {"name": "M", "email": "m@example.org", "password": "four calm words here"}
+        made = await client.post("/bootstrap/init", json={"token": token, **person}, headers={"X-CSRF-Token": "none"})
+        assert made.status_code == 201
+        assert 'name="password"' not in (await client.get(path)).text
+
+
+async def test_nobody_is_led_to_the_sign_in_page_and_back_to_where_they_were_going(client: httpx.AsyncClient) -> None:
+    reply = await client.get("/projects/x?conversation=y", headers=BROWSER)
+    assert reply.status_code == 303
+    assert reply.headers["location"] == "/sign-in?next=" + quote("/projects/x?conversation=y", safe="")
+    assert 'data-next="/projects/x?conversation=y"' in (await client.get(reply.headers["location"])).text
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:1", "\t//e"])
+async def test_signing_in_never_leads_elsewhere(client: httpx.AsyncClient, path: str) -> None:
+    assert 'data-next="/"' in (await client.get("/sign-in", params={"next": path})).text
+
+
+async def test_every_page_carries_the_strict_policy(
+    browser: httpx.AsyncClient, project_id: ProjectId, document_id: DocumentId
+) -> None:
+    for path in ("/", f"/projects/{project_id}", f"/projects/{project_id}/documents/{document_id}", "/nowhere"):
+        reply = await browser.get(path)
+        assert "script-src 'self';" in reply.headers["content-security-policy"], path
+        assert "img-src 'self' data:" in reply.headers["content-security-policy"]
+        assert reply.headers["cache-control"] == "no-store"
+        assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_static_files_are_asked_for_again_and_cost_nothing_when_unchanged(client: httpx.AsyncClient) -> None:
+    reply = await client.get("/static/pharos.css")
+    assert reply.headers["cache-control"] == "no-cache"
+    again = await client.get("/static/pharos.css", headers={"If-None-Match": reply.headers["etag"]})
+    assert again.status_code == 304
+
+
+async def test_the_passage_of_a_citation_is_marked_to_the_character(
+    browser: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant, project_id: ProjectId, document_id: DocumentId
+) -> None:
+    async with runtime.db.transaction(tenant.id) as session:
+        text = (await get_text(session, tenant.admin, document_id=document_id)).body
+    start, end = text.index("<b>"), text.index("Sostratus") + len("Sostratus")
+    page = (await browser.get(f"/projects/{project_id}/documents/{document_id}?start={start}&end={end}")).text
+    (marked,) = re.findall(r"<mark[^>]*>(.*?)</mark>", page, re.DOTALL)
+    assert html.unescape(marked) == text[start:end]
+    assert "<b>" not in page
+
+
+async def test_what_others_have_looks_as_if_it_were_not_there(
+    browser: httpx.AsyncClient, runtime: Runtime, stranger: Principal
+) -> None:
+    foreign = await make_project(runtime.db, stranger)
+    missing = await browser.get("/projects/00000000-0000-7000-8000-000000000000")
+    reply = await browser.get(f"/projects/{foreign}")
+    assert reply.status_code == missing.status_code == 404
+    request = re.compile(r"Request [0-9a-f]+")
+    assert request.sub("", reply.text) == request.sub("", missing.text)
+
+
+async def test_a_document_is_shown_only_below_its_own_project(
+    browser: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant, document_id: DocumentId
+) -> None:
+    other = await make_project(runtime.db, tenant.admin)
+    assert (await browser.get(f"/projects/{other}/documents/{document_id}")).status_code == 404
+
+
+async def test_the_handbook_is_hidden_and_shown_by_one_click_from_our_own_page_only(
+    browser: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant
+) -> None:
+    handbook = await make_project(runtime.db, tenant.admin, name="Pharos handbook", is_handbook=True)
+    token = csrf_token_of((await browser.get("/")).text)
+    forged = await browser.post(f"/projects/{handbook}/hide", data={"csrf_token": "0" * 64})
+    assert forged.status_code == 403
+    assert f"/projects/{handbook}/hide" in (await browser.get("/")).text
+    assert (await browser.post(f"/projects/{handbook}/hide", data={"csrf_token": token})).status_code == 303
+    assert f"/projects/{handbook}/show" in (await browser.get("/")).text
+    assert (await browser.get(f"/projects/{handbook}")).status_code == 200
+
+
+async def test_the_list_asks_again_only_while_something_is_on_its_way(
+    browser: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant, project_id: ProjectId, run_jobs: RunJobs
+) -> None:
+    await make_document(runtime, tenant.admin, project_id)
+    path = f"/projects/{project_id}/documents/list"
+    assert "every 2s" in (await browser.get(path)).text
+    await run_jobs(runtime)
+    assert "every 2s" not in (await browser.get(path)).text
+    assert "note.txt" not in (await browser.get(path, params={"name": "nothing"})).text
+
+
+async def test_an_earlier_conversation_is_shown_with_its_sources(
+    browser: httpx.AsyncClient, project_id: ProjectId, document_id: DocumentId
+) -> None:
+    headers = {"X-CSRF-Token": csrf_token_of((await browser.get("/")).text), "Accept": "application/json"}
+    body = {"projectId": str(project_id), "question": "Who was the keeper of the lighthouse?"}
+    answer = (await browser.post("/chat", json=body, headers=headers)).json()
+    page = (await browser.get(f"/projects/{project_id}?conversation={answer['conversationId']}")).text
+    assert "Who was the keeper of the lighthouse?" in page
+    for source in answer["sources"]:
+        assert f"/documents/{document_id}?start={source['start']}&amp;end={source['end']}#passage" in page
+
+
+async def test_signing_out_ends_the_session(browser: httpx.AsyncClient) -> None:
+    token = csrf_token_of((await browser.get("/")).text)
+    kept = browser.cookies[COOKIE]
+    assert (await browser.post("/sign-out", data={"csrf_token": token})).headers["location"] == "/sign-in"
+    browser.cookies.set(COOKIE, kept)
+    assert (await browser.get("/")).status_code == 303
+
+
+async def test_programs_get_json_where_people_get_a_page(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/nowhere", headers=BROWSER)).text.startswith("<!doctype html>")
+    assert (await client.get("/nowhere")).json()["error"] == "not_found"
