@@ -48,7 +48,7 @@ def durable_task(name: str, *, queue: str = "default") -> Callable[[Task], Any]:
     """Register a task. It gets the job's context, then ids only; it must be safe to run twice."""
 
     def register(function: Task) -> Any:
-        return blueprint.task(name=name, queue=queue, retry=Backoff(), pass_context=True)(function)
+        return blueprint.task(name=f"{NAMESPACE}:{name}", queue=queue, retry=Backoff(), pass_context=True)(function)
 
     return register
 
@@ -157,7 +157,7 @@ def create_queue(url: str) -> procrastinate.App:
     """The queue as the worker runs it. `url` must reach Postgres directly: a transaction pooler breaks LISTEN."""
     connector = procrastinate.PsycopgConnector(conninfo=url, min_size=1, max_size=4, kwargs={"prepare_threshold": None})
     app = procrastinate.App(connector=connector)
-    app.add_tasks_from(blueprint, namespace=NAMESPACE)
+    app.tasks.update(blueprint.tasks)  # not `add_tasks_from`: it renames the tasks, so a second queue would miss them
     return app
 
 

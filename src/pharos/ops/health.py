@@ -86,7 +86,8 @@ async def detailed(runtime: CurrentRuntime, response: Response) -> dict[str, obj
 async def database_answers(runtime: Runtime) -> bool:
     """A transaction of no tenant can be opened."""
     async with system_transaction(runtime.db) as session:
-        return (await session.execute(text("select 1"))).scalar_one() == 1
+        await session.execute(text("select 1"))
+    return True
 
 
 async def schema_is_valid(runtime: Runtime) -> bool:

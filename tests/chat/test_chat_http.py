@@ -1,0 +1,126 @@
+"""Asking over HTTP: streamed for pages, whole for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+from tests.conftest import RunJobs, open_client
+from tests.fakes import FakeChat
+from tests.make import MadeTenant, make_document, make_project
+
+from pharos.chat.models import Conversation, Message
+from pharos.identity.principal import Principal
+from pharos.infra.ids import ProjectId
+from pharos.runtime import Runtime
+
+QUESTION = "Where was the lighthouse of Alexandria built?"
+Events = list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+async def project_id(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> ProjectId:
+    project_id = await make_project(runtime.db, tenant.admin)
+    await make_document(runtime, tenant.admin, project_id)
+    await run_jobs(runtime)
+    return project_id
+
+
+def events_of(body: str) -> Events:
+    blocks = [block.split("\n") for block in body.strip().split("\n\n")]
+    return [(lines[0].removeprefix("event: "), json.loads(lines[1].removeprefix("data: "))) for lines in blocks]
+
+
+async def test_a_turn_streams_its_events_in_order(as_member: httpx.AsyncClient, project_id: ProjectId) -> None:
+    answer = await as_member.post(f"/chat/projects/{project_id}", json={"question": QUESTION})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = events_of(answer.text)
+    assert [name for name, _ in events] == ["meta", "sources", "text", "done"]
+    found = dict(events)
+    (source,) = found["sources"]["sources"]
+    assert (source["document"], source["start"], source["index"]) == ("note.txt", 0, 1)
+    assert found["done"]["grounded"] is True
+    assert "Pharos" in found["done"]["html"]
+
+
+async def test_a_program_gets_the_whole_answer(as_member: httpx.AsyncClient, project_id: ProjectId) -> None:
+    answer = (await as_member.post("/chat", json={"question": QUESTION, "projectId": str(project_id)})).json()
+    assert answer["grounded"] is True
+    assert "island of Pharos" in answer["answer"]
+    assert answer["sources"][0]["text"] in "The lighthouse of Alexandria was built on the island of Pharos."
+    only = (await as_member.post("/chat", json={"question": QUESTION})).json()
+    assert only["answer"] == answer["answer"]
+
+
+async def test_without_a_project_and_with_several_one_must_be_named(
+    runtime: Runtime, tenant: MadeTenant, as_member: httpx.AsyncClient, project_id: ProjectId
+) -> None:
+    assert await make_project(runtime.db, tenant.admin) != project_id
+    answer = await as_member.post("/chat", json={"question": QUESTION})
+    assert (answer.status_code, answer.json()["error"]) == (422, "project_required")
+
+
+@pytest.mark.contract("PD-05")
+async def test_a_conversation_belongs_to_its_person_and_project(
+    runtime: Runtime,
+    member: Principal,
+    project_id: ProjectId,
+    as_member: httpx.AsyncClient,
+    as_admin: httpx.AsyncClient,
+) -> None:
+    path = f"/chat/projects/{project_id}"
+    first = events_of((await as_member.post(path, json={"question": QUESTION})).text)
+    conversation_id = first[0][1]["conversation_id"]
+    again = {"question": QUESTION, "conversation_id": conversation_id}
+    assert (await as_member.post(path, json=again)).status_code == 200
+    foreign = await as_admin.post(path, json=again)
+    assert (foreign.status_code, foreign.json()["error"]) == (404, "no_such_conversation")
+    async with runtime.db.transaction(member.tenant_id) as session:
+        conversation = (await session.execute(select(Conversation))).scalar_one()
+        roles = (await session.execute(select(Message.role).order_by(Message.created_at, Message.id))).scalars().all()
+    assert (conversation.user_id, conversation.project_id) == (member.user_id, project_id)
+    assert roles == ["user", "assistant"] * 2
+
+
+@pytest.mark.parametrize("question", ["", "?", "x" * 3000])
+async def test_what_is_no_question_is_an_ordinary_error(
+    as_member: httpx.AsyncClient, project_id: ProjectId, question: str
+) -> None:
+    answer = await as_member.post(f"/chat/projects/{project_id}", json={"question": question})
+    assert answer.status_code == 422
+    assert answer.json().keys() >= {"error", "message", "requestId"}
+
+
+async def test_a_model_streams_and_is_held_to_its_sources(
+    runtime: Runtime, member: Principal, project_id: ProjectId
+) -> None:
+    model = FakeChat("It was built on the island of Pharos [1].")
+    async with open_client(replace(runtime, chat_model=model), member) as client:
+        answer = await client.post(f"/chat/projects/{project_id}", json={"question": QUESTION})
+    names = [name for name, _ in events_of(answer.text)]
+    assert names.count("text") > 1
+    assert names[-1] == "done"
+    assert len(model.requests) == 1
+
+
+async def test_ways_of_answering_are_told(as_member: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
+    assert (await as_member.get("/chat/config")).json() == {"docs": True, "web": False, "deep": False}
+    assert (await client.get("/chat/config")).status_code == 401
+
+
+async def test_search_gives_passages_with_their_place(as_member: httpx.AsyncClient, project_id: ProjectId) -> None:
+    for scope in ({"projectId": str(project_id)}, {}):
+        answer = (await as_member.post("/api/v1/search", json={"text": "lighthouse Alexandria", **scope})).json()
+        (passage,) = answer["passages"]
+        assert (passage["document"], passage["start"], answer["degraded"]) == ("note.txt", 0, False)
+
+
+@pytest.mark.contract("AC-09", part="search across projects stays inside the tenant")
+async def test_search_finds_nothing_of_another_tenant(as_stranger: httpx.AsyncClient, project_id: ProjectId) -> None:
+    assert project_id
+    answer = (await as_stranger.post("/api/v1/search", json={"text": "lighthouse Alexandria"})).json()
+    assert answer["passages"] == []
