@@ -1,0 +1,133 @@
+"""The database keeps tenants apart: proved by its catalog and by trying."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+from tests.make import MadeTenant, make_project
+from tests.postgres import Server
+
+from pharos.access.models import Project
+from pharos.identity.models import AuditEntry, Membership
+from pharos.identity.principal import Principal
+from pharos.infra.database_roles import DatabaseUrls, refuse_unsafe_role
+from pharos.infra.db import Database
+from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import Conflict
+from pharos.infra.ids import new_id
+from pharos.tables import metadata
+
+TENANT_TABLES = sorted(table.name for table in metadata.sorted_tables if "tenant_id" in table.columns)
+
+
+@pytest.mark.contract("AC-09")
+@pytest.mark.parametrize("table", TENANT_TABLES)
+async def test_a_table_of_a_tenant_has_its_fence_forced(db: Database, table: str) -> None:
+    query = text(
+        """
+        select c.relrowsecurity, c.relforcerowsecurity,
+               (select count(*) from pg_policy p where p.polrelid = c.oid and p.polname = 'tenant_fence'
+                and p.polqual is not null and p.polwithcheck is not null) as fences,
+               pg_has_role(current_user, c.relowner, 'member') as owned
+        from pg_class c where c.oid = to_regclass(:table)
+        """
+    )
+    async with system_transaction(db) as session:
+        row = (await session.execute(query, {"table": table})).one()
+    assert tuple(row) == (True, True, 1, False)
+
+
+@pytest.mark.contract("AC-09")
+@pytest.mark.parametrize("table", TENANT_TABLES)
+async def test_without_a_tenant_nothing_is_seen(db: Database, tenant: MadeTenant, table: str) -> None:
+    await make_project(db, tenant.admin)
+    async with system_transaction(db) as session:
+        assert (await session.execute(text(f"select count(*) from {table}"))).scalar_one() == 0
+
+
+async def test_the_tenant_ends_with_its_transaction(db: Database, tenant: MadeTenant) -> None:
+    async with db.transaction(tenant.id) as session:
+        assert (await session.execute(select(Membership))).all() != []
+    # the pool hands the same connection out again; its setting reads back as ''
+    async with system_transaction(db) as session:
+        assert (await session.execute(select(Membership))).all() == []
+
+
+@pytest.mark.contract("AC-09")
+async def test_a_row_of_another_tenant_can_be_neither_written_nor_moved(
+    db: Database, tenant: MadeTenant, stranger: Principal
+) -> None:
+    row = insert(Project).values(tenant_id=stranger.tenant_id, id=new_id(), name="Smuggled")
+    with pytest.raises(ProgrammingError, match="row-level security"):
+        async with db.transaction(tenant.id) as session:
+            await session.execute(row)
+    await make_project(db, tenant.admin)
+    with pytest.raises(ProgrammingError, match="row-level security"):
+        async with db.transaction(tenant.id) as session:
+            await session.execute(update(Project).values(tenant_id=stranger.tenant_id))
+
+
+async def test_a_person_sees_their_own_places_before_a_tenant_is_known(
+    db: Database, tenant: MadeTenant, stranger: Principal
+) -> None:
+    async with system_transaction(db, user_id=tenant.admin.user_id) as session:
+        places = (await session.execute(select(Membership.tenant_id))).scalars().all()
+    assert places == [tenant.id]
+    assert stranger.tenant_id not in places
+
+
+@pytest.mark.parametrize(
+    "statement", ["update audit_log set actor = 'x'", "delete from audit_log", "truncate audit_log"]
+)
+async def test_the_audit_log_only_grows(db: Database, tenant: MadeTenant, statement: str) -> None:
+    async with db.transaction(tenant.id) as session:
+        session.add(AuditEntry(tenant_id=tenant.id, actor="a", action="test.made", subject="test:1"))
+    with pytest.raises(DBAPIError, match="permission denied"):
+        async with db.transaction(tenant.id) as session:
+            await session.execute(text(statement))
+
+
+@pytest.mark.contract("AC-09")
+def test_the_start_refuses_a_role_that_could_look_over_the_fence(
+    database_server: Server, database_urls: DatabaseUrls
+) -> None:
+    refuse_unsafe_role(database_urls.app)
+    superuser = database_server.admin_url.rpartition("/")[0] + "/" + database_urls.app.rpartition("/")[2]
+    for url in (superuser, database_urls.backup):
+        with pytest.raises(Conflict) as refusal:
+            refuse_unsafe_role(url)
+        assert refusal.value.code == "role_can_bypass"
+
+
+@pytest.mark.contract("AC-09")
+@pytest.mark.parametrize(
+    ("hole", "code"),
+    [
+        ("alter table passages no force row level security", "table_without_fence"),
+        ("alter table passages disable row level security", "table_without_fence"),
+        ("drop policy tenant_fence on passages", "table_without_fence"),
+        ("create table forgotten (tenant_id uuid)", "table_without_fence"),
+        ("create policy hole on tenants_rows using (true)", "fence_leaks"),
+    ],
+)
+def test_the_start_refuses_a_hole_in_the_fence(database_server: Server, hole: str, code: str) -> None:
+    name = f"test_hole_{new_id().hex[-12:]}"
+    urls = database_server.clone(name)
+    try:
+        with psycopg.connect(urls.migrator, autocommit=True) as connection:
+            connection.execute(f"set role {urls.owner_role}")
+            if code == "fence_leaks":
+                connection.execute("insert into tenants (id, slug, name) values (gen_random_uuid(), 'a', 'A')")
+                connection.execute(
+                    "create table tenants_rows (tenant_id uuid); insert into tenants_rows select id from tenants;"
+                    "alter table tenants_rows enable row level security, force row level security;"
+                    "create policy tenant_fence on tenants_rows using (tenant_id is null)"
+                )
+            connection.execute(hole)
+        with pytest.raises(Conflict) as refusal:
+            refuse_unsafe_role(urls.app)
+        assert refusal.value.code == code
+    finally:
+        database_server.drop(name)
