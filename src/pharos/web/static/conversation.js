@@ -9,6 +9,7 @@ const button = document.getElementById("ask-button");
 const turns = document.getElementById("turns");
 const status = document.getElementById("ask-status");
 let running = null;
+let following = true;
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -27,12 +28,16 @@ document.addEventListener("click", (event) => {
   if (suggestion && !running) ask(suggestion.textContent.trim());
 });
 
+for (const moved of ["wheel", "touchmove"]) {
+  window.addEventListener(moved, () => { following = false; }, { passive: true });
+}
+
 async function ask(text) {
   if (!text) return;
   running = new AbortController();
+  following = true;
   document.getElementById("talk-empty")?.remove();
-  addQuestion(text);
-  const answer = addAnswer();
+  const answer = addAnswer(addQuestion(text));
   question.value = "";
   button.textContent = t("ask.stop");
   status.textContent = t("ask.searching");
@@ -82,7 +87,7 @@ const handlers = {
       answer.body.textContent = "";
     }
     answer.body.textContent += data.delta;
-    keepInView(answer.card);
+    keepInView(answer);
   },
   done(answer, data) {
     // `html` comes from the server's one renderer and sanitiser; nothing else is ever set as HTML here.
@@ -90,7 +95,7 @@ const handlers = {
     answer.card.classList.toggle("turn--unfounded", data.grounded === false);
     answer.card.querySelector("[data-unfounded]").hidden = data.grounded !== false;
     if (data.grounded !== false) showSources(answer);
-    keepInView(answer.card);
+    keepInView(answer);
   },
 };
 
@@ -98,9 +103,10 @@ function addQuestion(text) {
   const turn = copyOf("question-template");
   turn.querySelector("p").textContent = text;
   turns.append(turn);
+  return turn;
 }
 
-function addAnswer() {
+function addAnswer(asked) {
   const card = copyOf("answer-template");
   const body = card.querySelector("[data-answer]");
   body.setAttribute("aria-busy", "true");
@@ -108,8 +114,9 @@ function addAnswer() {
   body.textContent = t("ask.searching");
   turns.setAttribute("aria-busy", "true");
   turns.append(card);
-  card.scrollIntoView({ block: "end", behavior: "smooth" });
-  return { card, body, sources: [], mode: null };
+  const answer = { asked, card, body, sources: [], mode: null };
+  keepInView(answer);
+  return answer;
 }
 
 function showSources({ card, sources, mode }) {
@@ -149,13 +156,16 @@ function showProblem(answer, text, error) {
   again.textContent = t("ask.again");
   again.addEventListener("click", () => running || ask(text));
   answer.card.append(note, again);
-  keepInView(answer.card);
+  keepInView(answer);
 }
 
-/** Follow the answer as it grows, unless the reader has scrolled up to read. */
-function keepInView(card) {
-  const below = card.getBoundingClientRect().bottom - form.getBoundingClientRect().top;
-  if (below > 0 && below < 200) window.scrollBy({ top: below + 16 });
+/** Follow the answer as it grows, the question at the top at most, until the reader scrolls for themselves. */
+function keepInView({ asked, card }) {
+  if (!following) return;
+  const hidden = card.getBoundingClientRect().bottom + 16 - form.getBoundingClientRect().top;
+  const above = asked.getBoundingClientRect().top - 16;
+  const move = Math.min(hidden, above);
+  if (move > 0) window.scrollBy({ top: move, behavior: "instant" });
 }
 
 function copyOf(id) {
