@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pharos.chat.sentences import split_sentences
-from pharos.library.terms import detect_language, query_words, terms_of
+from pharos.library.terms import UNSPACED, detect_language, query_words, terms_of
 from pharos.retrieval.search import FoundPassage, SearchOutcome
 
 MAX_SENTENCES = 3
@@ -15,10 +15,15 @@ PASSAGES_READ = 4
 PASSAGE_SHARE = 0.5
 """How much of a sentence's score is its passage's: a sentence alone is often silent about what it speaks of."""
 
-MIN_COVERAGE = 0.5
-"""Share of the question's weight that one passage must speak of. Below, it is about something else."""
-NEAR_COSINE, NEAR_COVERAGE = 0.5, 0.3
-"""A passage this near in meaning may use other words than the question, but not other words throughout."""
+MIN_SUPPORT = 0.70
+"""Coverage plus cosine from which a passage is about the question. Coverage is the share of the question's weight whose
+words stand in the passage. Measured on questions with their own corpus and with a foreign one: 96 % of the first reach
+it, 5 % of the second."""
+MIN_COVERAGE_UNSPACED = 0.22
+"""The same where words are character bigrams: half of a question's bigrams straddle two words and stand nowhere, and
+the dense model knows nothing of these scripts, so coverage decides alone."""
+MIN_COVERAGE_DEGRADED = 0.5
+"""And where the dense leg did not answer."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Extract:
     quotations: tuple[Quotation, ...]
 
 
+ANSWERED = 0.5
+"""The confidence from which an answer is given."""
 NOTHING = Extract(is_answered=False, confidence=0.0, quotations=())
 
 
@@ -56,8 +63,8 @@ def extract_answer(question: str, found: SearchOutcome) -> Extract:
         return NOTHING
     read = found.passages[:PASSAGES_READ]
     coverages = [_coverage(f"{passage.heading} {passage.text}", passage, words, total) for passage in read]
-    confidence = max(_confidence(passage, share) for passage, share in zip(read, coverages, strict=True))
-    if confidence < MIN_COVERAGE:
+    confidence = max(_confidence(question, passage, share) for passage, share in zip(read, coverages, strict=True))
+    if confidence < ANSWERED:
         return Extract(is_answered=False, confidence=round(confidence, 3), quotations=())
     quotations = [
         quotation
@@ -65,7 +72,7 @@ def extract_answer(question: str, found: SearchOutcome) -> Extract:
         for quotation in _quote(passage, share, words, total)
     ]
     best = sorted(quotations, key=lambda quotation: -quotation.score)[:MAX_SENTENCES]
-    return Extract(is_answered=True, confidence=round(min(1.0, confidence), 3), quotations=tuple(_in_order(best)))
+    return Extract(is_answered=True, confidence=round(confidence, 3), quotations=tuple(_in_order(best)))
 
 
 def weigh_words(question: str, idf: Mapping[int, float]) -> list[tuple[frozenset[int], float]]:
@@ -80,9 +87,13 @@ def _coverage(text: str, passage: FoundPassage, words: Sequence[tuple[frozenset[
     return sum(weight for word, weight in words if not word.isdisjoint(terms)) / total
 
 
-def _confidence(passage: FoundPassage, coverage: float) -> float:
-    near = passage.dense is not None and passage.dense >= NEAR_COSINE and coverage >= NEAR_COVERAGE
-    return max(coverage, MIN_COVERAGE) if near else coverage
+def _confidence(question: str, passage: FoundPassage, coverage: float) -> float:
+    """0 to 1; `ANSWERED` is the threshold of the question's script."""
+    if UNSPACED.search(question):
+        return min(1.0, ANSWERED * coverage / MIN_COVERAGE_UNSPACED)
+    if passage.dense is None:
+        return min(1.0, ANSWERED * coverage / MIN_COVERAGE_DEGRADED)
+    return min(1.0, ANSWERED * (coverage + max(passage.dense, 0.0)) / MIN_SUPPORT)
 
 
 def _quote(
