@@ -162,6 +162,7 @@ HOSTILE = {
     "too many parts": ("bomb_file", make.container({"word/document.xml": "", **{f"{n}": "" for n in range(20_001)}})),
     "noise": ("unknown_format", make.noise(20_000)),
     "program": ("unknown_format", b"\x7fELF" + bytes(200)),
+    "unknown container": ("unknown_format", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000)),
     "archive": ("unknown_format", make.container({"a.txt": "x"})),
 }
 
@@ -219,7 +220,8 @@ def test_the_kernel_ends_a_parser_that_never_stops() -> None:
         "limits = dataclasses.asdict(Limits(cpu_seconds=1))\n"
         "print(parse_in_fork({'path': '/x', 'media_type': 'y', 'limits': limits}, ours).decode())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20, start_new_session=True)
     assert "too_costly_file" in done.stdout
 
 

@@ -52,7 +52,7 @@ def parse_in_fork(request: dict[str, Any], server: socket.socket) -> bytes:
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        server.close()
+        os.close(server.fileno())  # `close` would wait for the reader of lines
         _parse_and_exit(request, writer, parent)
     os.close(writer)
     answer = _collect(reader, server)
@@ -98,15 +98,19 @@ def parse(path: Path, media_type: str, limits: Limits) -> bytes:
     limit_resources(limits)
     try:
         extracted = read(path, media_type, limits)
-    except UnreadableFile as error:
-        return _error(error.code)
-    except MemoryError:
-        return _error("too_costly_file")
-    except Exception:  # noqa: BLE001 - parsers raise anything at all, and this process ends here
-        return _error("damaged_file")
+    except BaseException as error:  # noqa: BLE001 - parsers raise anything, panics too, and this process ends here
+        code = error.code if isinstance(error, UnreadableFile) else "damaged_file"
+        return _error("too_costly_file" if code == "damaged_file" and _is_out_of_memory(error, limits) else code)
     if len(extracted.text) > limits.text_characters:
         return _error("too_much_text")
     return json.dumps(dataclasses.asdict(extracted)).encode()
+
+
+def _is_out_of_memory(error: BaseException, limits: Limits) -> bool:
+    """Parsers that get no memory complain of many things; what the process held at most tells."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak_kib = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmPeak:")), 0)
+    return isinstance(error, MemoryError) or peak_kib * 1024 > 0.9 * limits.memory_bytes
 
 
 def limit_resources(limits: Limits) -> None:

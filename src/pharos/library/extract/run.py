@@ -19,7 +19,7 @@ from typing import Any
 from pharos.infra.logs import get_logger
 from pharos.library.extract.extracted import NO_TEXT, REASONS, Extracted, Limits, unreadable
 from pharos.library.extract.plain import read_plain
-from pharos.library.extract.sniff import EMPTY, OLE_ENCRYPTED, TEXT_TYPES, UNKNOWN, mislabelled, sniff_file
+from pharos.library.extract.sniff import EMPTY, OLE, OLE_ENCRYPTED, TEXT_TYPES, UNKNOWN, mislabelled, sniff_file
 
 log = get_logger(__name__)
 
@@ -29,7 +29,7 @@ DEFAULT_LIMITS = Limits()
 MAX_IDLE = 2
 """Children kept for the next file; each holds about 45 MB, most of it shared code."""
 NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
-REFUSED = {EMPTY: "empty_file", OLE_ENCRYPTED: "encrypted_file", UNKNOWN: "unknown_format"}
+REFUSED = {EMPTY: "empty_file", OLE_ENCRYPTED: "encrypted_file", OLE: "unknown_format", UNKNOWN: "unknown_format"}
 NEVER_TEXT = re.compile(r"application/(x-exec|gzip|zip|x-7z|vnd\.rar)|audio/|video/")
 
 
@@ -145,7 +145,7 @@ async def _ask_a_child(request: dict[str, Any]) -> dict[str, Any]:
     """A child that was idle may have died since, so its loss is worth a second try with a fresh one."""
     while True:
         was_idle = bool(_idle)
-        child = _idle.pop() if _idle else await asyncio.to_thread(_Child)
+        child = _idle.pop() if _idle else _Child()
         try:
             answer = await child.ask(request)
         except (ConnectionError, json.JSONDecodeError):
