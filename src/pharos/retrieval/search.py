@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import text
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import TextClause, text
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.projects import visible_projects
@@ -23,6 +23,7 @@ from pharos.runtime import Runtime
 
 log = get_logger(__name__)
 
+DIALECT = PGDialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it without annotations
 CANDIDATES = 100
 EXACT_SCAN_PASSAGES = 20_000
 """Up to this many visible passages every vector is compared (about 20 ms); beyond, the HNSW index answers."""
@@ -90,21 +91,8 @@ async def find_passages(
     limit: int = 8,
 ) -> SearchOutcome:
     """One round trip: candidates of both legs, each scored by both, fused best first."""
-    visible = visible_projects(principal).compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
-    statement = text(STATEMENT.replace("VISIBLE_PROJECTS", str(visible)))
-    rows = (
-        await session.execute(
-            statement,
-            {
-                "project": project_id,
-                "terms": sorted(query_terms(query_text)),
-                "vector": dense_literal(query_vector) if query_vector is not None else None,
-                "term_space": str(TERM_SPACE),
-                "candidates": str(CANDIDATES),
-                "exact": EXACT_SCAN_PASSAGES,
-            },
-        )
-    ).all()
+    parameters = search_parameters(query_text, query_vector, project_id=project_id)
+    rows = (await session.execute(search_statement(principal), parameters)).all()
     scores = fuse_scores(
         [row.dense for row in rows], [row.lexical for row in rows], dense_share=dense_share(query_text)
     )
@@ -127,6 +115,26 @@ async def find_passages(
         for score, row in ranked
     )
     return SearchOutcome(passages=passages, degraded=query_vector is None, idf=idf, query_vector=query_vector)
+
+
+def search_statement(principal: Principal) -> TextClause:
+    """The one statement of a search, with the principal's access filter written into it."""
+    visible = visible_projects(principal).compile(dialect=DIALECT, compile_kwargs={"literal_binds": True})
+    return text(STATEMENT.replace("VISIBLE_PROJECTS", str(visible)))
+
+
+def search_parameters(
+    query_text: str, query_vector: NDArray[np.float32] | None, *, project_id: ProjectId | None = None
+) -> dict[str, object]:
+    """What `search_statement` asks for; without a vector the lexical leg answers alone."""
+    return {
+        "project": project_id,
+        "terms": sorted(query_terms(query_text)),
+        "vector": dense_literal(query_vector) if query_vector is not None else None,
+        "term_space": str(TERM_SPACE),
+        "candidates": str(CANDIDATES),
+        "exact": EXACT_SCAN_PASSAGES,
+    }
 
 
 def dense_share(question: str) -> float:
