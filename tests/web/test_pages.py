@@ -168,6 +168,13 @@ async def test_an_earlier_conversation_is_shown_with_its_sources(
         assert f"/documents/{document_id}?start={source['start']}&amp;end={source['end']}#passage" in page
 
 
+async def test_only_who_may_make_a_project_is_offered_to(
+    browser: httpx.AsyncClient, as_member: httpx.AsyncClient
+) -> None:
+    assert 'action="/projects"' in (await browser.get("/")).text
+    assert 'action="/projects"' not in (await as_member.get("/", headers=BROWSER)).text
+
+
 async def test_signing_out_ends_the_session(browser: httpx.AsyncClient) -> None:
     token = csrf_token_of((await browser.get("/")).text)
     kept = browser.cookies[COOKIE]

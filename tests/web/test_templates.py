@@ -55,8 +55,11 @@ PAGES: list[tuple[str, dict[str, Any]]] = [
     ("onboarding.html", SETUP | {"token_valid": False}),
     ("onboarding.html", SETUP | {"initialized": True}),
     ("sign_in.html", {"next_path": HOSTILE}),
-    ("projects.html", {**PERSON, "projects": [], "handbook": PROJECT, "hidden_handbook": None}),
-    ("projects.html", {**PERSON, "projects": [PROJECT], "handbook": None, "hidden_handbook": PROJECT}),
+    ("projects.html", {**PERSON, "projects": [], "can_create": True, "handbook": PROJECT, "hidden_handbook": None}),
+    (
+        "projects.html",
+        {**PERSON, "projects": [PROJECT], "can_create": False, "handbook": None, "hidden_handbook": PROJECT},
+    ),
     ("project.html", WORKBENCH | {"messages": [Turn(role="user", text=HOSTILE), ANSWER]}),
     ("project.html", WORKBENCH | {"messages": [], "documents": [], "conversations": []}),
     ("_documents.html", SHELF | {"project": PROJECT}),

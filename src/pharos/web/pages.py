@@ -10,7 +10,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from pharos.chat import history
-from pharos.identity.current import CurrentRuntime
+from pharos.identity.current import ADMIN_ROLES, CurrentRuntime
 from pharos.identity.routes import clear_session_cookie
 from pharos.identity.setup import SETUP_PATH, is_initialised, is_setup_token
 from pharos.identity.sign_in import sign_out
@@ -57,6 +57,7 @@ async def projects_page(request: Request, visit: CurrentVisit) -> Response:
         request,
         "projects.html",
         **visit.context,
+        can_create=visit.principal.platform_role in ADMIN_ROLES,
         projects=[project for project in found if not project.is_handbook and not project.is_hidden],
         handbook=next((project for project in handbooks if not project.is_hidden), None),
         hidden_handbook=next((project for project in handbooks if project.is_hidden), None),
