@@ -52,8 +52,10 @@ def prepare_model(models_dir: Path) -> bool:
     Two processes may call it at once: the second waits and finds it done. Raises `Unavailable` when the weights cannot
     be had or the result is not what the reference says; what was there before is then left as it was.
     """
-    models_dir.mkdir(parents=True, exist_ok=True)
     target = model_folder(models_dir)
+    if _is_current(target):  # also where the folder may only be read
+        return False
+    models_dir.mkdir(parents=True, exist_ok=True)
     with _only_one(models_dir / ".lock"):
         if _is_current(target):
             return False
