@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 import psycopg
@@ -33,7 +34,9 @@ from pharos.runtime import Runtime
 
 pytest_plugins = ["tests.contract_plugin"]
 
-RunJobs = Callable[[Runtime], Awaitable[None]]
+
+class RunJobs(Protocol):
+    async def __call__(self, world: Runtime = ..., /) -> None: ...
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +59,7 @@ def database_urls(database_server: Server) -> Iterator[DatabaseUrls]:
 
 @pytest.fixture
 def settings(database_urls: DatabaseUrls, tmp_path: Path) -> Settings:
-    return make_settings(database_urls, tmp_path)
+    return make_settings(database_urls, tmp_path / "data")
 
 
 def make_settings(urls: DatabaseUrls, data_dir: Path) -> Settings:
@@ -146,16 +149,16 @@ async def as_stranger(runtime: Runtime, stranger: Principal) -> AsyncIterator[ht
 
 
 @pytest.fixture
-async def run_jobs(db: Database) -> RunJobs:
-    """Runs what this test has queued until nothing waits any more."""
-    async with system_transaction(db) as session:
+async def run_jobs(runtime: Runtime) -> RunJobs:
+    """Runs what this test has queued until nothing waits any more, in `runtime` unless another one is named."""
+    async with system_transaction(runtime.db) as session:
         await session.execute(text("delete from procrastinate_jobs"))  # what earlier tests of this process left
 
-    async def run(runtime: Runtime) -> None:
-        assert tasks.ingest_document
-        assert runtime.settings.database_url is not None
-        app = jobs.create_queue(runtime.settings.database_url)
+    async def run(world: Runtime = runtime, /) -> None:
+        assert tasks.ingest_document  # registered by its import
+        assert world.settings.database_url is not None
+        app = jobs.create_queue(world.settings.database_url)
         async with app.open_async():
-            await jobs.run_worker(app, context={"runtime": runtime}, concurrency=2, wait=False, signals=False)
+            await jobs.run_worker(app, context={"runtime": world}, concurrency=2, wait=False, signals=False)
 
     return run

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -261,37 +262,35 @@ async def test_a_deleted_document_leaves_no_row(
             assert (await session.execute(text(f"select count(*) from {table}"))).scalar_one() == 0, table
 
 
+def every_call(project_id: object, document_id: object) -> list[tuple[str, str, dict[str, Any]]]:
+    """A call of each route that names a project or a document."""
+    question = {"question": "Where was it built?"}
+    return [
+        ("GET", f"/projects/{project_id}/documents", {}),
+        ("POST", f"/projects/{project_id}/documents", {"files": a_file()}),
+        ("PUT", f"/api/v1/projects/{project_id}/hidden", {}),
+        ("POST", f"/chat/projects/{project_id}", {"json": question}),
+        ("POST", "/chat", {"json": question | {"projectId": str(project_id)}}),
+        ("POST", "/api/v1/search", {"json": {"text": "lighthouse", "projectId": str(project_id)}}),
+        ("GET", f"/documents/{document_id}", {}),
+        ("GET", f"/documents/{document_id}/text", {}),
+        ("GET", f"/documents/{document_id}/file", {}),
+        ("POST", f"/documents/{document_id}/retry", {}),
+        ("DELETE", f"/documents/{document_id}", {}),
+    ]
+
+
 @pytest.mark.contract("AC-06", "AC-09", part="foreign and missing objects give the same 404, on every route")
 async def test_what_is_foreign_looks_like_what_is_missing(
     runtime: Runtime, tenant: MadeTenant, as_stranger: httpx.AsyncClient, as_member: httpx.AsyncClient
 ) -> None:
     private = await make_project(runtime.db, tenant.admin, is_private=True)
     document = await make_document(runtime, tenant.admin, private)
-    calls = [
-        ("GET", "/projects/{project}/documents", None),
-        ("POST", "/projects/{project}/documents", a_file()),
-        ("PUT", "/api/v1/projects/{project}/hidden", None),
-        ("POST", "/chat/projects/{project}", {"question": "Where was it built?"}),
-        ("POST", "/chat", {"question": "Where was it built?", "projectId": "{project}"}),
-        ("POST", "/api/v1/search", {"text": "lighthouse", "projectId": "{project}"}),
-        ("GET", "/documents/{document}", None),
-        ("GET", "/documents/{document}/text", None),
-        ("GET", "/documents/{document}/file", None),
-        ("POST", "/documents/{document}/retry", None),
-        ("DELETE", "/documents/{document}", None),
-    ]
     for client in (as_stranger, as_member):
-        for method, path, body in calls:
+        for calls in zip(every_call(private, document.id), every_call(NOWHERE, NOWHERE), strict=True):
             seen = []
-            for project_id, document_id in ((private, document.id), (NOWHERE, NOWHERE)):
-                names = {"{project}": str(project_id), "{document}": str(document_id)}
-                url, sent = path, body
-                for place, value in names.items():
-                    url = url.replace(place, value)
-                    if isinstance(sent, dict) and "file" not in sent:
-                        sent = {key: item.replace(place, value) for key, item in sent.items()}
-                keywords = {"files": sent} if isinstance(sent, dict) and "file" in sent else {"json": sent}
-                answer = await client.request(method, url, **keywords)
+            for method, path, body in calls:
+                answer = await client.request(method, path, **body)
                 seen.append((answer.status_code, answer.json()["error"], answer.json()["message"]))
             assert seen[0] == seen[1], path
             assert seen[0][0] == 404, path
