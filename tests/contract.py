@@ -7,17 +7,15 @@ they ended. `--update` writes the state of rows that still say `open` from the t
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-from tests.contract_plugin import RECORD, marks_of
+from tests.contract_plugin import MARKS, RECORD
 
 PAGE = Path(__file__).parents[1] / "docs" / "contract.md"
 GROUP = re.compile(r"^## (?P<title>.+) \((?P<group>[A-Z]{2})\)$")
@@ -61,21 +59,14 @@ def read_rows(page: str) -> list[Row]:
 
 
 def collect_marks() -> dict[str, list[tuple[str, str | None]]]:
-    """All tests with their rows, without running them. Raises RuntimeError when collection fails."""
-    found: dict[str, list[tuple[str, str | None]]] = {}
-
-    class Collector:
-        def pytest_collection_finish(self, session: pytest.Session) -> None:
-            for item in session.items:
-                if marks := marks_of(item):
-                    found[item.nodeid] = [(mark["row"], mark["part"]) for mark in marks]
-
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        code = pytest.main(["--collect-only", "-q", "-p", "no:randomly", "tests"], plugins=[Collector()])
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        raise RuntimeError(said.getvalue())
-    return found
+    """All tests with their rows, without running them. Raises RuntimeError with pytest's words when that fails."""
+    MARKS.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:randomly", "tests"]
+    done = subprocess.run(command, cwd=PAGE.parents[1], capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not MARKS.exists():
+        raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
+    found = json.loads(MARKS.read_text())
+    return {test: [(mark["row"], mark["part"]) for mark in marks] for test, marks in found.items()}
 
 
 def join_outcomes(marks: Mapping[str, Iterable[tuple[str, str | None]]], outcomes: Mapping[str, str]) -> list[Proof]:

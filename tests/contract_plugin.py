@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 RECORD = Path(__file__).parents[1] / ".pytest_cache" / "contract.json"
+MARKS = RECORD.with_name("contract-marks.json")
 PROPERTY = "contract"
 # A test has three phases; the worst of them is its outcome.
 WORST_FIRST = ("failed", "skipped", "passed")
@@ -35,6 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if marks := marks_of(item):
             item.user_properties.append((PROPERTY, marks))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """With `--collect-only`: write which test names which rows to `MARKS`, for `tests/contract.py`."""
+    if session.config.option.collectonly:
+        MARKS.parent.mkdir(exist_ok=True)
+        MARKS.write_text(json.dumps({item.nodeid: marks_of(item) for item in session.items if marks_of(item)}))
 
 
 class Recorder:
