@@ -58,8 +58,8 @@ def database_urls(database_server: Server) -> Iterator[DatabaseUrls]:
 
 
 @pytest.fixture
-def settings(database_urls: DatabaseUrls, tmp_path: Path) -> Settings:
-    return make_settings(database_urls, tmp_path / "data")
+def settings(database_urls: DatabaseUrls, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return make_settings(database_urls, tmp_path_factory.mktemp("data"))
 
 
 def make_settings(urls: DatabaseUrls, data_dir: Path) -> Settings:

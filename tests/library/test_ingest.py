@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy import text
 from tests.conftest import RunJobs
+from tests.fakes import FakeEmbedding
 from tests.make import MadeTenant, make_document, make_project
 
 from pharos.infra import jobs
@@ -38,7 +43,7 @@ async def test_a_document_goes_from_pending_to_indexed(runtime: Runtime, tenant:
     project = await make_project(runtime.db, tenant.admin)
     document = await make_document(runtime, tenant.admin, project)
     assert document.status == "pending"
-    await run_jobs()
+    await run_jobs(runtime)
     indexed = await read(runtime, tenant, document.id)
     assert (indexed.status, indexed.passage_count, indexed.reason) == ("indexed", 1, None)
 
@@ -51,7 +56,7 @@ async def test_a_failed_document_keeps_reason_and_file_and_can_be_retried(
     document = await make_document(
         runtime, tenant.admin, project, name="x.bin", content=b"\x7fELF\x02\x01\x01\x00" * 50
     )
-    await run_jobs()
+    await run_jobs(runtime)
     failed = await read(runtime, tenant, document.id)
     assert failed.status == "failed"
     assert failed.reason is not None
@@ -60,7 +65,7 @@ async def test_a_failed_document_keeps_reason_and_file_and_can_be_retried(
     async with runtime.db.transaction(tenant.id) as session:
         again = await documents.retry(session, tenant.admin, document_id=DocumentId(document.id))
         assert (again.status, again.reason) == ("pending", None)
-    await run_jobs()
+    await run_jobs(runtime)
     assert (await read(runtime, tenant, document.id)).status == "failed"
 
 
@@ -70,7 +75,7 @@ async def test_passages_can_be_dropped_and_rebuilt_from_the_kept_file(
 ) -> None:
     project = await make_project(runtime.db, tenant.admin)
     document = await make_document(runtime, tenant.admin, project)
-    await run_jobs()
+    await run_jobs(runtime)
     before = await passages_of(runtime, tenant)
     async with runtime.db.transaction(tenant.id) as session:
         await session.execute(text("update documents set status = 'pending'"))
@@ -89,22 +94,28 @@ async def test_ingesting_twice_at_once_leaves_one_set_of_passages(runtime: Runti
         assert (await check_index(session)).out_of_step == 0
 
 
-async def test_a_run_that_was_thought_dead_cannot_overwrite_its_successor(
-    runtime: Runtime, tenant: MadeTenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class InterruptedEmbedding(FakeEmbedding):
+    """While it embeds, something else happens."""
+
+    def __init__(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        self._meanwhile = meanwhile
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        await self._meanwhile()
+        return await super().embed(texts)
+
+
+async def test_a_run_that_was_thought_dead_cannot_overwrite_its_successor(runtime: Runtime, tenant: MadeTenant) -> None:
     project = await make_project(runtime.db, tenant.admin)
     document = await make_document(runtime, tenant.admin, project)
-    extract = ingest.extract_document
 
-    async def a_successor_finishes_meanwhile(path: Path, *, name: str) -> ingest.Extracted:
-        monkeypatch.setattr(ingest, "extract_document", extract)
+    async def a_successor_finishes() -> None:
         await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
         async with runtime.db.transaction(tenant.id) as session:
             await session.execute(text("update passages set text = 'the successor was here'"))
-        return await extract(path, name=name)
 
-    monkeypatch.setattr(ingest, "extract_document", a_successor_finishes_meanwhile)
-    await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+    slow = replace(runtime, embedding=InterruptedEmbedding(a_successor_finishes))
+    await ingest.ingest_document(slow, tenant.id, DocumentId(document.id))
     assert await passages_of(runtime, tenant) == ["the successor was here"]
 
 
@@ -144,7 +155,7 @@ async def test_a_deleted_document_leaves_no_rows_and_after_the_grace_no_bytes(
 ) -> None:
     project = await make_project(runtime.db, tenant.admin)
     document = await make_document(runtime, tenant.admin, project)
-    await run_jobs()
+    await run_jobs(runtime)
     async with runtime.db.transaction(tenant.id) as session:
         await delete_document(session, tenant.admin, document_id=DocumentId(document.id))
     with pytest.raises(NotFound):
@@ -179,23 +190,22 @@ async def test_a_document_whose_job_was_lost_is_queued_again_once(
         assert await documents.recover_documents(session) == 1
     async with runtime.db.transaction(tenant.id) as session:
         assert await documents.recover_documents(session) == 0
-    await run_jobs()
+    await run_jobs(runtime)
     assert (await read(runtime, tenant, document.id)).status == "indexed"
 
 
 async def test_an_embedder_that_is_away_is_tried_again_and_the_document_is_not_failed(
-    runtime: Runtime, tenant: MadeTenant, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, tenant: MadeTenant
 ) -> None:
     project = await make_project(runtime.db, tenant.admin)
     document = await make_document(runtime, tenant.admin, project)
 
-    async def away(*_: object) -> None:
+    async def it_is_away() -> None:
         raise Unavailable("The embedder does not answer. `pharos status` shows why.")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(type(runtime.embedding), "embed", away)
-        with pytest.raises(Unavailable):
-            await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+    without = replace(runtime, embedding=InterruptedEmbedding(it_is_away))
+    with pytest.raises(Unavailable):
+        await ingest.ingest_document(without, tenant.id, DocumentId(document.id))
     assert (await read(runtime, tenant, document.id)).status == "processing"
     await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
     assert (await read(runtime, tenant, document.id)).status == "indexed"
@@ -206,18 +216,19 @@ async def test_a_folder_is_added_then_skipped_then_replaced_where_it_changed(
     runtime: Runtime, tenant: MadeTenant, tmp_path: Path
 ) -> None:
     project = await make_project(runtime.db, tenant.admin)
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "a.txt").write_text("The first note.")
-    (tmp_path / "sub" / "b.txt").write_text("The second note.")
-    (tmp_path / ".hidden").write_text("not this one")
+    folder = tmp_path / "notes"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("The first note.")
+    (folder / "sub" / "b.txt").write_text("The second note.")
+    (folder / ".hidden").write_text("not this one")
 
     async def go() -> list[tuple[str, str]]:
-        files = list_files([tmp_path])
+        files = list_files([folder])
         return [(o.name, o.outcome) async for o in ingest_files(runtime, tenant.admin, project_id=project, files=files)]
 
     assert await go() == [("a.txt", "added"), ("sub/b.txt", "added")]
     assert await go() == [("a.txt", "unchanged"), ("sub/b.txt", "unchanged")]
-    (tmp_path / "a.txt").write_text("The first note, revised.")
+    (folder / "a.txt").write_text("The first note, revised.")
     assert await go() == [("a.txt", "replaced"), ("sub/b.txt", "unchanged")]
     async with runtime.db.transaction(tenant.id) as session:
         assert len(await documents.list_documents(session, tenant.admin, project_id=project)) == 2
@@ -227,7 +238,7 @@ async def test_every_span_is_exactly_its_passage(runtime: Runtime, tenant: MadeT
     project = await make_project(runtime.db, tenant.admin)
     body = "\r\n\r\n".join(f"Absatz {n}: Der Türmer zündet die Lampe an. 灯塔守望者点亮灯。" * 6 for n in range(30))
     document = await make_document(runtime, tenant.admin, project, content=body.encode())
-    await run_jobs()
+    await run_jobs(runtime)
     async with runtime.db.transaction(tenant.id) as session:
         found = await documents.get_text(session, tenant.admin, document_id=DocumentId(document.id))
         rows = (await session.execute(text("select start_char, end_char, text from passages"))).all()
@@ -254,5 +265,5 @@ async def test_clearing_the_queue_removes_only_waiting_jobs_and_loses_no_documen
     assert (await read(runtime, tenant, document.id)).status == "pending"
     async with runtime.db.transaction(TenantId(tenant.id)) as session:
         assert await documents.recover_documents(session) == 1
-    await run_jobs()
+    await run_jobs(runtime)
     assert (await read(runtime, tenant, document.id)).status == "indexed"

@@ -74,7 +74,12 @@ async def exited(process: subprocess.Popen[bytes]) -> int:
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
     descriptor = os.pidfd_open(process.pid)
-    loop.add_reader(descriptor, lambda: over.done() or over.set_result(None))
+
+    def ended() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    loop.add_reader(descriptor, ended)
     try:
         await over
     finally:

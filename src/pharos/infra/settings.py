@@ -124,3 +124,18 @@ class _FileVariables(PydanticBaseSettingsSource):
         fields = self.settings_cls.model_fields
         values = {name: self.get_field_value(fields[name], name)[0] for name in self.names}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def unknown_variables() -> list[str]:
+    """Variables of the environment that look like settings and are none: misspelt, or of another version."""
+    names = (name for name in os.environ if name.startswith("PHAROS_"))
+    return sorted(
+        name
+        for name in names
+        if name.removeprefix("PHAROS_").removesuffix("_FILE").lower() not in Settings.model_fields
+    )
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """What a process that belongs to this installation is started with."""
+    return {**os.environ, "PHAROS_DATA_DIR": str(settings.data_dir), "PYTHONUNBUFFERED": "1"}

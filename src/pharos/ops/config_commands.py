@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from pharos.infra.database_roles import connection_urls, initialise_database, refuse_unsafe_role
 from pharos.infra.errors import Invalid
-from pharos.infra.settings import Settings
+from pharos.infra.settings import Settings, unknown_variables
 from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table
 
 app = typer.Typer()
@@ -66,12 +65,7 @@ def set_setting(
 def check_settings() -> None:
     """Say whether every setting can be read; exit 2 and the name of the one that cannot."""
     settings = read_settings()
-    unknown = sorted(
-        name
-        for name in os.environ
-        if name.startswith("PHAROS_") and name.removeprefix("PHAROS_").removesuffix("_FILE").lower() not in _known()
-    )
-    for name in unknown:
+    for name in unknown_variables():
         echo_line(f"{name} is no setting and has no effect.")
     echo_line(f"{len(Settings.model_fields)} settings can be read; data lies in {settings.data_dir}.")
 
@@ -98,10 +92,6 @@ def read_settings() -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "a setting"
         raise Invalid(f"{name} cannot be read: {first['msg']}. Mend it in the environment or in pharos.env.") from error
-
-
-def _known() -> set[str]:
-    return set(Settings.model_fields)
 
 
 def _variable(field: str) -> str:

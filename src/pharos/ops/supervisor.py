@@ -27,7 +27,7 @@ from pharos.infra import embedded_postgres, migrate, processes
 from pharos.infra.database_roles import connection_urls, initialise_database, refuse_unsafe_role
 from pharos.infra.errors import Conflict, Unavailable
 from pharos.infra.logs import get_logger
-from pharos.infra.settings import Settings
+from pharos.infra.settings import Settings, child_environment
 from pharos.ops.log_files import open_log, rotate_logs
 from pharos.runtime import open_runtime
 
@@ -124,7 +124,7 @@ class Supervisor:
         await asyncio.to_thread(embedded_postgres.wait_until_ready, cluster, process)
 
     def _spawn(self, name: str) -> None:
-        environment = {**os.environ, "PHAROS_DATA_DIR": str(self.settings.data_dir), "PYTHONUNBUFFERED": "1"}
+        environment = child_environment(self.settings)
         with open_log(self.settings.data_dir, name) as output:
             process = processes.spawn(
                 [sys.executable, "-m", "pharos", name], death_signal=signal.SIGKILL, output=output, env=environment

@@ -365,13 +365,17 @@ DROP_QUEUE = """
     do $$
     declare thing text;
     begin
-        for thing in select oid::regclass::text from pg_class where relname like 'procrastinate\\_%' and relkind = 'r' loop
+        for thing in
+            select oid::regclass::text from pg_class where relname like 'procrastinate\\_%' and relkind = 'r'
+        loop
             execute 'drop table ' || thing || ' cascade';
         end loop;
         for thing in select oid::regprocedure::text from pg_proc where proname like 'procrastinate\\_%' loop
             execute 'drop function ' || thing || ' cascade';
         end loop;
-        for thing in select oid::regtype::text from pg_type where typname like 'procrastinate\\_%' and typtype in ('e', 'c') loop
+        for thing in
+            select oid::regtype::text from pg_type where typname like 'procrastinate\\_%' and typtype in ('e', 'c')
+        loop
             execute 'drop type if exists ' || thing || ' cascade';
         end loop;
     end $$
