@@ -15,6 +15,7 @@ Words behind `sh`: `id=` (required), `exit=` (0 when not said), `seconds=` (60 w
 copy of the source tree instead of an empty directory). A line of `expect` is text that must appear in what the block
 printed, or `/a pattern/`, or `not:` and text that must not appear, or `$` and a command that must succeed.
 A page with the line `<!-- installation: fresh -->` gets a data directory of its own, not started.
+A line `<!-- contract: DE-24; DE-16 = the port -->` names rows of the contract that the page proves, wholly or in part.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```[ ]*$", re.MULTILIN
 COMMAND = re.compile(r"(?<![\w./-])pharos(?P<words>(?: +[a-z][a-z-]*)+)")
 INLINE = re.compile(r"`(pharos [^`\n]+)`")
 FRESH = "<!-- installation: fresh -->"
+CONTRACT = re.compile(r"^<!-- contract: (.+) -->$", re.MULTILINE)
 KNOWN_WORDS = {"id", "exit", "seconds", "in"}
 # Fences that are not run and say so by their language.
 SHOWN_ONLY = {"text", "json", "ini", "python", "mermaid"}
@@ -62,6 +64,13 @@ class Page:
     @property
     def wants_fresh_installation(self) -> bool:
         return FRESH in self.text
+
+    @property
+    def rows(self) -> list[tuple[str, str | None]]:
+        """The contract's rows it proves, each with the part it proves or None for the whole."""
+        entries = [entry.strip() for line in CONTRACT.findall(self.text) for entry in line.split(";")]
+        split = [entry.partition(" = ") for entry in entries]
+        return [(row, part or None) for row, _, part in split]
 
 
 def read_page(name: str, text: str) -> Page:

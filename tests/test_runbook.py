@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from _pytest.mark import ParameterSet
 from tests import runbook
 from tests.runbook import BadPage, Block, Page
 
@@ -103,10 +104,18 @@ def environment(request: pytest.FixtureRequest, page: Page, scratch: Path) -> It
     yield shared
 
 
+def proofs() -> list[ParameterSet]:
+    """One test a page that has blocks, marked with the rows of the contract that the page names."""
+    pages = [page for page in map(read, FILES) if page.blocks]
+    return [
+        pytest.param(page, marks=[pytest.mark.contract(row, part=part) for row, part in page.rows]) for page in pages
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("runbook")
 @pytest.mark.contract("WM-12", part="the pages written so far run as they stand")
-@pytest.mark.parametrize("page", [page for page in map(read, FILES) if page.blocks], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", proofs(), ids=lambda page: page.name)
 def test_every_block_of_the_page_ends_as_it_says(
     page: Page, environment: dict[str, str], scratch: Path, record_property: Callable[[str, object], None]
 ) -> None:
