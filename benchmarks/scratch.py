@@ -1,0 +1,73 @@
+"""A whole installation for a measurement: `pharos up --detach` in a directory and on a port of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pharos.infra.settings import Settings
+
+COMMAND_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """`settings` let this process open the installation's runtime."""
+
+    folder: Path
+    settings: Settings
+
+    def run(self, *arguments: str) -> tuple[float, str]:
+        """A `pharos` command: the seconds it took from start to exit, and its stdout. Raises when it fails."""
+        environment = {
+            **os.environ,
+            "PHAROS_DATA_DIR": str(self.settings.data_dir),
+            "PHAROS_PORT": str(self.settings.port),
+        }
+        command = [str(Path(sys.executable).with_name("pharos")), *arguments]
+        started = time.perf_counter()
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        seconds = time.perf_counter() - started
+        if done.returncode != 0:
+            raise RuntimeError(f"pharos {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return seconds, done.stdout
+
+
+@contextmanager
+def scratch_installation() -> Iterator[Scratch]:
+    """Started and ready; stopped and removed at the end. It says nothing of how long the start took."""
+    folder = Path(tempfile.mkdtemp(prefix="pharos-bench-"))
+    scratch = Scratch(folder, Settings(_env_file=None, data_dir=folder / "data", port=_free_port()))
+    try:
+        scratch.run("up", "--detach")
+        yield scratch
+    finally:
+        try:
+            scratch.run("down", "--delete-data", "--yes")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
