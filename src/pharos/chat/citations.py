@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-MARK = re.compile(r"\s?\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
+MARKS = re.compile(r"(\s?)((?:\[\d{1,3}(?:\s*,\s*\d{1,3})*\])+)")
 LONGEST_MARK_CHARACTERS = 24
 
 
@@ -28,20 +28,19 @@ def check_citations(text: str, *, given: int) -> CitedText:
     order: list[int] = []
     dropped = 0
 
-    def renumber(mark: re.Match[str]) -> str:
+    def renumber(marks: re.Match[str]) -> str:
         nonlocal dropped
         kept = []
-        for number in (int(part) for part in mark.group(1).split(",")):
+        for number in map(int, re.findall(r"\d+", marks.group(2))):
             if not 1 <= number <= given:
                 dropped += 1
                 continue
             if number not in order:
                 order.append(number)
             kept.append(f"[{order.index(number) + 1}]")
-        lead = " " if mark.group(0)[0].isspace() and kept else ""
-        return lead + "".join(kept)
+        return (marks.group(1) if kept else "") + "".join(kept)
 
-    checked = MARK.sub(renumber, text)
+    checked = MARKS.sub(renumber, text)
     return CitedText(text=checked, cited=tuple(order), dropped=dropped)
 
 

@@ -112,6 +112,8 @@ def _quote(
     for start, end in said or spans:
         sentence = passage.text[start:end]
         own = _coverage(sentence, passage, words, total)
+        if not own:
+            continue
         score = (1 - PASSAGE_SHARE) * own + PASSAGE_SHARE * passage_coverage * passage.score
         quotations.append(
             Quotation(
