@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import platform
 import sys
 import time
@@ -30,8 +31,11 @@ def _is_benchmark(file: Path) -> bool:
 
 
 def run_one(name: str, eval_dir: Path) -> dict[str, Any]:
-    """`{"state": "ok" | "bound missed" | "not run", "seconds": …, "figures": …}`."""
-    started = time.monotonic()
+    """`{"state": "ok" | "bound missed" | "not run", "seconds": …, "load_before": …, "figures": …}`.
+
+    The load is what other work kept the machine busy with: on two cores, times taken above 2 say little.
+    """
+    started, load = time.monotonic(), os.getloadavg()[0]
     try:
         figures: dict[str, Any] = importlib.import_module(f"benchmarks.{name}").main(eval_dir)
     except FileNotFoundError as missing:
@@ -41,6 +45,7 @@ def run_one(name: str, eval_dir: Path) -> dict[str, Any]:
         "state": "bound missed" if missed else "ok",
         "missed": missed,
         "seconds": round(time.monotonic() - started, 1),
+        "load_before": round(load, 1),
         "figures": figures,
     }
 

@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from pharos.infra.settings import Settings
+from pharos.ops.supervisor import read_state
 
 COMMAND_SECONDS = 900
 
@@ -49,6 +52,21 @@ class Scratch:
         if done.returncode != 0:
             raise RuntimeError(f"pharos {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return seconds, done.stdout
+
+    def processor_seconds(self, part: str | None = None) -> float:
+        """Processor time used so far by a part, or by all parts with what they started (CLI commands not counted)."""
+        state = read_state(self.settings)
+        assert state is not None, "the installation has stopped"
+        top = psutil.Process(state.parts[part]["pid"] if part else state.pid)
+        return sum(_processor_seconds(process) for process in (top, *top.children(recursive=True)))
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    """Its own, and that of children which have ended: living ones are counted for themselves."""
+    try:
+        return float(sum(process.cpu_times()[:4]))
+    except psutil.NoSuchProcess:
+        return 0.0  # it ended this moment, and its parent counts it from now on
 
 
 @contextmanager
