@@ -136,12 +136,14 @@ def make_database(admin_url: str, *, database: str, passwords: dict[str, str]) -
 def refuse_unsafe_role(app_url: str) -> None:
     """Refuse to serve when the database would not keep tenants apart (AC-09).
 
-    Asks the catalog as the app role itself: it must not be superuser, bypass row security, or own a table of a tenant;
-    every such table must have its fence forced; and a look without a tenant must show nothing.
+    Asks the catalog as the app role itself: neither it nor any role it can become may be superuser, bypass row
+    security, or own a table of a tenant; every such table must have its fence forced; and a look without a tenant must
+    show nothing.
     """
     with psycopg.connect(app_url, autocommit=True) as connection:
         name, is_super, bypasses = connection.execute(
-            "select rolname, rolsuper, rolbypassrls from pg_roles where rolname = current_user"
+            "select current_user, bool_or(rolsuper), bool_or(rolbypassrls) from pg_roles "
+            "where pg_has_role(current_user, oid, 'member')"
         ).fetchone() or ("?", True, True)
         if is_super or bypasses:
             raise Conflict(
@@ -284,7 +286,7 @@ TENANT_TABLES = """
 OWNED_TABLES = """
     select c.relname from pg_class c
     join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped
-    where c.relkind in ('r', 'p') and pg_get_userbyid(c.relowner) = current_user
+    where c.relkind in ('r', 'p') and pg_has_role(current_user, c.relowner, 'member')
     order by 1
     """
 UNFENCED_TABLES = """
