@@ -19,7 +19,8 @@ PASSAGE_SHARE = 0.5
 MIN_SHARE_OF_BEST = 0.5
 """A second or third sentence must come this near the best one: what is added only because there is room is noise."""
 NOT_A_SENTENCE = re.compile(r"\s*(?:#{1,6}\s|\||```|={3,}|-{3,})")
-"""Headings and rows of tables: they name the answer's place, they do not say it."""
+PLACE_NOT_CLAIM = 0.4
+"""Headings and rows of tables name the answer's place rather than say it: quoted where there is nothing else."""
 
 MIN_SUPPORT = 0.70
 """Coverage plus cosine from which a passage is about the question. Coverage is the share of the question's weight whose
@@ -107,14 +108,14 @@ def _quote(
     passage: FoundPassage, passage_coverage: float, words: Sequence[tuple[frozenset[int], float]], total: float
 ) -> list[Quotation]:
     quotations = []
-    spans = split_sentences(passage.text)
-    said = [span for span in spans if not NOT_A_SENTENCE.match(passage.text, span.start)]
-    for start, end in said or spans:
+    for start, end in split_sentences(passage.text):
         sentence = passage.text[start:end]
         own = _coverage(sentence, passage, words, total)
         if not own:
             continue
         score = (1 - PASSAGE_SHARE) * own + PASSAGE_SHARE * passage_coverage * passage.score
+        if NOT_A_SENTENCE.match(sentence):
+            score *= PLACE_NOT_CLAIM
         quotations.append(
             Quotation(
                 passage=passage,
