@@ -76,6 +76,9 @@ def scratch() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="pharos-page-"))
     directory.chmod(0o755)
     yield directory
+    # a page that failed half-way leaves running what a later block of it would have stopped
+    for state in directory.rglob("run/supervisor.json"):
+        pharos({**environ, "PHAROS_DATA_DIR": str(state.parents[1])}, "down")
     shutil.rmtree(directory, ignore_errors=True)
 
 
