@@ -16,7 +16,6 @@ CATS = "Cats sleep for sixteen hours. Dogs bark at the moon. Birds fly south."
 WORDS = ["vault", "opens", "noon", "guard", "Ada", "cats", "unheard", "金库", "什么", "Tür", "?", "the"]
 
 
-@pytest.mark.contract("C-31", part="an answer without a model is made of cited sentences")
 def test_the_sentence_that_answers_is_quoted() -> None:
     extract = extract_answer("When does the vault open?", found("When does the vault open?", passage(VAULT)))
     assert extract.is_answered
