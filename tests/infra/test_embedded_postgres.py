@@ -1,0 +1,204 @@
+"""The Postgres of the install: made, started, killed, started again, and where its directory cannot be reached."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from pharos.infra import embedded_postgres
+from pharos.infra.embedded_postgres import EmbeddedPostgres
+from pharos.infra.errors import Conflict, Unavailable
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory every user may enter; pytest's own are closed to the user who runs Postgres."""
+    directory = Path(tempfile.mkdtemp(prefix="pharos-postgres-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def start(place: Path) -> Iterator[Start]:
+    """Starts a server without fsync and waits for it; whatever was started ends with the test."""
+    started: list[EmbeddedPostgres] = []
+    children: list[subprocess.Popen[bytes]] = []
+
+    def run(cluster: EmbeddedPostgres, *, fsync: bool = False) -> subprocess.Popen[bytes]:
+        started.append(cluster)
+        with (place / "postgres.log").open("ab") as output:
+            process = embedded_postgres.start(cluster, output=output, fsync=fsync)
+        children.append(process)
+        embedded_postgres.wait_until_ready(cluster, process, timeout_seconds=120)
+        return process
+
+    yield run
+    for cluster in started:
+        embedded_postgres.stop(cluster)
+        embedded_postgres.delete(cluster.data_dir)
+    for process in children:
+        process.wait(timeout=10)
+
+
+def ask(cluster: EmbeddedPostgres, query: str) -> object:
+    with psycopg.connect(cluster.admin_url, autocommit=True) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    return row[0] if row else None
+
+
+def write_note(cluster: EmbeddedPostgres) -> None:
+    with psycopg.connect(cluster.admin_url) as connection:
+        connection.execute("create table note as select 'kept' as text")
+
+
+def test_a_server_is_made_started_and_stopped_with_its_data_kept(place: Path, start: Start) -> None:
+    assert embedded_postgres.find(place / "data") is None
+    cluster = embedded_postgres.initialise(place / "data")
+    process = start(cluster)
+    assert embedded_postgres.running_pid(cluster) == process.pid
+    assert ask(cluster, "select current_setting('listen_addresses')") == "127.0.0.1"
+    assert ask(cluster, "select current_setting('data_checksums')") == "on"
+    write_note(cluster)
+    embedded_postgres.stop(cluster)
+    assert process.wait(timeout=30) == 0
+    assert embedded_postgres.running_pid(cluster) is None
+    assert embedded_postgres.initialise(place / "data") == cluster == embedded_postgres.find(place / "data")
+    start(cluster)
+    assert ask(cluster, "select text from note") == "kept"
+
+
+def test_nobody_gets_in_without_the_password_and_its_file_is_closed(place: Path, start: Start) -> None:
+    cluster = embedded_postgres.initialise(place / "data")
+    start(cluster)
+    for host in ("127.0.0.1", str(cluster.socket_dir)):
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(host=host, port=cluster.port, user="postgres", password="guess", dbname="postgres")
+    word = place / "data" / "secrets" / "postgres-superuser"
+    assert stat.S_IMODE(word.stat().st_mode) == 0o600
+
+
+def test_a_killed_server_starts_again_with_everything_committed(place: Path, start: Start) -> None:
+    cluster = embedded_postgres.initialise(place / "data")
+    process = start(cluster, fsync=True)
+    write_note(cluster)
+    process.kill()
+    process.wait(timeout=30)
+    assert (cluster.data / "postmaster.pid").exists()
+    assert embedded_postgres.running_pid(cluster) is None
+    start(cluster)
+    assert ask(cluster, "select text from note") == "kept"
+
+
+def test_a_running_server_is_not_started_twice(place: Path, start: Start) -> None:
+    cluster = embedded_postgres.initialise(place / "data")
+    process = start(cluster)
+    with pytest.raises(Conflict, match=f"already runs on .* as process {process.pid}") as refusal:
+        start(cluster)
+    assert refusal.value.code == "postgres_running"
+
+
+def test_a_lock_that_names_somebody_elses_process_is_cleared(place: Path, start: Start) -> None:
+    cluster = embedded_postgres.initialise(place / "data")
+    lock = cluster.data / "postmaster.pid"
+    lock.write_text(f"{os.getpid()}\n{cluster.data}\n0\n{cluster.port}\n{cluster.socket_dir}\n127.0.0.1\n\nready\n")
+    assert embedded_postgres.running_pid(cluster) is None
+    embedded_postgres.stop(cluster)  # must not end this process
+    process = start(cluster)
+    assert lock.read_text().split()[0] == str(process.pid)
+
+
+def test_a_port_taken_meanwhile_is_replaced(place: Path, free_listener: int) -> None:
+    cluster = embedded_postgres.initialise(place / "data")
+    (cluster.home / "port").write_text(f"{free_listener}\n")
+    again = embedded_postgres.initialise(place / "data")
+    assert again.port not in {0, free_listener}
+    embedded_postgres.delete(place / "data")
+
+
+@pytest.fixture
+def free_listener() -> Iterator[int]:
+    """A port somebody listens on."""
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield int(listener.getsockname()[1])
+
+
+def test_a_server_that_cannot_start_says_where_its_reason_is(place: Path, start: Start) -> None:
+    cluster = embedded_postgres.initialise(place / "data")
+    (cluster.data / "operator.conf").write_text("shared_buffers = 'a lot'\n")
+    (cluster.data / "operator.conf").chmod(0o644)
+    with pytest.raises(Unavailable, match="`pharos logs postgres`"):
+        start(cluster)
+    assert "shared_buffers" in (place / "postgres.log").read_text()
+
+
+def test_a_half_made_cluster_is_made_anew(place: Path, start: Start) -> None:
+    home = embedded_postgres.initialise(place / "data").home
+    shutil.rmtree(home / "data")
+    (home / "data.0123abcd").mkdir()
+    cluster = embedded_postgres.initialise(place / "data")
+    start(cluster)
+    assert [path.name for path in home.glob("data*")] == ["data"]
+
+
+PARENT = """
+import signal, sys, time
+from pathlib import Path
+from pharos.infra import embedded_postgres
+cluster = embedded_postgres.initialise(Path(sys.argv[1]))
+process = embedded_postgres.start(cluster, output=2, fsync=False)
+embedded_postgres.wait_until_ready(cluster, process)
+print(process.pid, flush=True)
+signal.pause()
+"""
+
+
+def test_the_server_shuts_down_cleanly_when_its_parent_is_killed(place: Path) -> None:
+    with (place / "log").open("w") as log:
+        parent = subprocess.Popen(
+            [sys.executable, "-c", PARENT, str(place / "data")], stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    with parent:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        parent.send_signal(signal.SIGKILL)
+        server.wait(timeout=30)
+    assert "database system is shut down" in (place / "log").read_text()
+    embedded_postgres.delete(place / "data")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as somebody else")
+def test_below_a_closed_home_the_cluster_lies_elsewhere_and_is_removed_with_the_rest(place: Path, start: Start) -> None:
+    home = place / "home"
+    home.mkdir(mode=0o700)
+    cluster = embedded_postgres.initialise(home / "data")
+    process = start(cluster)
+    assert psutil.Process(process.pid).uids().real == cluster.user != 0
+    assert (home / "data" / "postgres").is_symlink()
+    assert not cluster.home.is_relative_to(place)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert ask(cluster, "select 1") == 1
+    assert embedded_postgres.find(home / "data") == cluster
+    embedded_postgres.stop(cluster)
+    embedded_postgres.delete(home / "data")
+    assert not cluster.home.exists()
+    assert not (home / "data" / "postgres").is_symlink()

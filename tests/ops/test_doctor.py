@@ -1,0 +1,158 @@
+"""`pharos doctor` and `pharos config` as commands: what is wrong, what to do about it, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.postgres import Server
+
+from pharos.infra import migrate
+from pharos.infra.database_roles import DatabaseUrls
+from pharos.infra.embedded_postgres import free_port
+from pharos.ops import doctor_commands
+
+pytestmark = pytest.mark.slow  # every command is a process of its own
+
+UNAVAILABLE, INVALID = 7, 2
+
+
+def pharos(place: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A `pharos` command in a directory of its own, with these settings and nobody else's."""
+    environment = {"PATH": os.environ["PATH"], "PHAROS_DATA_DIR": str(place / "data"), **settings}
+    command = [sys.executable, "-m", "pharos", *words]
+    return subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=60, check=False)
+
+
+def finding(done: subprocess.CompletedProcess[str]) -> tuple[str, str, str]:
+    (found,) = json.loads(done.stdout)
+    return found["check"], found["result"], found["cause"]
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield int(server.getsockname()[1])
+
+
+@pytest.mark.contract("DE-16")
+def test_a_variable_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    done = pharos(tmp_path, "doctor", "variables", "--json", PHAROS_PORT="many")
+    assert done.returncode == UNAVAILABLE
+    check, result, cause = finding(done)
+    assert (check, result) == ("variables", "FAIL")
+    assert "port cannot be read" in cause.lower()
+    assert "pharos.env" in cause
+    done = pharos(tmp_path, "doctor", "variables", "--json", PHAROS_SECRET_KEY="short")
+    assert finding(done)[1:] == (
+        "FAIL", "PHAROS_SECRET_KEY has fewer than 32 bytes. Make one: openssl rand -base64 32",
+    )  # fmt: skip
+
+
+@pytest.mark.contract("DE-16")
+def test_a_database_that_is_not_there_is_named_with_the_command_that_starts_it(tmp_path: Path) -> None:
+    done = pharos(tmp_path, "doctor", "db", "--json")
+    assert done.returncode == UNAVAILABLE
+    assert finding(done)[1] == "FAIL"
+    assert finding(done)[2].endswith("Start Pharos: pharos up")
+
+
+@pytest.mark.contract("DE-16")
+def test_pending_migrations_are_named_with_the_command_that_applies_them(
+    database_server: Server, tmp_path: Path
+) -> None:
+    name = f"doctor_{secrets.token_hex(6)}"
+    urls = database_server.clone(name)
+    try:
+        migrate.downgrade(urls.migrator, owner=urls.owner_role, revision="base")
+        done = pharos(tmp_path, "doctor", "migrations", "--json", PHAROS_DATABASE_URL=urls.app)
+        assert done.returncode == UNAVAILABLE
+        assert finding(done)[1] == "FAIL"
+        assert finding(done)[2].endswith("Run: pharos migrate --apply")
+        migrate.upgrade(urls.migrator, owner=urls.owner_role)
+        done = pharos(tmp_path, "doctor", "migrations", "--json", PHAROS_DATABASE_URL=urls.app)
+        assert (done.returncode, finding(done)[1]) == (0, "PASS")
+    finally:
+        database_server.drop(name)
+
+
+@pytest.mark.contract("DE-16")
+def test_a_busy_port_is_named_with_its_holder_and_a_free_one(tmp_path: Path, listener: int) -> None:
+    done = pharos(tmp_path, "doctor", "port", "--json", PHAROS_PORT=str(listener))
+    assert done.returncode == UNAVAILABLE
+    cause = finding(done)[2]
+    assert f"Port {listener} is in use by process {os.getpid()}" in cause
+    assert "pharos up" in cause
+
+
+@pytest.mark.contract("DE-17")
+def test_a_refusing_database_leads_to_the_questions_to_ask(tmp_path: Path, database_urls: DatabaseUrls) -> None:
+    wrong_port = f"postgresql://pharos_app:x@127.0.0.1:{free_port()}/pharos"
+    wrong_host = "postgresql://pharos_app:x@no-such-host.invalid/pharos"
+    wrong_word = database_urls.app.replace("app-of-the-tests", "guess")
+    for url in (wrong_port, wrong_host, wrong_word):
+        done = pharos(tmp_path, "doctor", "db", "--json", PHAROS_DATABASE_URL=url)
+        assert done.returncode == UNAVAILABLE
+        check, result, cause = finding(done)
+        assert (check, result) == ("db", "FAIL")
+        assert "Is it running, is the host name right, can this machine reach it?" in cause
+        assert "guess" not in cause
+    done = pharos(tmp_path, "doctor", "db", "--json", PHAROS_DATABASE_URL=database_urls.app)
+    assert (done.returncode, finding(done)[2]) == (0, "Postgres 18 answers")
+
+
+def test_what_rests_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PHAROS_DATA_DIR", str(tmp_path))
+    results = [found.result for found in doctor_commands.examine(["db", "migrations", "fence"])]
+    assert results == ["FAIL", "SKIP", "SKIP"]
+
+
+def test_a_check_that_does_not_exist_is_refused_with_the_list(tmp_path: Path) -> None:
+    done = pharos(tmp_path, "doctor", "weather")
+    assert done.returncode == INVALID
+    assert "The checks are variables, db" in done.stderr
+
+
+@pytest.mark.contract("DE-18", part="set, list and check of pharos.env")
+def test_a_setting_is_checked_before_it_is_written_and_lasts(tmp_path: Path) -> None:
+    env_file = tmp_path / "pharos.env"
+    env_file.write_text("# ours\nPHAROS_PORT=8001\nPHAROS_LOG_LEVEL=DEBUG\n")
+    refused = pharos(tmp_path, "config", "set", "PHAROS_PORT", "many")
+    assert (refused.returncode, env_file.read_text().count("8001")) == (INVALID, 1)
+    assert "PHAROS_PORT cannot be 'many'" in refused.stderr
+    assert pharos(tmp_path, "config", "set", "PHAROS_PROT", "1").returncode == INVALID
+    assert pharos(tmp_path, "config", "set", "PHAROS_PORT", "8123", "--dry-run").returncode == 0
+    assert "8001" in env_file.read_text()
+    assert "next start" in pharos(tmp_path, "config", "set", "PHAROS_PORT", "8123").stdout
+    assert env_file.read_text() == "# ours\nPHAROS_LOG_LEVEL=DEBUG\nPHAROS_PORT=8123\n"
+    assert (env_file.stat().st_mode & 0o777) == 0o600
+    assert json.loads(pharos(tmp_path, "config", "list", "--json").stdout)["PHAROS_PORT"] == "8123"
+
+
+@pytest.mark.contract("DE-18", part="secrets are not shown, misspelt variables are named")
+def test_the_list_keeps_secrets_and_the_check_names_what_has_no_effect(tmp_path: Path) -> None:
+    settings = {
+        "PHAROS_SECRET_KEY": "k" * 40,
+        "PHAROS_DATABASE_URL": "postgresql://pharos_app:hidden@db.example/pharos",
+        "PHAROS_PROT": "1",
+    }
+    listed = pharos(tmp_path, "config", "list", "--json", **settings)
+    assert json.loads(listed.stdout)["PHAROS_SECRET_KEY"] == "(set)"
+    assert "hidden" not in listed.stdout
+    assert "k" * 40 not in listed.stdout
+    checked = pharos(tmp_path, "config", "check", **settings)
+    assert checked.returncode == 0
+    assert "PHAROS_PROT is no setting and has no effect" in checked.stdout
+    (tmp_path / "pharos.env").write_text("PHAROS_PORT=many\n")
+    broken = pharos(tmp_path, "config", "check")
+    assert broken.returncode == INVALID
+    assert "port cannot be read" in broken.stderr.lower()
