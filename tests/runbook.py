@@ -32,7 +32,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"(?<![\w./-])pharos(?P<words>(?: +[a-z][a-z-]*)+)")
+COMMAND = re.compile(r"(?:(?<![\w./-])|(?<=\.venv/bin/))pharos(?P<words>(?: +[a-z][a-z-]*)+)")
 INLINE = re.compile(r"`(pharos [^`\n]+)`")
 FRESH = "<!-- installation: fresh -->"
 CONTRACT = re.compile(r"^<!-- contract: (.+) -->$", re.MULTILINE)
