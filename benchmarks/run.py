@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -55,6 +56,8 @@ def main() -> int:
     parser.add_argument("eval_dir", type=Path, help="folder that holds the evaluation sets")
     parser.add_argument("names", nargs="*", help="only these benchmarks")
     arguments = parser.parse_args()
+    # A benchmark that is stopped must still remove its installation.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     results: dict[str, Any] = {}
     for name in arguments.names or find_benchmarks():
         print(f"{name} …", flush=True)

@@ -85,9 +85,10 @@ async def _ingest_file(
         document = await receive(runtime, principal, project_id=project_id, name=name, chunks=read_file(path))
     except DuplicateDocument as duplicate:
         return FileOutcome(name=name, outcome="unchanged", document_id=DocumentId(duplicate.existing.id))
-    async with runtime.db.transaction(principal.tenant_id) as session:
-        for document_id in older:
-            await delete_document(session, principal, document_id=document_id)
+    if older:
+        async with runtime.db.transaction(principal.tenant_id) as session:
+            for document_id in older:
+                await delete_document(session, principal, document_id=document_id)
     return FileOutcome(name=name, outcome="replaced" if older else "added", document_id=DocumentId(document.id))
 
 
