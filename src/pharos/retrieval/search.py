@@ -26,8 +26,8 @@ log = get_logger(__name__)
 DIALECT = PGDialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it without annotations
 CANDIDATES = 100
 EF_SEARCH = 400
-"""Nodes the HNSW scan keeps in view. At 200 it missed 7 % of the ten nearest of 100,000; the exact lexical scan takes
-most of the statement either way."""
+"""Nodes the HNSW scan keeps in view. Among 35,000 real passages it finds .968, .982 and .994 of the ten nearest
+with 100, 200 and 400; the exact lexical scan takes most of the statement either way."""
 EXACT_SCAN_PASSAGES = 20_000
 """Up to this many visible passages every vector is compared (about 20 ms); beyond, the HNSW index answers."""
 
