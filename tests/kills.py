@@ -26,6 +26,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from pharos.infra.errors import Unavailable
+
 PASSWORD = "correct horse battery staple"
 SETTLE_SECONDS = 300.0
 PARTS = ("postgres", "embedder", "web", "worker", "supervisor")
@@ -70,22 +72,35 @@ class Installation:
         }
 
     def run(self, *arguments: str) -> str:
-        """A `pharos` command; its stdout. Raises when it fails."""
+        """A `pharos` command; its stdout. Raises when it fails, but for a part that is just coming back (exit 7)."""
         command = [sys.executable, "-m", "pharos", *arguments]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=180, check=False)
+        deadline = time.monotonic() + 60
+        while True:
+            done = subprocess.run(
+                command, env=self.environment, capture_output=True, text=True, timeout=180, check=False
+            )
+            if done.returncode != Unavailable.exit_code or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
         if done.returncode != 0:
             raise RuntimeError(f"pharos {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
     def processes(self) -> dict[str, psutil.Process]:
-        """The living parts by name: those whose environment names our data directory."""
+        """The living parts by name, by the ids that the supervisor keeps in its state."""
+        try:
+            state = json.loads((self.data_dir / "run" / "supervisor.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        ids = {"supervisor": state["pid"], **{name: part["pid"] for name, part in state["parts"].items()}}
         found: dict[str, psutil.Process] = {}
-        for process in psutil.process_iter(["cmdline", "environ"]):
-            line, environment = process.info["cmdline"] or [], process.info["environ"] or {}
-            if environment.get("PHAROS_DATA_DIR") != str(self.data_dir) and str(self.data_dir) not in " ".join(line):
+        for name, pid in ids.items():
+            try:
+                process = psutil.Process(pid)
+                if _is_ours(name, process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                    found[name] = process
+            except psutil.Error:
                 continue
-            if (part := _part(line)) is not None:
-                found.setdefault(part, process)
         return found
 
     def kill(self, part: str) -> bool:
@@ -100,14 +115,11 @@ class Installation:
         return "supervisor" in self.processes()
 
 
-def _part(line: list[str]) -> str | None:
-    words = line[1:]
-    if "up" in words and any("pharos" in word for word in line):
-        return "supervisor"
-    for part in ("web", "worker", "embedder"):
-        if words[-1:] == [part]:
-            return part
-    return "postgres" if line and Path(line[0]).name == "postgres" and "-D" in line else None
+def _is_ours(name: str, line: list[str]) -> bool:
+    """Whether the process with a known id is still that part, and not a stranger who got its number."""
+    if name == "postgres":
+        return bool(line) and Path(line[0]).name == "postgres"
+    return any("pharos" in word for word in line) and ("up" if name == "supervisor" else name) in line
 
 
 def token_of(installation: Installation) -> str:
@@ -158,14 +170,15 @@ def _document(number: int) -> bytes:
 
 
 async def kill_at_random(installation: Installation, ledger: Ledger, kills: int, chooser: random.Random) -> None:
-    """SIGKILL a random part after a random wait, `kills` times; a dead supervisor is started again."""
-    done = 0
-    while done < kills:
+    """SIGKILL parts at random moments, each as often as the others; a dead supervisor is started again."""
+    order: list[str] = []
+    while sum(ledger.killed.values()) < kills:
         await asyncio.sleep(chooser.uniform(0.2, 2.0))
-        part = chooser.choice(PARTS)
+        order = order or chooser.sample(PARTS, len(PARTS))
+        part = order[-1]
         if not await asyncio.to_thread(installation.kill, part):
             continue
-        done += 1
+        order.pop()
         ledger.killed[part] += 1
         if part == "supervisor":
             await asyncio.sleep(3)
@@ -221,7 +234,7 @@ async def prove(*, documents: int, kills: int, seed: int, port: int) -> Verdict:
             installation.run("up", "--detach")
         return judge(installation, ledger)
     finally:
-        installation.run("down")
+        installation.run("down", "--delete-data", "--yes")
         shutil.rmtree(data_dir, ignore_errors=True)
 
 

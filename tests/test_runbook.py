@@ -78,7 +78,7 @@ def scratch() -> Iterator[Path]:
     yield directory
     # a page that failed half-way leaves running what a later block of it would have stopped
     for state in directory.rglob("run/supervisor.json"):
-        pharos({**environ, "PHAROS_DATA_DIR": str(state.parents[1])}, "down")
+        pharos({**environ, "PHAROS_DATA_DIR": str(state.parents[1])}, "down", "--delete-data", "--yes")
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -88,7 +88,7 @@ def installation() -> Iterator[dict[str, str]]:
     directory.chmod(0o755)
     environment = clean_environment(directory / "data", directory)
     yield environment
-    pharos(environment, "down")
+    pharos(environment, "down", "--delete-data", "--yes")
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -98,7 +98,7 @@ def environment(request: pytest.FixtureRequest, page: Page, scratch: Path) -> It
     if page.wants_fresh_installation:
         own = clean_environment(scratch / "data", scratch)
         yield own
-        pharos(own, "down")
+        pharos(own, "down", "--delete-data", "--yes")
         return
     shared: dict[str, str] = request.getfixturevalue("installation")
     if "not running" in pharos(shared, "status").stdout:

@@ -60,7 +60,7 @@ def installation(free_port: int) -> Iterator[dict[str, str]]:
     environment = kept | {"PHAROS_DATA_DIR": str(directory / "data"), "PHAROS_PORT": str(free_port)}
     pharos(environment, "up", "--detach")
     yield environment
-    pharos(environment, "down")
+    pharos(environment, "down", "--delete-data", "--yes")
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from sqlalchemy.exc import OperationalError
 
 from pharos import __version__
 from pharos.chat import commands as chat
@@ -41,6 +42,8 @@ def main() -> None:
         app()
     except PharosError as error:
         _fail(error)
+    except OperationalError:
+        _fail(Unavailable("The database does not answer now. Try again in a moment; `pharos doctor db` says why."))
     except OSError as error:
         _fail(Unavailable(f"{error.strerror or error} ({error.filename or 'no file'}). Check it with `pharos doctor`."))
     except KeyboardInterrupt:
