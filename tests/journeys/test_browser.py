@@ -141,6 +141,7 @@ def make_a_project_and_upload(watched: Watched) -> None:
 
 def ask_and_open_the_passage(watched: Watched) -> None:
     page = watched.page
+    page.wait_for_load_state("load")  # the heading is there before the modules that listen to the form
     page.get_by_label("Your question").fill("When are the pumps serviced?")
     page.keyboard.press("Enter")
     answer = page.get_by_role("article", name="Answer").last
