@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pharos.identity.principal import Principal
-from pharos.infra.blobs import CHUNK_BYTES, read_file
+from pharos.infra.blobs import read_file
 from pharos.infra.errors import Invalid, PharosError
 from pharos.infra.ids import DocumentId, ProjectId
 from pharos.library.delete import delete_document
 from pharos.library.projects import create_project, find_project_by_name
-from pharos.library.upload import DuplicateDocument, find_by_bytes, find_by_name, receive
+from pharos.library.upload import DuplicateDocument, find_by_name, record, store
 from pharos.runtime import Runtime
 
 Outcome = Literal["added", "replaced", "unchanged", "refused"]
@@ -75,29 +73,17 @@ async def ingest_files(
 async def _ingest_file(
     runtime: Runtime, principal: Principal, *, project_id: ProjectId, path: Path, name: str
 ) -> FileOutcome:
-    sha256 = await asyncio.to_thread(_hash_file, path)
+    """One transaction a file: with a thousand small files their number is most of the cost."""
+    stored = await store(runtime, principal.tenant_id, name=name, chunks=read_file(path))
     async with runtime.db.transaction(principal.tenant_id) as session:
-        known = await find_by_bytes(session, project_id=project_id, sha256=sha256)
         older = await find_by_name(session, project_id=project_id, name=name)
-    if known is not None:
-        return FileOutcome(name=name, outcome="unchanged", document_id=DocumentId(known.id))
-    try:
-        document = await receive(runtime, principal, project_id=project_id, name=name, chunks=read_file(path))
-    except DuplicateDocument as duplicate:
-        return FileOutcome(name=name, outcome="unchanged", document_id=DocumentId(duplicate.existing.id))
-    if older:
-        async with runtime.db.transaction(principal.tenant_id) as session:
-            for document_id in older:
-                await delete_document(session, principal, document_id=document_id)
+        try:
+            document = await record(session, principal, project_id=project_id, name=name, stored=stored)
+        except DuplicateDocument as duplicate:
+            return FileOutcome(name=name, outcome="unchanged", document_id=DocumentId(duplicate.existing.id))
+        for document_id in older:
+            await delete_document(session, principal, document_id=document_id)
     return FileOutcome(name=name, outcome="replaced" if older else "added", document_id=DocumentId(document.id))
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
@@ -12,7 +13,7 @@ from pharos.access.projects import require
 from pharos.identity.principal import Principal
 from pharos.infra.blobs import Blob
 from pharos.infra.errors import Conflict, Invalid
-from pharos.infra.ids import DocumentId, ProjectId, new_id
+from pharos.infra.ids import DocumentId, ProjectId, TenantId, new_id
 from pharos.library.documents import queue_ingest
 from pharos.library.extract.sniff import safe_name, sniff_file
 from pharos.library.models import Document
@@ -45,16 +46,29 @@ async def receive(
     """
     async with runtime.db.transaction(principal.tenant_id) as session:
         await require(session, principal, project_id, "edit")
-    blob = await runtime.blobs.write(principal.tenant_id, chunks, max_bytes=runtime.settings.max_upload_bytes)
+    stored = await store(runtime, principal.tenant_id, name=name, chunks=chunks)
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        return await record(session, principal, project_id=project_id, name=name, stored=stored)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file whose bytes are safe on the disk, and what it is by its content."""
+
+    blob: Blob
+    media_type: str
+
+
+async def store(runtime: Runtime, tenant_id: TenantId, *, name: str, chunks: AsyncIterator[bytes]) -> Stored:
+    """The bytes of a file into the tenant's store. Raises `TooLarge`, `StorageFull`, or `Invalid` for an empty one."""
+    blob = await runtime.blobs.write(tenant_id, chunks, max_bytes=runtime.settings.max_upload_bytes)
     if blob.size_bytes == 0:
         raise Invalid("The file is empty. Check it and send it again.", code="empty_file")
-    media_type = sniff_file(runtime.blobs.path(principal.tenant_id, blob.sha256), name=name)
-    async with runtime.db.transaction(principal.tenant_id) as session:
-        return await record(session, principal, project_id=project_id, name=name, blob=blob, media_type=media_type)
+    return Stored(blob, sniff_file(runtime.blobs.path(tenant_id, blob.sha256), name=name))
 
 
 async def record(
-    session: AsyncSession, principal: Principal, *, project_id: ProjectId, name: str, blob: Blob, media_type: str
+    session: AsyncSession, principal: Principal, *, project_id: ProjectId, name: str, stored: Stored
 ) -> Document:
     """The row and the job of a stored file. Raises `DuplicateDocument`."""
     await require(session, principal, project_id, "edit")
@@ -63,15 +77,15 @@ async def record(
         id=new_id(),
         project_id=project_id,
         name=safe_name(name),
-        sha256=blob.sha256,
-        size_bytes=blob.size_bytes,
-        media_type=media_type,
+        sha256=stored.blob.sha256,
+        size_bytes=stored.blob.size_bytes,
+        media_type=stored.media_type,
     )
     # The unique index decides between two uploads of the same bytes at once; a look-up before would not.
     kept = await session.execute(new.on_conflict_do_nothing(index_elements=UNIQUE_BYTES).returning(Document))
     document = kept.scalar_one_or_none()
     if document is None:
-        existing = await find_by_bytes(session, project_id=project_id, sha256=blob.sha256)
+        existing = await find_by_bytes(session, project_id=project_id, sha256=stored.blob.sha256)
         assert existing is not None
         raise DuplicateDocument(existing)
     await queue_ingest(session, document)
