@@ -31,16 +31,11 @@ class Scratch:
 
     def run(self, *arguments: str) -> tuple[float, str]:
         """A `pharos` command: the seconds it took from start to exit, and its stdout. Raises when it fails."""
-        environment = {
-            **os.environ,
-            "PHAROS_DATA_DIR": str(self.settings.data_dir),
-            "PHAROS_PORT": str(self.settings.port),
-        }
         command = [str(Path(sys.executable).with_name("pharos")), *arguments]
         started = time.perf_counter()
         done = subprocess.run(
             command,
-            env=environment,
+            env=self.environment,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -52,6 +47,34 @@ class Scratch:
         if done.returncode != 0:
             raise RuntimeError(f"pharos {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return seconds, done.stdout
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PHAROS_DATA_DIR": str(self.settings.data_dir),
+            "PHAROS_PORT": str(self.settings.port),
+        }
+
+    def seconds_until_ready(self) -> float:
+        """`pharos up` in the foreground, as `make up` runs it: seconds until it says that it is ready; then stopped."""
+        started = time.perf_counter()
+        with subprocess.Popen(
+            [str(Path(sys.executable).with_name("pharos")), "up"],
+            env=self.environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            said = next((line for line in process.stdout if "is ready at" in line), None)
+            seconds = time.perf_counter() - started
+            process.terminate()
+            process.communicate(timeout=COMMAND_SECONDS)
+        if said is None:
+            raise RuntimeError("pharos up ended before it was ready")
+        return seconds
 
     def processor_seconds(self, part: str | None = None) -> float:
         """Processor time used so far by a part, or by all parts with what they started (CLI commands not counted)."""
