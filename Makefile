@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 # uv must take the interpreter it is given and never fetch one of its own.
 export UV_PYTHON_DOWNLOADS := never
-INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet
+INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --compile-bytecode
 STAMPS := $(VENV)/.stamps
 VENDOR := src/pharos/web/static/vendor/lock.sha256
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
@@ -24,7 +24,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .PHONY: setup
-setup: $(STAMPS)/models $(VENDOR) ## Install everything Pharos needs into .venv and prepare its models
+setup: $(STAMPS)/models $(STAMPS)/bytecode $(VENDOR) ## Install everything Pharos needs into .venv and prepare its models
 
 .PHONY: up
 up: setup ## Install what is missing, then start Pharos in this terminal (Ctrl-C stops it)
@@ -87,6 +87,11 @@ $(STAMPS)/parts: requirements.lock $(STAMPS)/venv
 
 $(STAMPS)/project: pyproject.toml $(STAMPS)/parts
 	@$(INSTALL) --no-deps -e .
+	@touch $@
+
+# A start must not compile: it would cost seconds each time where Python may not write beside the sources.
+$(STAMPS)/bytecode: $(shell find src -name '*.py') $(STAMPS)/project
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/project
