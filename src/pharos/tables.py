@@ -3,9 +3,10 @@
 from pharos.access import models as access
 from pharos.chat import models as chat
 from pharos.identity import models as identity
+from pharos.infra import models as infra
 from pharos.infra.db import Table
 from pharos.library import models as library
 
-__all__ = ["access", "chat", "identity", "library", "metadata"]
+__all__ = ["access", "chat", "identity", "infra", "library", "metadata"]
 
 metadata = Table.metadata

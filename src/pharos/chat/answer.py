@@ -8,7 +8,7 @@ from typing import Literal
 
 from pharos.chat.citations import check_citations, safe_prefix
 from pharos.chat.extractive import Extract, Quotation, extract_answer
-from pharos.chat.history import Source, Turn, close_turn, open_turn
+from pharos.chat.history import Draft, Source, Turn, close_turn, open_turn
 from pharos.chat.prompt import build_prompt
 from pharos.identity.principal import Principal
 from pharos.infra.errors import Invalid, PharosError
@@ -49,17 +49,6 @@ class Answer:
     sources: list[Source] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Draft:
-    """An answer before it is stored."""
-
-    body: str
-    mode: Literal["extractive", "model"]
-    grounded: bool
-    confidence: float
-    sources: tuple[Source, ...]
-
-
 async def answer_question(
     runtime: Runtime,
     principal: Principal,
@@ -97,21 +86,12 @@ async def answer_question(
         draft = _from_model(reply, found)
         yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
     else:
-        draft = _from_extract(extract)
-        yield Event("meta", _meta(turn, mode="extractive", degraded=found.degraded or runtime.chat_model is not None))
+        draft = _from_extract(extract, degraded=found.degraded or runtime.chat_model is not None)
+        yield Event("meta", _meta(turn, mode="extractive", degraded=draft.degraded))
         yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
         yield Event("text", {"delta": draft.body})
     async with runtime.db.transaction(principal.tenant_id) as session:
-        await close_turn(
-            session,
-            principal,
-            turn,
-            body=draft.body,
-            mode=draft.mode,
-            grounded=draft.grounded,
-            confidence=draft.confidence,
-            sources=draft.sources,
-        )
+        await close_turn(session, principal, turn, draft)
     yield Event("done", {"grounded": draft.grounded, "confidence": draft.confidence, "text": draft.body})
 
 
@@ -143,15 +123,19 @@ def _from_model(reply: Reply, found: SearchOutcome) -> Draft:
         log.warning("citations.dropped", number=checked.dropped)
     sources = tuple(_passage_source(index, found.passages[n - 1]) for index, n in enumerate(checked.cited, start=1))
     confidence = max((source.score for source in sources), default=0.0)
-    return Draft(checked.text, "model", grounded=bool(sources), confidence=confidence, sources=sources)
+    return Draft(
+        checked.text, "model", grounded=bool(sources), confidence=confidence, degraded=found.degraded, sources=sources
+    )
 
 
-def _from_extract(extract: Extract) -> Draft:
+def _from_extract(extract: Extract, *, degraded: bool) -> Draft:
     if not extract.is_answered:
-        return Draft(NOT_FOUND, "extractive", grounded=False, confidence=extract.confidence, sources=())
+        return Draft(
+            NOT_FOUND, "extractive", grounded=False, confidence=extract.confidence, degraded=degraded, sources=()
+        )
     sources = tuple(_quotation_source(index, quoted) for index, quoted in enumerate(extract.quotations, start=1))
     body = "\n\n".join(f"{source.text} [{source.index}]" for source in sources)
-    return Draft(body, "extractive", grounded=True, confidence=extract.confidence, sources=sources)
+    return Draft(body, "extractive", grounded=True, confidence=extract.confidence, degraded=degraded, sources=sources)
 
 
 def _passage_source(index: int, passage: FoundPassage) -> Source:

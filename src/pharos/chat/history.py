@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -45,6 +46,18 @@ class Turn:
     instructions: str
 
 
+@dataclass(frozen=True)
+class Draft:
+    """An answer before it is stored. `degraded`: a part of the search or the model did not answer."""
+
+    body: str
+    mode: Literal["extractive", "model"]
+    grounded: bool
+    confidence: float
+    degraded: bool
+    sources: tuple[Source, ...]
+
+
 async def open_turn(
     session: AsyncSession,
     principal: Principal,
@@ -84,17 +97,7 @@ async def open_turn(
     )
 
 
-async def close_turn(
-    session: AsyncSession,
-    principal: Principal,
-    turn: Turn,
-    *,
-    body: str,
-    mode: str,
-    grounded: bool,
-    confidence: float,
-    sources: Sequence[Source],
-) -> None:
+async def close_turn(session: AsyncSession, principal: Principal, turn: Turn, draft: Draft) -> None:
     """Store the answer and the passages it rests on."""
     session.add(
         Message(
@@ -102,10 +105,11 @@ async def close_turn(
             id=turn.message_id,
             conversation_id=turn.conversation_id,
             role="assistant",
-            body=body,
-            mode=mode,
-            grounded=grounded,
-            confidence=confidence,
+            body=draft.body,
+            mode=draft.mode,
+            grounded=draft.grounded,
+            confidence=draft.confidence,
+            degraded=draft.degraded,
         )
     )
     await session.flush()
@@ -122,7 +126,7 @@ async def close_turn(
             text=source.text,
             score=source.score,
         )
-        for source in sources
+        for source in draft.sources
     )
 
 

@@ -28,7 +28,7 @@ class Conversation(Table):
 
 
 class Message(Table):
-    """A question or an answer; `mode` and `grounded` are set on answers."""
+    """A question or an answer; `mode`, `grounded` and `degraded` are set on answers."""
 
     __tablename__ = "messages"
     __table_args__ = (
@@ -47,6 +47,7 @@ class Message(Table):
     mode: Mapped[str | None] = mapped_column(Text)
     grounded: Mapped[bool | None]
     confidence: Mapped[float | None] = mapped_column(Float)
+    degraded: Mapped[bool | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -5,8 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, UniqueConstraint, func, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pharos.infra.db import Table
@@ -31,8 +42,12 @@ class User(Table):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     email: Mapped[str] = mapped_column(Text, unique=True)
+    username: Mapped[str | None] = mapped_column(Text, unique=True)
     name: Mapped[str] = mapped_column(Text)
     password_hash: Mapped[str | None] = mapped_column(Text)
+    must_change_password: Mapped[bool] = mapped_column(server_default="false")
+    failed_sign_ins: Mapped[int] = mapped_column(server_default="0")
+    locked_until: Mapped[datetime | None]
     disabled_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
@@ -48,13 +63,67 @@ class Membership(Table):
             "uq_memberships_superadmin", "tenant_id", unique=True, postgresql_where=text("platform_role = 'superadmin'")
         ),
         Index("uq_memberships_ceo", "tenant_id", unique=True, postgresql_where=text("org_position = 'ceo'")),
+        ForeignKeyConstraint(
+            ["tenant_id", "department_id"],
+            ["departments.tenant_id", "departments.id"],
+            name="fk_memberships_tenant_id_departments",
+            ondelete="SET NULL (department_id)",
+        ),
         Index("ix_memberships_user_id", "user_id"),
+        Index("ix_memberships_department_id", "tenant_id", "department_id"),
     )
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     platform_role: Mapped[str] = mapped_column(Text, server_default="none")
     org_position: Mapped[str] = mapped_column(Text, server_default="member")
+    department_id: Mapped[UUID | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Department(Table):
+    __tablename__ = "departments"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Group(Table):
+    """People who are given access together; of one department, or of the whole tenant."""
+
+    __tablename__ = "groups"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "name"),
+        ForeignKeyConstraint(
+            ["tenant_id", "department_id"],
+            ["departments.tenant_id", "departments.id"],
+            ondelete="SET NULL (department_id)",
+        ),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Text)
+    department_id: Mapped[UUID | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class GroupMember(Table):
+    __tablename__ = "group_members"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "group_id"], ["groups.tenant_id", "groups.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(
+            ["tenant_id", "user_id"], ["memberships.tenant_id", "memberships.user_id"], ondelete="CASCADE"
+        ),
+        Index("ix_group_members_user_id", "tenant_id", "user_id"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    group_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
@@ -70,7 +139,7 @@ class BootstrapState(Table):
 
 
 class SignInSession(Table):
-    """One signed-in browser or client; the token itself is kept as a hash only."""
+    """One signed-in browser (`token_hash` is of its cookie) or program (its refresh tokens are its family)."""
 
     __tablename__ = "sessions"
     __table_args__ = (UniqueConstraint("tenant_id", "token_hash"), Index("ix_sessions_user_id", "tenant_id", "user_id"))
@@ -78,10 +147,93 @@ class SignInSession(Table):
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
-    token_hash: Mapped[str] = mapped_column(Text)
+    token_hash: Mapped[str | None] = mapped_column(Text)
+    door: Mapped[str] = mapped_column(Text, server_default="password")
+    agent: Mapped[str] = mapped_column(Text, server_default="")
+    ip: Mapped[str] = mapped_column(Text, server_default="")
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    last_seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+
+
+class RefreshToken(Table):
+    """One refresh token of a session; used once, then only known as used."""
+
+    __tablename__ = "refresh_tokens"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "session_id"], ["sessions.tenant_id", "sessions.id"], ondelete="CASCADE"),
+        Index("ix_refresh_tokens_session_id", "tenant_id", "session_id"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    token_hash: Mapped[str] = mapped_column(Text, primary_key=True)
+    session_id: Mapped[UUID]
+    issued_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    used_at: Mapped[datetime | None]
+
+
+class ApiKey(Table):
+    """A key that opens Pharos to a program; kept as a hash, known by its prefix."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (UniqueConstraint("tenant_id", "key_hash"),)
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(Text)
+    prefix: Mapped[str] = mapped_column(Text)
+    key_hash: Mapped[str] = mapped_column(Text)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    created_by: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class OneTimeToken(Table):
+    """What a mail of ours opens once: a sign-in, a new password, a place in a tenant, a new address."""
+
+    __tablename__ = "one_time_tokens"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "token_hash"),
+        CheckConstraint("purpose in ('magic_link', 'password_reset', 'invitation', 'email_change')", name="purpose"),
+        Index("ix_one_time_tokens_email", "tenant_id", "purpose", "email"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    purpose: Mapped[str] = mapped_column(Text)
+    email: Mapped[str] = mapped_column(Text)
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    token_hash: Mapped[str] = mapped_column(Text)
+    detail: Mapped[dict[str, object]] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class SecurityEvent(Table):
+    """Something an administrator may want to know of a sign-in, a token or a key; rows are only added."""
+
+    __tablename__ = "security_events"
+    __table_args__ = (
+        CheckConstraint("severity in ('low', 'medium', 'high', 'critical')", name="severity"),
+        Index("ix_security_events_created_at", "tenant_id", "created_at", "event_type"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    event_type: Mapped[str] = mapped_column(Text)
+    severity: Mapped[str] = mapped_column(Text)
+    user_id: Mapped[UUID | None]
+    subject: Mapped[str] = mapped_column(Text, server_default="")
+    ip: Mapped[str] = mapped_column(Text, server_default="")
+    agent: Mapped[str] = mapped_column(Text, server_default="")
+    detail: Mapped[dict[str, object]] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class AuditEntry(Table):
@@ -97,3 +249,16 @@ class AuditEntry(Table):
     action: Mapped[str] = mapped_column(Text)
     subject: Mapped[str] = mapped_column(Text)
     detail: Mapped[dict[str, object]] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+
+
+class AuditSeal(Table):
+    """A link of a tenant's chain: the hash of the seal before it and of one entry; rows are only added."""
+
+    __tablename__ = "audit_seals"
+    __table_args__ = (UniqueConstraint("tenant_id", "entry_id"),)
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    entry_id: Mapped[UUID]
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+    sealed_at: Mapped[datetime] = mapped_column(server_default=NOW)

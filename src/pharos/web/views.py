@@ -59,6 +59,7 @@ class StoredMessage(Protocol):
     body: str
     mode: str | None
     grounded: bool | None
+    degraded: bool | None
 
 
 def turns(
@@ -90,6 +91,7 @@ def _answer(project_id: ProjectId, message: StoredMessage, sources: Sequence[Sou
         html=Markup(html),  # noqa: S704 - `answer_html` is the sanitiser
         mode=message.mode,
         grounded=message.grounded,
+        degraded=bool(message.degraded),
         sources=lines if message.grounded else (),
     )
 
