@@ -4,36 +4,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+from uuid import UUID
 
-from pharos.infra.ids import TenantId, UserId
+from pharos.infra.ids import ProjectId, TenantId, UserId
 
 PlatformRole = Literal["none", "admin", "engineer", "superadmin"]
+Kind = Literal["person", "operator", "program", "guest"]
 OrgPosition = Literal["member", "manager", "ceo"]
 
 
 @dataclass(frozen=True)
 class Principal:
-    """A person in a tenant, or (with no `user_id`) the operator at the machine, who may do everything there.
+    """Who acts in a tenant, and what they are there.
 
-    `name` is what the audit log says: an e-mail address, or "operator".
+    `kind`: a person (by whatever door), the operator at the machine, a program with an API key, or a guest with a
+    share link. A program may act for a person and then has their `user_id`; it never administrates.
+    `name` is what the audit log says: an e-mail address, "operator", "key:NAME" or "guest".
+    `scopes` narrow a program; None is everything its kind may do. `guest_project_id` is all a guest can reach.
     """
 
     tenant_id: TenantId
     user_id: UserId | None
     name: str
+    kind: Kind = "person"
     platform_role: PlatformRole = "none"
-    org_position: OrgPosition = "member"
+    org_position: Kind = Literal["person", "operator", "program", "guest"]
+OrgPosition = "member"
+    department_id: UUID | None = None
+    scopes: frozenset[str] | None = None
+    guest_project_id: ProjectId | None = None
 
     @property
     def is_operator(self) -> bool:
-        return self.user_id is None
+        return self.kind == "operator"
 
     @property
     def sees_everything(self) -> bool:
         """Platform roles have full access to every project of their tenant (AC-01)."""
-        return self.is_operator or self.platform_role != "none"
+        return self.is_operator or (self.kind == "person" and self.platform_role != "none")
 
 
 def operator(tenant_id: TenantId) -> Principal:
     """Whoever has a shell on the machine; recorded as "operator"."""
-    return Principal(tenant_id=tenant_id, user_id=None, name="operator")
+    return Principal(tenant_id=tenant_id, user_id=None, name="operator", kind="operator")

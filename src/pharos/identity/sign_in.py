@@ -155,6 +155,7 @@ def as_principal(user: User, membership: Membership) -> Principal:
         name=user.email,
         platform_role=membership.platform_role,  # type: ignore[arg-type]  # a check constraint holds the values
         org_position=membership.org_position,  # type: ignore[arg-type]
+        department_id=membership.department_id,
     )
 
 
