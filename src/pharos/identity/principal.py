@@ -28,8 +28,7 @@ class Principal:
     name: str
     kind: Kind = "person"
     platform_role: PlatformRole = "none"
-    org_position: Kind = Literal["person", "operator", "program", "guest"]
-OrgPosition = "member"
+    org_position: OrgPosition = "member"
     department_id: UUID | None = None
     scopes: frozenset[str] | None = None
     guest_project_id: ProjectId | None = None
