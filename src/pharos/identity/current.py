@@ -25,6 +25,7 @@ CSRF_HEADER = "x-csrf-token"
 CSRF_FIELD = "csrf_token"
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 ADMIN_ROLES = {"admin", "superadmin"}
+ENGINEER_ROLES = {"engineer", *ADMIN_ROLES}
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,33 @@ async def current_principal(visitor: Annotated[Visitor, Depends(current_visitor)
     return visitor.principal
 
 
-async def current_admin(principal: Annotated[Principal, Depends(current_principal)]) -> Principal:
+async def current_person(visitor: Annotated[Visitor, Depends(current_visitor)]) -> Principal:
+    """A signed-in person, never a program. Raises `NotAllowed` for a program's key."""
+    return visitor.principal
+
+
+async def current_admin(principal: Annotated[Principal, Depends(current_person)]) -> Principal:
     """A signed-in administrator. Raises `NotAllowed` for anybody else."""
     if principal.platform_role not in ADMIN_ROLES:
         raise NotAllowed("This is for administrators. Ask one of yours.", code="not_an_admin")
     return principal
 
 
+async def current_engineer(principal: Annotated[Principal, Depends(current_person)]) -> Principal:
+    """A signed-in engineer or administrator. Raises `NotAllowed` for anybody else."""
+    if principal.platform_role not in ENGINEER_ROLES:
+        raise NotAllowed("This is for engineers and administrators. Ask one of yours.", code="not_an_engineer")
+    return principal
+
+
 CurrentRuntime = Annotated[Runtime, Depends(get_runtime)]
 CurrentVisitor = Annotated[Visitor, Depends(current_visitor)]
-CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
+CurrentPerson = Annotated[Principal, Depends(current_person)]
 CurrentAdmin = Annotated[Principal, Depends(current_admin)]
+CurrentEngineer = Annotated[Principal, Depends(current_engineer)]
+CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
+CurrentAsker = Annotated[Principal, Depends(current_principal)]
+CurrentIngester = Annotated[Principal, Depends(current_principal)]
 
 
 def refuse_cross_site(request: Request) -> None:
