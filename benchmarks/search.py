@@ -31,6 +31,7 @@ from pharos.infra.blobs import BlobStore
 from pharos.infra.db import create_database
 from pharos.infra.errors import Unavailable
 from pharos.infra.ids import TenantId, new_id
+from pharos.infra.limits import Limits
 from pharos.infra.settings import Settings
 from pharos.library.passages import dense_literal, sparse_literal
 from pharos.library.terms import terms_of
@@ -92,7 +93,14 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         if time.monotonic() > deadline:
             raise Unavailable("The embedder did not start. `pharos models prepare` makes its model.")
         await asyncio.sleep(0.2)
-    yield Runtime(settings=settings, db=db, blobs=BlobStore(settings.blob_root), embedding=client, chat_model=None)
+    yield Runtime(
+        settings=settings,
+        db=db,
+        limits=Limits(settings, db),
+        blobs=BlobStore(settings.blob_root),
+        embedding=client,
+        chat_model=None,
+    )
     await client.close()
     await db.dispose()
 

@@ -28,6 +28,7 @@ from pharos.infra.blobs import BlobStore
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.db import Database, create_database
 from pharos.infra.db_system import system_transaction
+from pharos.infra.limits import Limits
 from pharos.infra.settings import Settings
 from pharos.library import tasks
 from pharos.runtime import Runtime
@@ -81,7 +82,12 @@ def runtime(settings: Settings, db: Database) -> Runtime:
 
 def make_runtime(settings: Settings, db: Database) -> Runtime:
     return Runtime(
-        settings=settings, db=db, blobs=BlobStore(settings.blob_root), embedding=FakeEmbedding(), chat_model=None
+        settings=settings,
+        db=db,
+        limits=Limits(settings, db),
+        blobs=BlobStore(settings.blob_root),
+        embedding=FakeEmbedding(),
+        chat_model=None,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pharos.infra.blobs import BlobStore
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.db import Database, create_database
+from pharos.infra.limits import Limits
 from pharos.infra.settings import Settings
 from pharos.providers.catalog import open_chat_model, open_embedding
 from pharos.providers.contract import ChatModel, EmbeddingModel
@@ -23,6 +24,7 @@ class Runtime:
 
     settings: Settings
     db: Database
+    limits: Limits
     blobs: BlobStore
     embedding: EmbeddingModel
     chat_model: ChatModel | None
@@ -37,6 +39,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             yield Runtime(
                 settings=settings,
                 db=db,
+                limits=Limits(settings, db),
                 blobs=BlobStore(settings.blob_root),
                 embedding=embedding,
                 chat_model=chat_model,

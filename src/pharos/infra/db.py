@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from sqlalchemy import DateTime, MetaData, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from pharos.infra.ids import TenantId
@@ -47,6 +47,12 @@ class Database:
             await session.execute(SET_TENANT, {"tenant_id": str(tenant_id)})
             yield session
 
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[AsyncConnection]:
+        """A connection whose statements each commit by themselves, for tables of no tenant: one round trip each."""
+        async with self.engine.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
     async def dispose(self) -> None:
         await self.engine.dispose()
 
@@ -72,6 +78,7 @@ def create_database(url: str, *, pool_size: int = 10) -> Database:
         max_overflow=pool_size,
         pool_timeout=10,
         pool_pre_ping=True,
+        hide_parameters=True,  # an error's text goes to the log; the parameters are people's words
         connect_args={"prepare_threshold": None, "connect_timeout": 10},
     )
     return Database(engine)

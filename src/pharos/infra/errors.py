@@ -74,6 +74,13 @@ class LimitReached(PharosError):
     exit_code = 6
     retryable = True
 
+    def __init__(
+        self, message: str, *, code: str | None = None, retry_after_seconds: float | None = None, **details: object
+    ) -> None:
+        """`retry_after_seconds`: when it works again, where that is known."""
+        super().__init__(message, code=code, **details)
+        self.retry_after_seconds = retry_after_seconds
+
 
 class TooLarge(LimitReached):
     """More bytes than allowed: sending the same again cannot help."""

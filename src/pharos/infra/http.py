@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import math
 import re
 import secrets
 import time
@@ -18,8 +20,18 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pharos.infra.errors import Invalid, NotAllowed, NotFound, NotSignedIn, PharosError, TooLarge, Unavailable
+from pharos.infra.errors import (
+    Invalid,
+    LimitReached,
+    NotAllowed,
+    NotFound,
+    NotSignedIn,
+    PharosError,
+    TooLarge,
+    Unavailable,
+)
 from pharos.infra.logs import get_logger
+from pharos.infra.settings import Settings
 
 log = get_logger("pharos.http")
 
@@ -102,12 +114,44 @@ class EveryRequest:
 def json_error(request: Request, error: PharosError) -> Response:
     """`{"error": code, "message": …, "requestId": …}` and what the error tells about itself."""
     body = {**error.details, "error": error.code, "message": error.message, "requestId": request_id_of(request)}
-    headers = {}
+    if isinstance(error, LimitReached) and error.retry_after_seconds is not None:
+        body["retryAfterMs"] = math.ceil(error.retry_after_seconds * 1000)
+    return JSONResponse(jsonable_encoder(body), status_code=error.http_status, headers=error_headers(error))
+
+
+def error_headers(error: PharosError) -> dict[str, str]:
+    """What an answer's headers say of an error, as JSON and as a page: when to try again, how to sign in."""
     if isinstance(error, Unavailable):
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    if isinstance(error, LimitReached) and error.retry_after_seconds is not None:
+        return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
     if isinstance(error, NotSignedIn):
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(jsonable_encoder(body), status_code=error.http_status, headers=headers)
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
+
+
+def client_ip(request: Request, settings: Settings) -> str:
+    """The address of whoever asks, as text, or "unknown".
+
+    `X-Forwarded-For` is believed from trusted proxies only, read from the right: the first hop that is no trusted
+    proxy is the client, because everything left of it may be the client's own invention.
+    """
+    peer = _address(request.client.host if request.client else "")
+    hops = [hop.strip() for value in request.headers.getlist("x-forwarded-for") for hop in value.split(",")]
+    while peer is not None and hops and any(peer in network for network in settings.trusted_networks):
+        nearer = _address(hops.pop())
+        if nearer is None:
+            break
+        peer = nearer
+    return "unknown" if peer is None else str(peer)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def request_id_of(request: Request) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 from functools import cached_property
@@ -30,6 +31,11 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address the web process listens on.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port the web process listens on.")
     public_url: str | None = Field(default=None, description="Address people use; links are built from it.")
+
+    trusted_proxies: str = Field(
+        default="",
+        description="Networks of reverse proxies (CIDR, separated by commas) whose `X-Forwarded-For` is believed.",
+    )
 
     database_url: str | None = Field(
         default=None,
@@ -64,6 +70,21 @@ class Settings(BaseSettings):
         validation_alias=_alias("SECRET_KEY", "JWT_SECRET", "SECRET_KEY", "AUTH_SECRET"),
         description="Signs access tokens, >= 32 bytes; unset: generated once into the data directory.",
     )
+    session_secret: SecretStr | None = Field(
+        default=None,
+        validation_alias=_alias("SESSION_SECRET", "SESSION_SECRET"),
+        description="Signs cookie sessions, >= 16 characters; unset: generated once into the data directory.",
+    )
+    encryption_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=_alias("ENCRYPTION_KEY", "ENCRYPTION_KEY"),
+        description="Encrypts stored secrets: 32 bytes as base64 or hex; further ones after a comma only read.",
+    )
+    encryption_key_file: Path | None = Field(
+        default=None,
+        validation_alias=_alias("ENCRYPTION_KEY_FILE", "ENCRYPTION_KEY_FILE"),
+        description="The file it lies in; unset: generated once as `secrets/encryption_key` in the data directory.",
+    )
     access_token_minutes: int = Field(default=30, ge=1, description="Life of an access token.")
 
     upload_root: Path | None = Field(
@@ -76,10 +97,17 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(default=4, ge=1, le=64, description="Jobs one worker runs at a time.")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @field_validator("data_dir", "models_dir", "upload_root", mode="after")
+    @field_validator("data_dir", "models_dir", "upload_root", "encryption_key_file", mode="after")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        for part in filter(None, map(str.strip, text.split(","))):
+            ipaddress.ip_network(part)
+        return text
 
     @classmethod
     def settings_customise_sources(
@@ -103,6 +131,10 @@ class Settings(BaseSettings):
         return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
 
     @cached_property
+    def trusted_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        return tuple(ipaddress.ip_network(part.strip()) for part in self.trusted_proxies.split(",") if part.strip())
+
+    @cached_property
     def ingest_folders(self) -> tuple[Path, ...]:
         return tuple(Path(part) for part in self.ingest_paths.split(":") if part)
 
@@ -114,7 +146,7 @@ class Settings(BaseSettings):
 class _FileVariables(PydanticBaseSettingsSource):
     """`PHAROS_SECRET_KEY_FILE=/run/secrets/key` stands for the content of that file."""
 
-    names = ("secret_key", "llm_key", "database_url", "database_admin_url", "redis_url")
+    names = ("secret_key", "session_secret", "llm_key", "database_url", "database_admin_url", "redis_url")
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
         file = os.environ.get(f"PHAROS_{field_name.upper()}_FILE")

@@ -1,0 +1,201 @@
+"""How often somebody may do something: counted in Postgres, the same for any number of processes and after a restart.
+
+A window opens with its first hit and ends `seconds` later; a try that is refused does not extend it. Around the end of
+a window twice the number can pass, which is the price of one row and one statement a hit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import math
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from pharos.infra.db import Database
+from pharos.infra.errors import LimitReached
+from pharos.infra.logs import get_logger
+from pharos.infra.secret_files import read_or_make_secret
+from pharos.infra.settings import Settings
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """At most `hits` in `seconds`. Its name is part of the key and of logs.
+
+    `when_store_is_gone`: "open" lets everything through; "local" counts in this process alone.
+    """
+
+    name: str
+    hits: int
+    seconds: float
+    when_store_is_gone: Literal["open", "local"]
+
+
+# RL-01, RL-02: a knowledge base that nobody can ask is worse than one that somebody asks too often.
+GENERAL = Policy("general", 100, 60, "open")
+LLM = Policy("llm", 10, 60, "open")
+# F-34, F-32, RL-05 to RL-07: they keep passwords from being guessed and mailboxes from being filled.
+LOGIN = Policy("login", 5, 60, "local")
+REFRESH = Policy("refresh", 30, 60, "local")
+MAGIC_LINK_EMAIL = Policy("magic_link.email", 1, 60, "local")
+MAGIC_LINK_IP = Policy("magic_link.ip", 1, 20, "local")
+MAGIC_LINK_CONSUME = Policy("magic_link.consume", 5, 60, "local")
+PASSWORD_FORGOTTEN = Policy("password.forgotten", 3, 3600, "local")
+PASSWORD_RESET = Policy("password.reset", 5, 3600, "local")
+EMAIL_CHANGE_USER = Policy("email_change.user", 1, 60, "local")
+EMAIL_CHANGE_IP = Policy("email_change.ip", 1, 60, "local")
+INVITATION_IP = Policy("invitation.ip", 1, 60, "local")
+INVITATION_RESEND = Policy("invitation.resend", 1, 60, "local")
+INQUIRY_EMAIL = Policy("inquiry.email", 1, 60, "local")
+INQUIRY_IP = Policy("inquiry.ip", 1, 20, "local")
+GUEST_QUESTION = Policy("guest.question", 10, 60, "local")
+UPLOAD = Policy("upload", 1, 5, "local")
+
+STORE_SECONDS = 1.0
+"""A store that takes longer is gone: no request waits longer than this for its permission."""
+STORE_RETRY_SECONDS = 5.0
+TOLD_EVERY_SECONDS = 60.0
+LOCAL_KEYS = 10_000
+
+# The commit is not waited for: a hit lost with a crashed server is cheaper than a disk flush for each request.
+# hits stop growing at a number nobody allows, so that a flood cannot overflow them.
+HIT = text(
+    """
+    with quick as materialized (select set_config('synchronous_commit', 'off', true))
+    insert into rate_limits as r (key, hits, window_ends_at)
+    select cast(:key as text), 1, clock_timestamp() + make_interval(secs => :seconds) from quick
+    on conflict (key) do update set
+        hits = case when r.window_ends_at <= clock_timestamp() then 1 else least(r.hits + 1, 1000000) end,
+        window_ends_at = case when r.window_ends_at <= clock_timestamp() then excluded.window_ends_at
+                              else r.window_ends_at end
+    returning hits, extract(epoch from window_ends_at - clock_timestamp()) as seconds_left
+    """
+)
+SWEEP = text("delete from rate_limits where window_ends_at < now()")
+RESET = text("delete from rate_limits")
+RESET_KEYS = text("delete from rate_limits where key = any(:keys)")
+
+
+@dataclass
+class _Gone:
+    """Since when the store does not answer, as seen by this process; times are monotonic seconds."""
+
+    until: float = 0.0
+    told_at: float = -math.inf
+    passed: int = 0
+    windows: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+
+class Limits:
+    """`failed_open` and `limited` count since the process started, by policy; metrics read them."""
+
+    def __init__(self, settings: Settings, db: Database) -> None:
+        self._settings = settings
+        self._db = db
+        self._gone = _Gone()
+        self.failed_open: dict[str, int] = {}
+        self.limited: dict[str, int] = {}
+
+    async def hit(self, policy: Policy, subject: str) -> None:
+        """Count one try of `subject` (such as "user:ID" or an `ip_subject`).
+
+        Raises `LimitReached` (code "rate_limited") with the seconds until the window ends. Never raises because the
+        store is gone.
+        """
+        key = self.key(policy, subject)
+        counted = await self._count(policy, key)
+        if counted is None:
+            counted = self._count_here(policy, key)
+        hits, seconds_left = counted
+        if hits > policy.hits:
+            self.limited[policy.name] = self.limited.get(policy.name, 0) + 1
+            seconds = max(seconds_left, 0.001)
+            raise LimitReached(
+                f"Too many requests. Try again in {math.ceil(seconds)} seconds.",
+                code="rate_limited",
+                retry_after_seconds=seconds,
+            )
+
+    def key(self, policy: Policy, subject: str) -> str:
+        """What is stored instead of the subject: nobody who reads the table learns an address or an e-mail."""
+        return hmac.new(self._hash_key, f"{policy.name}\n{subject}".encode(), hashlib.sha256).hexdigest()
+
+    async def reset(self, subject: str | None = None) -> int:
+        """Forget the hits of one subject under every policy, or of everybody; returns how many windows ended."""
+        keys = [self.key(policy, subject) for policy in POLICIES] if subject is not None else None
+        statement = RESET if keys is None else RESET_KEYS.bindparams(keys=keys)
+        async with self._db.statement() as connection:
+            return int((await connection.execute(statement)).rowcount)
+
+    async def sweep(self) -> int:
+        """Remove windows that have ended; returns how many."""
+        async with self._db.statement() as connection:
+            return int((await connection.execute(SWEEP)).rowcount)
+
+    @cached_property
+    def _hash_key(self) -> bytes:
+        given = self._settings.secret_key
+        file = self._settings.data_dir / "secrets" / "limits_key"
+        secret = given.get_secret_value() if given is not None else read_or_make_secret(file)
+        return hashlib.sha256(b"limits:" + secret.encode()).digest()
+
+    async def _count(self, policy: Policy, key: str) -> tuple[int, float] | None:
+        """Hits in the window and the seconds it still lasts; None when the store is gone."""
+        if time.monotonic() < self._gone.until:
+            return None
+        try:
+            async with asyncio.timeout(STORE_SECONDS), self._db.statement() as connection:
+                row = (await connection.execute(HIT, {"key": key, "seconds": policy.seconds})).one()
+        except (SQLAlchemyError, TimeoutError, OSError) as error:
+            self._gone.until = time.monotonic() + STORE_RETRY_SECONDS
+            log.warning("limiter.store_gone", error=type(error).__name__)
+            return None
+        return int(row.hits), float(row.seconds_left)
+
+    def _count_here(self, policy: Policy, key: str) -> tuple[int, float]:
+        if policy.when_store_is_gone == "open":
+            self._tell(policy)
+            return 0, 0.0
+        now, windows = time.monotonic(), self._gone.windows
+        hits, ends_at = windows.get(key, (0, 0.0))
+        if ends_at <= now:
+            hits, ends_at = 0, now + policy.seconds
+        if len(windows) >= LOCAL_KEYS:
+            self._gone.windows = windows = {key: kept for key, kept in windows.items() if kept[1] > now}
+        windows[key] = hits + 1, ends_at
+        return hits + 1, ends_at - now
+
+    def _tell(self, policy: Policy) -> None:
+        """Count every hit let through uncounted, and say so once a minute (AU-04)."""
+        self.failed_open[policy.name] = self.failed_open.get(policy.name, 0) + 1
+        self._gone.passed += 1
+        now = time.monotonic()
+        if now - self._gone.told_at >= TOLD_EVERY_SECONDS:
+            log.error("limiter.failed_open", policy=policy.name, passed=self._gone.passed)
+            self._gone.told_at, self._gone.passed = now, 0
+
+
+def ip_subject(address: str) -> str:
+    """The subject an address counts as: an IPv4 address, or the /64 of an IPv6 one, which is one household.
+
+    >>> ip_subject("2001:db8::1") == ip_subject("2001:db8::2")
+    True
+    """
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return "ip:unknown"
+    return f"ip:{ipaddress.ip_network((ip, 32 if ip.version == 4 else 64), strict=False).network_address}"
+
+
+POLICIES = tuple(value for value in globals().copy().values() if isinstance(value, Policy))
