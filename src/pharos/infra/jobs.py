@@ -44,6 +44,12 @@ class Backoff(procrastinate.BaseRetryStrategy):
         return procrastinate.RetryDecision(retry_in={"seconds": 4**job.attempts})
 
 
+async def has_worker(session: AsyncSession) -> bool:
+    """Whether a worker has reported within the last half minute."""
+    alive = text("select from procrastinate_workers where last_heartbeat > now() - interval '30 seconds' limit 1")
+    return (await session.execute(alive)).first() is not None
+
+
 def durable_task(name: str, *, queue: str = "default") -> Callable[[Task], Any]:
     """Register a task. It gets the job's context, then ids only; it must be safe to run twice."""
 
@@ -54,18 +60,39 @@ def durable_task(name: str, *, queue: str = "default") -> Callable[[Task], Any]:
 
 
 async def enqueue(
-    session: AsyncSession, name: str, *, queue: str = "default", lock: str | None = None, **ids: str
+    session: AsyncSession,
+    name: str,
+    *,
+    queue: str = "default",
+    lock: str | None = None,
+    after_seconds: float = 0.0,
+    **ids: str,
 ) -> int:
-    """Store a job in the session's transaction: it exists exactly if its cause does. Returns the job's id."""
+    """Store a job in the session's transaction: it exists exactly if its cause does. Returns the job's id.
+
+    It starts `after_seconds` at the earliest; jobs of one `lock` never run side by side.
+    """
     row = await session.execute(
         text(
             "select procrastinate_defer_jobs_v1(array[row(:queue, :task, 0, cast(:lock as text), null, "
-            "cast(:args as jsonb), null)::procrastinate_job_to_defer_v1])"
+            "cast(:args as jsonb), case when :after > 0 then clock_timestamp() + make_interval(secs => :after) end)"
+            "::procrastinate_job_to_defer_v1])"
         ),
-        {"queue": queue, "task": f"{NAMESPACE}:{name}", "lock": lock, "args": json.dumps(ids)},
+        {
+            "queue": queue,
+            "task": f"{NAMESPACE}:{name}",
+            "lock": lock,
+            "args": json.dumps(ids),
+            "after": after_seconds,
+        },
     )
     jobs: list[int] = row.scalar_one()
     return jobs[0] if isinstance(jobs, list) else jobs
+
+
+async def drop_waiting(session: AsyncSession, *, lock: str) -> None:
+    """Remove the jobs of one lock that have not started, so that a new one is not behind them."""
+    await session.execute(text("delete from procrastinate_jobs where status = 'todo' and lock = :lock"), {"lock": lock})
 
 
 @dataclass(frozen=True)
