@@ -4,30 +4,42 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 from pharos.infra.blobs import BlobStore
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.db import Database, create_database
+from pharos.infra.ids import TenantId
 from pharos.infra.limits import Limits
+from pharos.infra.recent import Recent
 from pharos.infra.settings import Settings
+from pharos.infra.vault import Vault
 from pharos.providers.catalog import open_chat_model, open_embedding
 from pharos.providers.contract import ChatModel, EmbeddingModel
+
+SIGN_IN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Runtime:
     """What a function needs that waits for the network, the disk or a model.
 
-    `chat_model` is None when no model is configured; answers are then extractive.
+    `chat_model` is None when no model is configured; answers are then extractive. `sign_ins` are the sessions seen in
+    the last 30 seconds, `uses` when sessions and API keys were used and nobody has written down yet.
     """
 
     settings: Settings
     db: Database
     limits: Limits
+    vault: Vault
     blobs: BlobStore
     embedding: EmbeddingModel
     chat_model: ChatModel | None
+    sign_ins: Recent[UUID, Any] = field(default_factory=lambda: Recent(seconds=SIGN_IN_SECONDS, most=20_000))
+    uses: dict[tuple[TenantId, str, UUID], datetime] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -40,6 +52,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
                 settings=settings,
                 db=db,
                 limits=Limits(settings, db),
+                vault=Vault(settings),
                 blobs=BlobStore(settings.blob_root),
                 embedding=embedding,
                 chat_model=chat_model,

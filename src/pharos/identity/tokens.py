@@ -26,6 +26,8 @@ REQUIRED_CLAIMS = ["iss", "aud", "sub", "exp", "iat", "jti", "tenant", "sid"]
 MIN_SECRET_BYTES = 32
 KNOWN_DEFAULTS = ("change", "secret", "your-", "your_", "default", "example", "insecure")
 SESSION_PREFIX = "phs"
+REFRESH_PREFIX = "phr"
+API_KEY_PREFIX = "pha"
 SIGN_IN_AGAIN = "Your sign-in has ended. Sign in again."
 
 
@@ -97,12 +99,37 @@ def new_session_token(tenant_id: TenantId) -> str:
     return f"{SESSION_PREFIX}_{tenant_id.hex}_{secrets.token_urlsafe(32)}"
 
 
-def tenant_of(session_token: str) -> TenantId:
-    """Where a session token belongs. Raises `NotSignedIn` when it is none."""
-    prefix, _, rest = session_token.partition("_")
+def new_refresh_token(tenant_id: TenantId) -> str:
+    """The first refresh token of a session."""
+    return f"{REFRESH_PREFIX}_{tenant_id.hex}_{secrets.token_urlsafe(32)}"
+
+
+def successor_of(settings: Settings, refresh_token: str) -> str:
+    """The refresh token that follows this one: always the same, and known to nobody without our key.
+
+    So whoever loses a race for it gets it too, although only hashes are stored.
+    """
+    secret = _keyed(settings, "successor", refresh_token)
+    return f"{REFRESH_PREFIX}_{tenant_of(refresh_token, prefix=REFRESH_PREFIX).hex}_{secret}"
+
+
+def new_api_key(tenant_id: TenantId) -> str:
+    """The text of an API key, shown once."""
+    return f"{API_KEY_PREFIX}_{tenant_id.hex}_{secrets.token_urlsafe(32)}"
+
+
+def api_key_hash(key: str) -> str:
+    """What is stored of an API key. Not keyed: 256 random bits need no secret to hide behind, and programs keep
+    their keys when the secret of the sign-ins is rotated."""
+    return hashlib.sha256(f"api-key:{key}".encode()).hexdigest()
+
+
+def tenant_of(token: str, *, prefix: str = SESSION_PREFIX) -> TenantId:
+    """Where an opaque token belongs. Raises `NotSignedIn` when it is none of this kind."""
+    found, _, rest = token.partition("_")
     tenant, _, secret = rest.partition("_")
     try:
-        if prefix != SESSION_PREFIX or not secret:
+        if found != prefix or not secret:
             raise ValueError
         return TenantId(UUID(hex=tenant))
     except ValueError as error:

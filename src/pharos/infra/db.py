@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import DateTime, MetaData, text
+from sqlalchemy import DateTime, MetaData, Row, TextClause, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
@@ -37,8 +38,10 @@ class Table(DeclarativeBase):
 
 
 class Database:
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, single: AsyncEngine) -> None:
+        """`single` is for statements that are a transaction of their own: autocommit, no ping before each."""
         self.engine = engine
+        self.single = single
 
     @asynccontextmanager
     async def transaction(self, tenant_id: TenantId) -> AsyncIterator[AsyncSession]:
@@ -53,8 +56,23 @@ class Database:
         async with self.engine.connect() as connection:
             yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
+    async def fetch(self, statement: TextClause, values: dict[str, object]) -> Row[Any] | None:
+        """The only row of one statement that names its tenant itself, in one round trip.
+
+        For reads alone: on a connection that was found dead the statement is asked once more.
+        """
+        for may_be_stale in (True, False):
+            try:
+                async with self.single.connect() as connection:
+                    return (await connection.execute(statement, values)).one_or_none()
+            except DBAPIError as error:
+                if not (may_be_stale and error.connection_invalidated):
+                    raise
+        raise AssertionError("the second try returns or raises")
+
     async def dispose(self) -> None:
         await self.engine.dispose()
+        await self.single.dispose()
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -72,13 +90,20 @@ def create_database(url: str, *, pool_size: int = 10) -> Database:
     Server-side prepared statements are off: behind a transaction pooler they run with another session's
     parameters, the tenant's among them.
     """
+    options: dict[str, Any] = {
+        "pool_timeout": 10,
+        "hide_parameters": True,  # an error's text goes to the log; the parameters are people's words
+        "connect_args": {"prepare_threshold": None, "connect_timeout": 10},
+    }
     engine = create_async_engine(
-        sqlalchemy_url(url),
-        pool_size=pool_size,
-        max_overflow=pool_size,
-        pool_timeout=10,
-        pool_pre_ping=True,
-        hide_parameters=True,  # an error's text goes to the log; the parameters are people's words
-        connect_args={"prepare_threshold": None, "connect_timeout": 10},
+        sqlalchemy_url(url), pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True, **options
     )
-    return Database(engine)
+    single = create_async_engine(
+        sqlalchemy_url(url),
+        pool_size=2,
+        max_overflow=pool_size,
+        isolation_level="AUTOCOMMIT",
+        pool_reset_on_return=None,
+        **options,
+    )
+    return Database(engine, single)

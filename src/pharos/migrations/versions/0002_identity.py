@@ -311,6 +311,68 @@ LINKS = (
     "create view audit_logs with (security_invoker = true) as select * from audit_log",
 )
 
+# One round trip each: the function names the tenant for its own transaction, then the fence shows it the rows.
+FUNCTIONS = (
+    """
+    create function find_sign_in(in_tenant uuid, in_session uuid, in_token_hashes text[])
+    returns table (session_id uuid, user_id uuid, email text, name text, must_change_password boolean,
+                   platform_role text, org_position text, department_id uuid)
+    language plpgsql security invoker as $$
+    begin
+        perform set_config('pharos.tenant_id', in_tenant::text, true);
+        return query
+            select s.id, u.id, u.email, u.name, u.must_change_password,
+                   m.platform_role, m.org_position, m.department_id
+            from sessions s
+            join users u on u.id = s.user_id
+            join memberships m on m.tenant_id = s.tenant_id and m.user_id = s.user_id
+            where s.tenant_id = in_tenant and (s.id = in_session or s.token_hash = any(in_token_hashes))
+              and s.revoked_at is null and s.expires_at > now() and u.disabled_at is null;
+    end $$
+    """,
+    """
+    create function find_api_key(in_tenant uuid, in_key_hash text)
+    returns table (key_id uuid, key_name text, scopes text[], user_id uuid, email text,
+                   org_position text, department_id uuid)
+    language plpgsql security invoker as $$
+    begin
+        perform set_config('pharos.tenant_id', in_tenant::text, true);
+        return query
+            select k.id, k.name, k.scopes, k.user_id, u.email, m.org_position, m.department_id
+            from api_keys k
+            left join users u on u.id = k.user_id and u.disabled_at is null
+            left join memberships m on m.tenant_id = k.tenant_id and m.user_id = u.id
+            where k.tenant_id = in_tenant and k.key_hash = in_key_hash
+              and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())
+              and (k.user_id is null or m.user_id is not null);
+    end $$
+    """,
+    # Web processes remember for a moment who holds a session. Told by the database itself, they hear of a change
+    # by whatever hand; the payload is `session:ID` or `user:ID`.
+    """
+    create function tell_sign_ins() returns trigger language plpgsql as $$
+    begin
+        perform pg_notify('pharos_sign_ins', tg_argv[0] || ':' || (to_jsonb(old) ->> tg_argv[1]));
+        return null;
+    end $$
+    """,
+)
+
+TRIGGERS = (
+    """
+    create trigger tell_sign_ins after delete or update of revoked_at, token_hash on sessions
+        for each row execute function tell_sign_ins('session', 'id')
+    """,
+    """
+    create trigger tell_sign_ins after delete or update on memberships
+        for each row execute function tell_sign_ins('user', 'user_id')
+    """,
+    """
+    create trigger tell_sign_ins after delete or update of email, name, disabled_at, must_change_password on users
+        for each row execute function tell_sign_ins('user', 'id')
+    """,
+)
+
 
 def upgrade() -> None:
     for statement in (*COLUMNS, *TABLES):
@@ -321,9 +383,14 @@ def upgrade() -> None:
         fence(table)
     for table in APPEND_ONLY:
         make_append_only(table)
+    for statement in (*FUNCTIONS, *TRIGGERS):
+        op.execute(statement)
 
 
 def downgrade() -> None:
+    op.execute("drop function tell_sign_ins() cascade")
+    op.execute("drop function find_sign_in(uuid, uuid, text[])")
+    op.execute("drop function find_api_key(uuid, text)")
     op.execute("drop view audit_logs")
     op.execute("drop index ix_project_grants_grantee, ix_project_members_user_id, ix_memberships_department_id")
     op.execute("alter table memberships drop column department_id")
