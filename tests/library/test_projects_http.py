@@ -282,18 +282,29 @@ def every_call(project_id: object, document_id: object) -> list[tuple[str, str, 
 
 @pytest.mark.contract("AC-06", "AC-09", part="foreign and missing objects give the same 404, on every route")
 async def test_what_is_foreign_looks_like_what_is_missing(
-    runtime: Runtime, tenant: MadeTenant, as_stranger: httpx.AsyncClient, as_member: httpx.AsyncClient
+    runtime: Runtime, tenant: MadeTenant, as_stranger: httpx.AsyncClient
 ) -> None:
     private = await make_project(runtime.db, tenant.admin, is_private=True)
     document = await make_document(runtime, tenant.admin, private)
-    for client in (as_stranger, as_member):
-        for calls in zip(every_call(private, document.id), every_call(NOWHERE, NOWHERE), strict=True):
-            seen = []
-            for method, path, body in calls:
-                answer = await client.request(method, path, **body)
-                seen.append((answer.status_code, answer.json()["error"], answer.json()["message"]))
-            assert seen[0] == seen[1], path
-            assert seen[0][0] == 404, path
+    for calls in zip(every_call(private, document.id), every_call(NOWHERE, NOWHERE), strict=True):
+        seen = []
+        for method, path, body in calls:
+            answer = await as_stranger.request(method, path, **body)
+            seen.append((answer.status_code, answer.json()["error"], answer.json()["message"]))
+        assert seen[0] == seen[1], path
+        assert seen[0][0] == 404, path
+
+
+@pytest.mark.contract("AC-06")
+async def test_a_colleague_without_access_is_refused_a_project_and_finds_no_document_of_it(
+    runtime: Runtime, tenant: MadeTenant, as_member: httpx.AsyncClient
+) -> None:
+    private = await make_project(runtime.db, tenant.admin, is_private=True)
+    document = await make_document(runtime, tenant.admin, private)
+    for method, path, body in every_call(private, document.id):
+        answer = await as_member.request(method, path, **body)
+        expected = (404, "no_such_document") if path.startswith("/documents") else (403, "no_access")
+        assert (answer.status_code, answer.json()["error"]) == expected, path
 
 
 async def test_a_reader_may_not_change_a_project(

@@ -2,51 +2,119 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, case, exists, func, literal, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    SQLColumnExpression,
+    Subquery,
+    case,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.models import Project, ProjectGrant, ProjectMember
+from pharos.identity.models import GroupMember, Membership
 from pharos.identity.principal import Principal
 from pharos.infra.errors import NotAllowed, NotFound
 from pharos.infra.ids import ProjectId
 
 Tier = Literal["use", "edit", "full"]
-Source = Literal["platform", "owner", "ceo", "direct", "public"]
+Source = Literal["platform", "owner", "ceo", "direct", "group", "department", "public"]
 TIERS: tuple[Tier, ...] = ("use", "edit", "full")
+ORDER: tuple[Source, ...] = ("platform", "owner", "ceo", "direct", "group", "department", "public")
+"""The rungs of the ladder; the first that gives anything decides, the others are not looked at. So an owning CEO has
+full access, no grant lifts a CEO above `use`, and a person's own grant counts before their groups' (C-04, C-05)."""
+
+Rungs = Mapping[str, ColumnElement[Any]]
+
+NOTHING: ColumnElement[int | None] = null().cast(Integer)
+NO_PROJECT = NotFound("There is no such project. `GET /projects` lists the ones you can reach.", code="no_such_project")
 
 
 def visible_projects(principal: Principal) -> Select[UUID]:
     """Ids of the projects the principal may at least use, as a subquery; never fetched before it is needed."""
-    return select(Project.id).where(_tier_number(principal) > 0)
+    ids = select(Project.id)
+    if principal.kind == "guest":
+        return ids.where(Project.id == principal.guest_project_id)
+    if principal.sees_everything or (principal.user_id is not None and principal.org_position == "ceo"):
+        return ids
+    if principal.user_id is None:
+        return ids.where(_is_open())
+    given = _given()
+    mine = select(given.c.project_id).where(given.c.user_id == principal.user_id)
+    return ids.where(or_(_is_open(), Project.owner_id == principal.user_id, Project.id.in_(mine)))
 
 
-def tier_column(principal: Principal) -> ColumnElement[int]:
-    """The principal's tier on the `Project` of the surrounding query: 0 nothing, 1 use, 2 edit, 3 full."""
-    return _tier_number(principal)
+def tiers_of(principal: Principal) -> Subquery:
+    """A row for each project: `id`, what each rung of `ORDER` gives the principal, and by them `tier` and `source`.
+
+    Tiers are numbers from 1 (use) to 3 (full); a rung that gives nothing is null, and so are `tier` and `source` when
+    all are. It goes into a statement once, joined on `Project.id`.
+    """
+    if principal.kind == "guest":
+        rungs: Rungs = {"direct": case((Project.id == principal.guest_project_id, literal(1)))}
+        return _ladder(select(Project.id), rungs)
+    if principal.user_id is None:
+        rungs = {"platform": case((literal(principal.sees_everything), literal(3))), "public": _public_tier()}
+        return _ladder(select(Project.id), rungs)
+    given = _given()
+    held = _by_kind(given, given.c.user_id == principal.user_id)
+    return _ladder(
+        select(Project.id).outerjoin(held, held.c.project_id == Project.id),
+        {
+            "platform": case((literal(principal.sees_everything), literal(3))),
+            "owner": case((Project.owner_id == principal.user_id, literal(3))),
+            "ceo": case((literal(principal.org_position == "ceo"), literal(1))),
+            **_held_tiers(held),
+            "public": _public_tier(),
+        },
+    )
 
 
-def source_column(principal: Principal) -> ColumnElement[str]:
-    """Which rung of the ladder gave that tier."""
-    if principal.sees_everything:
-        return literal("platform")
-    return case(*((rung.holds, literal(rung.source)) for rung in _ladder(principal)), else_=literal(""))
+def tiers_on(project_id: ProjectId) -> Subquery:
+    """A row for each person of the tenant: `user_id`, and the same columns as `tiers_of` for this one project."""
+    given = _given()
+    held = _by_kind(given, given.c.project_id == project_id)
+    people = (
+        select(Membership.user_id)
+        .join(Project, Project.id == project_id)
+        .outerjoin(held, held.c.user_id == Membership.user_id)
+    )
+    return _ladder(
+        people,
+        {
+            "platform": case((Membership.platform_role != "none", literal(3))),
+            "owner": case((Project.owner_id == Membership.user_id, literal(3))),
+            "ceo": case((Membership.org_position == "ceo", literal(1))),
+            **_held_tiers(held),
+            "public": _public_tier(),
+        },
+    )
 
 
 async def require(session: AsyncSession, principal: Principal, project_id: ProjectId, tier: Tier) -> Project:
     """The project, if the principal has at least this tier on it.
 
-    Raises `NotFound` when it is not there or may not be known, `NotAllowed` when it is seen but the tier is too low.
+    Raises `NotFound` when the tenant has no such project or a guest asks for another than theirs, `NotAllowed` when
+    the tier is too low or there is none (AC-06).
     """
-    row = (
-        await session.execute(select(Project, _tier_number(principal).label("tier")).where(Project.id == project_id))
-    ).one_or_none()
-    if row is None or row.tier == 0:
-        raise NotFound(
-            "There is no such project. `GET /projects` lists the ones you can reach.", code="no_such_project"
-        )
+    tiers = tiers_of(principal)
+    found = select(Project, tiers.c.tier).join(tiers, tiers.c.id == Project.id).where(Project.id == project_id)
+    row = (await session.execute(found)).one_or_none()
+    if row is None or (row.tier is None and principal.kind == "guest"):
+        raise NO_PROJECT
+    if row.tier is None:
+        raise NotAllowed("You have no access to this project. Ask its owner or an administrator.", code="no_access")
     if row.tier < TIERS.index(tier) + 1:
         raise NotAllowed(
             f"You may {TIERS[row.tier - 1]} this project; this needs {tier}. Ask its owner for access.",
@@ -57,54 +125,75 @@ async def require(session: AsyncSession, principal: Principal, project_id: Proje
     return project
 
 
-def _tier_number(principal: Principal) -> ColumnElement[int]:
-    if principal.sees_everything:
-        return literal(3)
-    return case(*((rung.holds, rung.tier) for rung in _ladder(principal)), else_=literal(0))
+async def find_project_by_name(session: AsyncSession, principal: Principal, *, name: str) -> Project | None:
+    """The project of this exact name, if the principal can reach it."""
+    found = select(Project).where(Project.name == name, Project.id.in_(visible_projects(principal)))
+    return (await session.execute(found)).scalar_one_or_none()
 
 
-class Rung(NamedTuple):
-    """If `holds` for the `Project` of the surrounding query, the principal has `tier` there, because of `source`."""
-
-    holds: SQLColumnExpression[bool]
-    tier: ColumnElement[int]
-    source: Source
+def is_live() -> ColumnElement[bool]:
+    """Whether the `ProjectGrant` of the surrounding query still counts."""
+    return or_(ProjectGrant.expires_at.is_(None), ProjectGrant.expires_at > func.now())
 
 
-def _ladder(principal: Principal) -> list[Rung]:
-    """Platform, owner, ceo, direct, public; the first that holds counts, so an owning CEO gets full (C-04)."""
-    rungs = [Rung(Project.owner_id == principal.user_id, literal(3), "owner")]
-    if principal.org_position == "ceo":
-        rungs.append(Rung(literal(value=True), literal(1), "ceo"))
-    return [
-        *rungs,
-        Rung(Project.is_handbook, literal(1), "public"),
-        Rung(_has_direct_tier(principal), _direct_tier(principal), "direct"),
-        Rung(Project.is_private.is_(other=False), _as_number(Project.baseline_tier), "public"),
-    ]
+def _given() -> Subquery:
+    """Every tier that was given, once for each person it reaches; a condition on a column reaches all four indexes."""
 
+    def reaching(person: SQLColumnExpression[UUID], kind: str, source: Source) -> Any:
+        tier = _as_number(ProjectGrant.tier)
+        rows: Select[*tuple[Any, ...]] = select(
+            ProjectGrant.project_id, person.label("user_id"), literal(source).label("kind"), tier.label("tier")
+        )
+        return rows.where(ProjectGrant.grantee_kind == kind, is_live())
 
-def _grants_of(principal: Principal) -> ColumnElement[bool]:
-    return and_(
-        ProjectGrant.project_id == Project.id,
-        ProjectGrant.grantee_kind == "user",
-        ProjectGrant.grantee_id == principal.user_id,
-        or_(ProjectGrant.expires_at.is_(None), ProjectGrant.expires_at > func.now()),
+    members = select(
+        ProjectMember.project_id,
+        ProjectMember.user_id,
+        literal("direct").label("kind"),
+        _as_number(ProjectMember.tier).label("tier"),
     )
+    groups = reaching(GroupMember.user_id, "group", "group")
+    departments = reaching(Membership.user_id, "department", "department")
+    return union_all(
+        members,
+        reaching(ProjectGrant.grantee_id, "user", "direct"),
+        groups.join(GroupMember, GroupMember.group_id == ProjectGrant.grantee_id),
+        departments.join(Membership, Membership.department_id == ProjectGrant.grantee_id),
+    ).subquery("given")
 
 
-def _membership_of(principal: Principal) -> ColumnElement[bool]:
-    return and_(ProjectMember.project_id == Project.id, ProjectMember.user_id == principal.user_id)
+def _by_kind(given: Subquery, condition: ColumnElement[bool]) -> Subquery:
+    """The highest tier of each kind, a row for each project and person."""
+    kinds = [func.max(given.c.tier).filter(given.c.kind == kind).label(kind) for kind in _GIVEN_KINDS]
+    rows = select(given.c.project_id, given.c.user_id, *kinds).where(condition)
+    return rows.group_by(given.c.project_id, given.c.user_id).subquery("held")
 
 
-def _has_direct_tier(principal: Principal) -> ColumnElement[bool]:
-    return or_(exists().where(_grants_of(principal)), exists().where(_membership_of(principal)))
+_GIVEN_KINDS: tuple[Source, ...] = ("direct", "group", "department")
 
 
-def _direct_tier(principal: Principal) -> ColumnElement[int]:
-    granted = select(func.max(_as_number(ProjectGrant.tier))).where(_grants_of(principal)).scalar_subquery()
-    member = select(func.max(_as_number(ProjectMember.tier))).where(_membership_of(principal)).scalar_subquery()
-    return func.greatest(granted, member)
+def _held_tiers(held: Subquery) -> Rungs:
+    return {kind: held.c[kind] for kind in _GIVEN_KINDS}
+
+
+def _ladder(rows: Select[Any], rungs: Rungs) -> Subquery:
+    columns = [rungs.get(source, NOTHING).label(source) for source in ORDER]
+    each = rows.add_columns(*columns).subquery("rungs")
+    by_order = [each.c[source] for source in ORDER]
+    tier = func.coalesce(*by_order).label("tier")
+    source = case(*((each.c[source].is_not(None), literal(source)) for source in ORDER)).label("source")
+    return select(each, tier, source).subquery("tiers")
+
+
+def _is_open() -> ColumnElement[bool]:
+    return or_(Project.is_private.is_(other=False), Project.is_handbook)
+
+
+def _public_tier() -> ColumnElement[int | None]:
+    """The baseline of a project that is not private; the handbook is there to be read."""
+    return case(
+        (Project.is_handbook, literal(1)), (Project.is_private.is_(other=False), _as_number(Project.baseline_tier))
+    )
 
 
 def _as_number(tier: SQLColumnExpression[str]) -> ColumnElement[int]:

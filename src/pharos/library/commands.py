@@ -14,11 +14,12 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import ARRAY, Uuid, any_, func, literal, select
 
+from pharos.access.projects import find_project_by_name
 from pharos.identity.audit import record_audit
 from pharos.identity.principal import Principal, operator
 from pharos.identity.tenants import find_tenant
 from pharos.infra import jobs
-from pharos.infra.errors import Conflict, Invalid, NotFound
+from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.ids import DocumentId, ProjectId
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import (
@@ -33,9 +34,8 @@ from pharos.infra.terminal import (
     run_async,
 )
 from pharos.library import delete, documents, folder
-from pharos.library.check import IndexReport, check_index
+from pharos.library.check import IndexReport, check_index, repair_index
 from pharos.library.models import Document
-from pharos.library.projects import find_project_by_name
 from pharos.runtime import Runtime, open_runtime
 
 app = typer.Typer()
@@ -122,10 +122,14 @@ async def _wait_for(runtime: Runtime, principal: Principal, ids: list[DocumentId
                     .group_by(Document.status)
                 )
                 states: dict[str, int] = {status: number for status, number in rows}
+                is_worked_on = await jobs.has_worker(session)
             advance(states.get("indexed", 0) + states.get("failed", 0))
             unfinished = states.get("pending", 0) + states.get("processing", 0)
             if not unfinished:
                 return states
+            if not is_worked_on:
+                words = f"{unfinished} documents are stored and wait: no worker runs. Start Pharos with `pharos up`."
+                raise Unavailable(words, code="no_worker")
             # No machine indexes 200 documents a second, so nobody waits longer for asking less often.
             await asyncio.sleep(min(2.0, 0.2 + unfinished / 200))
 
@@ -218,23 +222,35 @@ def delete_document(
 
 
 @documents_app.command("check")
-def check_documents(tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
+def check_documents(
+    repair: Annotated[bool, typer.Option("--repair", help="Count anew, and index again what is out of step.")] = False,
+    tenant: TenantSlug = "default",
+    as_json: AsJson = False,
+) -> None:
     """Compare documents with their passages, terms and vectors; exit 5 when a count does not fit."""
 
-    async def work() -> IndexReport:
+    async def work() -> tuple[IndexReport, int]:
         async with (
             as_operator(tenant) as (runtime, principal),
             runtime.db.transaction(principal.tenant_id) as session,
         ):
-            return await check_index(session)
+            report = await check_index(session)
+            queued = await repair_index(session) if repair and report.out_of_step else 0
+            if repair:
+                subject = f"tenant:{principal.tenant_id}"
+                await record_audit(session, principal, action="index.repaired", subject=subject, queued=queued)
+            return report, queued
 
-    report = run_async(work())
+    report, queued = run_async(work())
     if as_json:
-        echo_json({**asdict(report), "out_of_step": report.out_of_step})
+        echo_json({**asdict(report), "out_of_step": report.out_of_step, "queued": queued})
     else:
         echo_line(f"{report.documents} documents compared, {report.out_of_step} counts out of step.")
-    if report.out_of_step:
-        raise Conflict("The index is out of step. Retry the documents: `pharos documents retry`.", code="out_of_step")
+        if repair:
+            echo_line(f"Counted anew; {queued} documents are queued to be indexed again.")
+    if report.out_of_step and not repair:
+        words = "The index is out of step. Put it right with `pharos documents check --repair`."
+        raise Conflict(words, code="out_of_step")
 
 
 @queue_app.command("list")

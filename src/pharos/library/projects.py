@@ -10,7 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.models import HiddenProject, Project
-from pharos.access.projects import TIERS, Source, Tier, require, source_column, tier_column
+from pharos.access.projects import TIERS, Source, Tier, find_project_by_name, require, tiers_of
+from pharos.identity.audit import record_audit
 from pharos.identity.principal import Principal
 from pharos.infra.errors import Conflict, Invalid, NotAllowed
 from pharos.infra.ids import ProjectId
@@ -54,16 +55,17 @@ async def _find_views(session: AsyncSession, principal: Principal, condition: Co
         .scalar_subquery()
     )
     is_hidden = exists().where(HiddenProject.project_id == Project.id, HiddenProject.user_id == principal.user_id)
-    tier = tier_column(principal)
+    tiers = tiers_of(principal)
     rows = await session.execute(
         select(
             Project,
-            tier.label("tier"),
-            source_column(principal).label("source"),
+            tiers.c.tier,
+            tiers.c.source,
             documents.label("documents"),
             is_hidden.label("is_hidden"),
         )
-        .where(tier > 0, condition)
+        .join(tiers, tiers.c.id == Project.id)
+        .where(tiers.c.tier.is_not(None), condition)
         .order_by(Project.is_handbook, func.lower(Project.name))
     )
     return [
@@ -86,7 +88,7 @@ async def create_project(
     session: AsyncSession, principal: Principal, *, name: str, is_private: bool = False, is_handbook: bool = False
 ) -> Project:
     """A new project owned by the principal. Raises `Conflict` when the name is taken, `NotAllowed`, `Invalid`."""
-    if not (principal.is_operator or principal.platform_role in {"admin", "superadmin"}):
+    if not (principal.kind in {"operator", "product"} or principal.platform_role in {"admin", "superadmin"}):
         raise NotAllowed("Only administrators make projects. Ask one to make it and to add you.", code="not_an_admin")
     name = " ".join(name.split())
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
@@ -103,13 +105,8 @@ async def create_project(
     session.add(project)
     await session.flush()
     await session.refresh(project)
+    await record_audit(session, principal, action="project.created", subject=f"project:{project.id}", name=name)
     return project
-
-
-async def find_project_by_name(session: AsyncSession, principal: Principal, *, name: str) -> Project | None:
-    """The project of this exact name, if the principal can reach it."""
-    found = await session.execute(select(Project).where(Project.name == name, tier_column(principal) > 0))
-    return found.scalar_one_or_none()
 
 
 async def set_hidden(session: AsyncSession, principal: Principal, *, project_id: ProjectId, is_hidden: bool) -> None:
