@@ -33,6 +33,8 @@ from pharos.infra.errors import Unavailable
 from pharos.infra.ids import TenantId, new_id
 from pharos.infra.limits import Limits
 from pharos.infra.settings import Settings
+from pharos.infra.smtp import MailTransport
+from pharos.infra.vault import Vault
 from pharos.library.passages import dense_literal, sparse_literal
 from pharos.library.terms import terms_of
 from pharos.providers.embedder.client import EmbedderClient
@@ -97,6 +99,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         settings=settings,
         db=db,
         limits=Limits(settings, db),
+        vault=Vault(settings),
+        mail=MailTransport(settings),
+        mail=MailTransport(settings),
         blobs=BlobStore(settings.blob_root),
         embedding=client,
         chat_model=None,

@@ -6,6 +6,8 @@ tenant of its own; what concerns the whole installation asks for `fresh_database
 
 from __future__ import annotations
 
+import hashlib
+import ipaddress
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +24,7 @@ from tests.make import MadeTenant, make_person, make_tenant, make_token
 from tests.postgres import Server, shared_server
 
 from pharos.app import create_app
+from pharos.identity import tasks as identity_tasks
 from pharos.identity.principal import Principal
 from pharos.infra import jobs
 from pharos.infra.blobs import BlobStore
@@ -30,10 +33,16 @@ from pharos.infra.db import Database, create_database
 from pharos.infra.db_system import system_transaction
 from pharos.infra.limits import Limits
 from pharos.infra.settings import Settings
+from pharos.infra.smtp import MailTransport
+from pharos.infra.vault import Vault
 from pharos.library import tasks
 from pharos.runtime import Runtime
 
 pytest_plugins = ["tests.contract_plugin"]
+
+
+ENCRYPTION_KEY = hashlib.sha256(b"the tests' one").hexdigest()
+"""The same in all tests of a process: they share a database, which knows its keys."""
 
 
 class RunJobs(Protocol):
@@ -64,7 +73,13 @@ def settings(database_urls: DatabaseUrls, tmp_path_factory: pytest.TempPathFacto
 
 
 def make_settings(urls: DatabaseUrls, data_dir: Path) -> Settings:
-    return Settings(_env_file=None, data_dir=data_dir, database_url=urls.app, secret_key=secrets.token_hex(32))
+    return Settings(
+        _env_file=None,
+        data_dir=data_dir,
+        database_url=urls.app,
+        secret_key=secrets.token_hex(32),
+        encryption_key=ENCRYPTION_KEY,
+    )
 
 
 @pytest.fixture
@@ -85,6 +100,8 @@ def make_runtime(settings: Settings, db: Database) -> Runtime:
         settings=settings,
         db=db,
         limits=Limits(settings, db),
+        vault=Vault(settings),
+        mail=MailTransport(settings),
         blobs=BlobStore(settings.blob_root),
         embedding=FakeEmbedding(),
         chat_model=None,
@@ -122,8 +139,9 @@ async def stranger(db: Database) -> Principal:
 
 @asynccontextmanager
 async def open_client(runtime: Runtime, principal: Principal | None = None) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the app, signed in as `principal`."""
-    transport = httpx.ASGITransport(create_app(runtime.settings, runtime=runtime))
+    """A client of the app, signed in as `principal`; each has an address of its own, so tests share no limit."""
+    address = str(ipaddress.IPv4Address(secrets.randbits(24) | 10 << 24))
+    transport = httpx.ASGITransport(create_app(runtime.settings, runtime=runtime), client=(address, 40000))
     headers = {"Authorization": f"Bearer {await make_token(runtime, principal)}"} if principal else {}
     async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers) as client:
         yield client
@@ -161,7 +179,8 @@ async def run_jobs(runtime: Runtime) -> RunJobs:
         await session.execute(text("delete from procrastinate_jobs"))  # what earlier tests of this process left
 
     async def run(world: Runtime = runtime, /) -> None:
-        assert tasks.ingest_document  # registered by its import
+        assert tasks.ingest_document  # registered by their import
+        assert identity_tasks.send_mail
         assert world.settings.database_url is not None
         app = jobs.create_queue(world.settings.database_url)
         async with app.open_async():

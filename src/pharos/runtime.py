@@ -16,6 +16,7 @@ from pharos.infra.ids import TenantId
 from pharos.infra.limits import Limits
 from pharos.infra.recent import Recent
 from pharos.infra.settings import Settings
+from pharos.infra.smtp import MailTransport
 from pharos.infra.vault import Vault
 from pharos.providers.catalog import open_chat_model, open_embedding
 from pharos.providers.contract import ChatModel, EmbeddingModel
@@ -35,6 +36,7 @@ class Runtime:
     db: Database
     limits: Limits
     vault: Vault
+    mail: MailTransport
     blobs: BlobStore
     embedding: EmbeddingModel
     chat_model: ChatModel | None
@@ -53,6 +55,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
                 db=db,
                 limits=Limits(settings, db),
                 vault=Vault(settings),
+                mail=MailTransport(settings),
                 blobs=BlobStore(settings.blob_root),
                 embedding=embedding,
                 chat_model=chat_model,
