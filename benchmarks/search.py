@@ -101,7 +101,6 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         limits=Limits(settings, db),
         vault=Vault(settings),
         mail=MailTransport(settings),
-        mail=MailTransport(settings),
         blobs=BlobStore(settings.blob_root),
         embedding=client,
         chat_model=None,

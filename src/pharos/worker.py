@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from pharos.identity import tasks as identity_tasks
 from pharos.identity.models import Tenant
 from pharos.infra import jobs
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.db_system import system_transaction
 from pharos.infra.ids import TenantId
 from pharos.infra.logs import get_logger
+from pharos.infra.mail import SEND_TASK
 from pharos.infra.settings import Settings
 from pharos.library import tasks
 from pharos.library.delete import sweep_blobs
@@ -29,7 +31,10 @@ RESCUE_EVERY_SECONDS = 5.0
 RECOVER_EVERY_SECONDS = 60.0
 SWEEP_EVERY_SECONDS = 3600.0
 
-WHEN_GIVEN_UP: dict[str, Callable[..., Awaitable[None]]] = {f"{jobs.NAMESPACE}:{INGEST_TASK}": tasks.mark_given_up}
+WHEN_GIVEN_UP: dict[str, Callable[..., Awaitable[None]]] = {
+    f"{jobs.NAMESPACE}:{INGEST_TASK}": tasks.mark_given_up,
+    f"{jobs.NAMESPACE}:{SEND_TASK}": identity_tasks.mark_mail_given_up,
+}
 """What follows when a job has killed too many workers, by task."""
 
 

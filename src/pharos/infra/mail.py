@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -14,9 +13,8 @@ from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.ids import TenantId, new_id
 from pharos.infra.jobs import drop_waiting, enqueue
 from pharos.infra.models import Mail
-
-if TYPE_CHECKING:
-    from pharos.infra.vault import Vault
+from pharos.infra.smtp import OutgoingMail
+from pharos.infra.vault import Vault
 
 SEND_TASK = "mail:send"
 SECRET_KIND = "mail"  # noqa: S105 - a kind of secret, not one
@@ -25,16 +23,6 @@ MOST_ATTEMPTS = 200
 """Two days of quarters of an hour: a server that is away over a weekend is waited for."""
 
 State = Literal["queued", "sent", "failed"]
-
-
-@dataclass(frozen=True)
-class WaitingMail:
-    """A mail to be sent now."""
-
-    id: UUID
-    recipient: str
-    subject: str
-    text: str
 
 
 async def queue_mail(
@@ -54,13 +42,15 @@ async def queue_mail(
 
 async def find_waiting(
     session: AsyncSession, vault: Vault, *, tenant_id: TenantId, mail_id: UUID
-) -> WaitingMail | None:
+) -> OutgoingMail | None:
     """The mail with its text, or None when it is no longer to be sent."""
     mail = await session.get(Mail, (tenant_id, mail_id))
     if mail is None or mail.state != "queued" or mail.body_secret_id is None:
         return None
     text = await vault.open(session, tenant_id=tenant_id, secret_id=mail.body_secret_id)
-    return WaitingMail(id=mail.id, recipient=mail.recipient, subject=mail.subject, text=text)
+    return OutgoingMail(
+        id=mail.id, recipient=mail.recipient, subject=mail.subject, text=text, written_at=mail.created_at
+    )
 
 
 async def note_sent(session: AsyncSession, vault: Vault, *, tenant_id: TenantId, mail_id: UUID) -> None:

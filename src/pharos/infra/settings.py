@@ -87,6 +87,17 @@ class Settings(BaseSettings):
     )
     access_token_minutes: int = Field(default=30, ge=1, description="Life of an access token.")
 
+    smtp_url: SecretStr | None = Field(
+        default=None,
+        description="Mail server, `smtp://user:password@host:587` (STARTTLS) or `smtps://…`; unset: mail lies as files "
+        "in `outbox` of the data directory.",
+    )
+    mail_from: str | None = Field(
+        default=None,
+        validation_alias=_alias("MAIL_FROM", "SMTP_FROM"),
+        description="Visible sender, `Name <address>`; needed with `smtp_url`.",
+    )
+
     upload_root: Path | None = Field(
         default=None,
         validation_alias=_alias("UPLOAD_ROOT", "UPLOAD_ROOT"),
@@ -127,7 +138,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def base_url(self) -> str:
-        host = "localhost" if self.host in {"0.0.0.0", "::", "127.0.0.1"} else self.host  # noqa: S104 - compared
+        host = {"0.0.0.0": "localhost", "127.0.0.1": "localhost", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        host = f"[{host}]" if ":" in host else host
         return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
 
     @cached_property
@@ -146,7 +158,7 @@ class Settings(BaseSettings):
 class _FileVariables(PydanticBaseSettingsSource):
     """`PHAROS_SECRET_KEY_FILE=/run/secrets/key` stands for the content of that file."""
 
-    names = ("secret_key", "session_secret", "llm_key", "database_url", "database_admin_url", "redis_url")
+    names = ("secret_key", "session_secret", "llm_key", "database_url", "database_admin_url", "redis_url", "smtp_url")
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
         file = os.environ.get(f"PHAROS_{field_name.upper()}_FILE")
