@@ -9,11 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.dependencies.models import Dependant
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos import __version__
 from pharos.chat.routes import router as chat
+from pharos.identity.current import current_visitor, get_runtime
+from pharos.identity.request_limits import count_request
 from pharos.identity.routes import router as identity
 from pharos.identity.setup import is_initialised
 from pharos.identity.tokens import signing_key
@@ -57,12 +60,23 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
     )
     if runtime is not None:
         app.state.runtime = runtime
-    for router in (health, identity, library, retrieval, chat, stats):
-        app.include_router(router)
+    app.include_router(health)
+    for router in (identity, library, retrieval, chat, stats):
+        app.include_router(router, dependencies=[Depends(count_stranger)])
     add_pages(app)
     add_error_handlers(app, answer_error)
     app.add_middleware(EveryRequest, streamed=STREAMED_BODIES, render=answer_error)
     return app
+
+
+async def count_stranger(request: Request) -> None:
+    """Count a request that nobody has to sign in for; all others are counted once the caller is known."""
+    if not _identifies(request.scope["route"].dependant):
+        await count_request(request, get_runtime(request), None)
+
+
+def _identifies(dependant: Dependant) -> bool:
+    return dependant.call is current_visitor or any(map(_identifies, dependant.dependencies))
 
 
 async def answer_error(request: Request, error: PharosError) -> Response:

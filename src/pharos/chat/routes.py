@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -18,8 +18,10 @@ from pharos.chat.answer import Event, answer_question, gather_answer
 from pharos.chat.answer_html import with_html
 from pharos.identity.current import CurrentPrincipal, CurrentRuntime
 from pharos.identity.principal import Principal
+from pharos.identity.request_limits import count_try
 from pharos.infra.errors import Invalid, PharosError
 from pharos.infra.ids import ConversationId, ProjectId
+from pharos.infra.limits import LLM
 from pharos.infra.logs import get_logger
 from pharos.library.projects import list_projects
 from pharos.runtime import Runtime
@@ -76,13 +78,18 @@ class ChatConfig(Body):
     deep: bool
 
 
+async def count_question(request: Request, principal: CurrentPrincipal, runtime: CurrentRuntime) -> None:
+    """Ten questions a minute (RL-02), answered by a model or extracted: both work with the models of this machine."""
+    await count_try(request, runtime, LLM, principal)
+
+
 @router.get("/chat/config")
 async def chat_config(_principal: CurrentPrincipal) -> ChatConfig:
     """Answers come from the documents; the web is never asked."""
     return ChatConfig(docs=True, web=False, deep=False)
 
 
-@router.post("/chat")
+@router.post("/chat", dependencies=[Depends(count_question)])
 async def ask(body: ProjectQuestion, principal: CurrentPrincipal, runtime: CurrentRuntime) -> Answer:
     """The whole answer at once."""
     project_id = ProjectId(body.project_id) if body.project_id else await _only_project(runtime, principal)
@@ -92,6 +99,7 @@ async def ask(body: ProjectQuestion, principal: CurrentPrincipal, runtime: Curre
 
 @router.post(
     "/chat/projects/{project_id}",
+    dependencies=[Depends(count_question)],
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}, "description": "meta, sources, text…, done or error"}},
 )

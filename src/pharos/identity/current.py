@@ -15,6 +15,7 @@ import structlog
 from fastapi import Depends, Request
 
 from pharos.identity.principal import Principal
+from pharos.identity.request_limits import count_request
 from pharos.identity.sign_in import SignedIn, find_by_claims, find_by_session_token
 from pharos.identity.tokens import csrf_token, read_access_token
 from pharos.infra.errors import NotAllowed, NotSignedIn
@@ -51,12 +52,12 @@ async def current_visitor(request: Request) -> Visitor:
     """Whoever is signed in. Raises `NotSignedIn`, or `NotAllowed` for a change that may be forged."""
     runtime = get_runtime(request)
     authorization = request.headers.get("authorization")
-    if authorization is not None:
-        signed_in = await _by_bearer(runtime, authorization)
-    elif token := request.cookies.get(COOKIE):
-        signed_in = await find_by_session_token(runtime, token)
-    else:
-        raise NotSignedIn("Sign in first: send `Authorization: Bearer …` from `POST /auth/login`.")
+    try:
+        signed_in = await _identify(request, runtime)
+    except NotSignedIn:
+        await count_request(request, runtime, None)
+        raise
+    await count_request(request, runtime, signed_in.principal)
     visitor = Visitor(
         signed_in=signed_in,
         csrf_token=csrf_token(runtime.settings, signed_in.session_id),
@@ -116,6 +117,15 @@ def check_csrf_token(visitor: Visitor, sent: str) -> None:
     """Raise `NotAllowed` unless `sent` is the token of the visitor's session."""
     if not hmac.compare_digest(sent.encode(), visitor.csrf_token.encode()):
         raise NotAllowed("The page is out of date. Load it again and repeat what you did.", code="bad_csrf_token")
+
+
+async def _identify(request: Request, runtime: Runtime) -> SignedIn:
+    authorization = request.headers.get("authorization")
+    if authorization is not None:
+        return await _by_bearer(runtime, authorization)
+    if token := request.cookies.get(COOKIE):
+        return await find_by_session_token(runtime, token)
+    raise NotSignedIn("Sign in first: send `Authorization: Bearer …` from `POST /auth/login`.")
 
 
 async def _by_bearer(runtime: Runtime, authorization: str) -> SignedIn:

@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from pharos.identity.setup import SETUP_PATH
 from pharos.infra.errors import NotSignedIn, PharosError
+from pharos.infra.http import error_headers
 from pharos.web.html import HEADERS, page
 
 NOT_INITIALIZED = "not_initialized"
@@ -33,7 +34,9 @@ def error_page(request: Request, error: PharosError, *, request_id: str) -> Resp
     # What is missing is said in the page's own words: the API's name its addresses, which help nobody here.
     message = None if status in {404, 500} else error.message
     context = {"kind": str(kind), "message": message, "request_id": request_id}
-    return page(request, "error.html", status=status, **context)
+    reply = page(request, "error.html", status=status, **context)
+    reply.headers.update(error_headers(error))
+    return reply
 
 
 def safe_next(path: str | None) -> str:
