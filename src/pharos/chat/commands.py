@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from pharos.chat.answer import Answer, answer_question, gather_answer
+from pharos.identity.tenants import as_operator
 from pharos.infra.terminal import AsJson, ProjectName, TenantSlug, echo_json, echo_line, run_async
-from pharos.library.commands import as_operator, project_named
+from pharos.library.commands import project_named
 
 app = typer.Typer()
 
@@ -48,4 +49,6 @@ def ask(
         page = f", page {source.page}" if source.page else ""
         echo_line(f"[{source.index}] {source.document}{page}, characters {source.start}-{source.end}")
     if answer.degraded:
-        echo_line("Search was incomplete: a part of it did not answer. `pharos status` says which.")
+        echo_line(
+            "A part of the search, or the model, did not answer: this was made without it. `pharos doctor` says which."
+        )

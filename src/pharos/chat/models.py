@@ -13,9 +13,15 @@ from pharos.infra.ids import new_id
 
 
 class Conversation(Table):
+    """What one person asks in one project, or what a guest with a share link asks after reading."""
+
     __tablename__ = "conversations"
     __table_args__ = (
         ForeignKeyConstraint(["tenant_id", "project_id"], ["projects.tenant_id", "projects.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(
+            ["tenant_id", "share_token_id"], ["share_tokens.tenant_id", "share_tokens.id"], ondelete="CASCADE"
+        ),
+        Index("ix_conversations_share_token_id", "tenant_id", "share_token_id"),
         Index("ix_conversations_user_id", "tenant_id", "project_id", "user_id", "created_at"),
     )
 
@@ -23,6 +29,7 @@ class Conversation(Table):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     project_id: Mapped[UUID]
     user_id: Mapped[UUID | None]
+    share_token_id: Mapped[UUID | None]
     title: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

@@ -53,7 +53,7 @@ class User(Table):
 
 
 class Membership(Table):
-    """A person in a tenant, with the platform role and the position there."""
+    """A person in a tenant, with the platform role and the position there; a disabled one cannot sign in there."""
 
     __tablename__ = "memberships"
     __table_args__ = (
@@ -78,6 +78,7 @@ class Membership(Table):
     platform_role: Mapped[str] = mapped_column(Text, server_default="none")
     org_position: Mapped[str] = mapped_column(Text, server_default="member")
     department_id: Mapped[UUID | None]
+    disabled_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from pharos.infra.ids import ProjectId, TenantId, UserId
 
 PlatformRole = Literal["none", "admin", "engineer", "superadmin"]
-Kind = Literal["person", "operator", "program", "guest"]
+Kind = Literal["person", "operator", "program", "guest", "product"]
 OrgPosition = Literal["member", "manager", "ceo"]
 
 
@@ -17,10 +17,11 @@ OrgPosition = Literal["member", "manager", "ceo"]
 class Principal:
     """Who acts in a tenant, and what they are there.
 
-    `kind`: a person (by whatever door), the operator at the machine, a program with an API key, or a guest with a
-    share link. A program may act for a person and then has their `user_id`; it never administrates.
+    `kind`: a person (by whatever door), the operator at the machine, a program with an API key, a guest with a
+    share link, or the product itself, which keeps the handbook. A program may act for a person and then has their `user_id`; it never administrates.
     `name` is what the audit log says: an e-mail address, "operator", "key:NAME" or "guest".
-    `scopes` narrow a program; None is everything its kind may do. `guest_project_id` is all a guest can reach.
+    `scopes` narrow a program; None is everything its kind may do. `guest_project_id` is all a guest can reach,
+    `guest_share_id` the link they came by.
     """
 
     tenant_id: TenantId
@@ -32,6 +33,7 @@ class Principal:
     department_id: UUID | None = None
     scopes: frozenset[str] | None = None
     guest_project_id: ProjectId | None = None
+    guest_share_id: UUID | None = None
 
     @property
     def is_operator(self) -> bool:
@@ -40,9 +42,14 @@ class Principal:
     @property
     def sees_everything(self) -> bool:
         """Platform roles have full access to every project of their tenant (AC-01)."""
-        return self.is_operator or (self.kind == "person" and self.platform_role != "none")
+        return self.kind in {"operator", "product"} or (self.kind == "person" and self.platform_role != "none")
 
 
 def operator(tenant_id: TenantId) -> Principal:
     """Whoever has a shell on the machine; recorded as "operator"."""
     return Principal(tenant_id=tenant_id, user_id=None, name="operator", kind="operator")
+
+
+def product(tenant_id: TenantId) -> Principal:
+    """Pharos itself, in what nobody asked it for: only it may change the handbook."""
+    return Principal(tenant_id=tenant_id, user_id=None, name="pharos", kind="product")

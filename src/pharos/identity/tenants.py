@@ -10,10 +10,12 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from pharos.identity.models import Tenant
+from pharos.identity.principal import Principal, operator
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import NotFound
 from pharos.infra.ids import TenantId, new_id
-from pharos.runtime import Runtime
+from pharos.infra.settings import Settings
+from pharos.runtime import Runtime, open_runtime
 
 DEFAULT_SLUG = "default"
 
@@ -33,6 +35,13 @@ async def find_tenant(runtime: Runtime, slug: str) -> TenantId:
     if found is None:
         raise NotFound(f"There is no tenant “{slug}”. `pharos seed` makes the default one.", code="no_such_tenant")
     return TenantId(found)
+
+
+@asynccontextmanager
+async def as_operator(tenant: str) -> AsyncIterator[tuple[Runtime, Principal]]:
+    """The runtime, and the operator at this machine inside one tenant."""
+    async with open_runtime(Settings()) as runtime:
+        yield runtime, operator(await find_tenant(runtime, tenant))
 
 
 @asynccontextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +16,11 @@ from sqlalchemy import ARRAY, Uuid, any_, func, literal, select
 
 from pharos.access.projects import find_project_by_name
 from pharos.identity.audit import record_audit
-from pharos.identity.principal import Principal, operator
-from pharos.identity.tenants import find_tenant
+from pharos.identity.principal import Principal
+from pharos.identity.tenants import as_operator
 from pharos.infra import jobs
 from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.ids import DocumentId, ProjectId
-from pharos.infra.settings import Settings
 from pharos.infra.terminal import (
     AsJson,
     DryRun,
@@ -36,20 +35,13 @@ from pharos.infra.terminal import (
 from pharos.library import delete, documents, folder
 from pharos.library.check import IndexReport, check_index, repair_index
 from pharos.library.models import Document
-from pharos.runtime import Runtime, open_runtime
+from pharos.runtime import Runtime
 
 app = typer.Typer()
 documents_app = typer.Typer(help="Documents of a project.", no_args_is_help=True)
 queue_app = typer.Typer(help="Work that waits, runs or was given up.", no_args_is_help=True)
 app.add_typer(documents_app, name="documents")
 app.add_typer(queue_app, name="queue")
-
-
-@asynccontextmanager
-async def as_operator(tenant: str) -> AsyncIterator[tuple[Runtime, Principal]]:
-    """The runtime, and the operator at this machine inside one tenant."""
-    async with open_runtime(Settings()) as runtime:
-        yield runtime, operator(await find_tenant(runtime, tenant))
 
 
 async def project_named(runtime: Runtime, principal: Principal, name: str) -> ProjectId:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pharos.identity.tenants import as_operator
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import (
     AsJson,
@@ -20,7 +21,7 @@ from pharos.infra.terminal import (
     error_console,
     run_async,
 )
-from pharos.library.commands import as_operator, project_named
+from pharos.library.commands import project_named
 from pharos.retrieval.evaluate import EvalReport, EvalSet, evaluate, read_eval_set
 from pharos.retrieval.search import FoundPassage, SearchOutcome, search
 from pharos.runtime import open_runtime

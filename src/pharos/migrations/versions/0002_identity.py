@@ -20,11 +20,13 @@ COLUMNS = (
     "alter table users add column failed_sign_ins integer default '0' not null",
     "alter table users add column locked_until timestamptz",
     "alter table memberships add column department_id uuid",
+    "alter table memberships add column disabled_at timestamptz",
     "alter table sessions alter column token_hash drop not null",
     "alter table sessions add column door text default 'password' not null",
     "alter table sessions add column agent text default '' not null",
     "alter table sessions add column ip text default '' not null",
     "alter table sessions add column last_seen_at timestamptz default now() not null",
+    "alter table conversations add column share_token_id uuid",
     "alter table project_grants add column granted_by text default '' not null",
     "alter table users add constraint uq_users_username unique (username)",
 )
@@ -300,6 +302,11 @@ APPEND_ONLY = ("security_events", "audit_seals")
 
 LINKS = (
     """
+    alter table conversations add constraint fk_conversations_tenant_id_share_tokens
+        foreign key (tenant_id, share_token_id) references share_tokens (tenant_id, id) on delete cascade
+    """,
+    "create index ix_conversations_share_token_id on conversations (tenant_id, share_token_id)",
+    """
     alter table memberships add constraint fk_memberships_tenant_id_departments
         foreign key (tenant_id, department_id) references departments (tenant_id, id)
         on delete set null (department_id)
@@ -327,7 +334,8 @@ FUNCTIONS = (
             join users u on u.id = s.user_id
             join memberships m on m.tenant_id = s.tenant_id and m.user_id = s.user_id
             where s.tenant_id = in_tenant and (s.id = in_session or s.token_hash = any(in_token_hashes))
-              and s.revoked_at is null and s.expires_at > now() and u.disabled_at is null;
+              and s.revoked_at is null and s.expires_at > now()
+              and u.disabled_at is null and m.disabled_at is null;
     end $$
     """,
     """
@@ -341,7 +349,7 @@ FUNCTIONS = (
             select k.id, k.name, k.scopes, k.user_id, u.email, m.org_position, m.department_id
             from api_keys k
             left join users u on u.id = k.user_id and u.disabled_at is null
-            left join memberships m on m.tenant_id = k.tenant_id and m.user_id = u.id
+            left join memberships m on m.tenant_id = k.tenant_id and m.user_id = u.id and m.disabled_at is null
             where k.tenant_id = in_tenant and k.key_hash = in_key_hash
               and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())
               and (k.user_id is null or m.user_id is not null);
@@ -393,7 +401,7 @@ def downgrade() -> None:
     op.execute("drop function find_api_key(uuid, text)")
     op.execute("drop view audit_logs")
     op.execute("drop index ix_project_grants_grantee, ix_project_members_user_id, ix_memberships_department_id")
-    op.execute("alter table memberships drop column department_id")
+    op.execute("alter table memberships drop column department_id, drop column disabled_at")
     for statements in reversed(TABLES):
         op.execute(f"drop table {statements.split()[2]} cascade")
     op.execute("delete from sessions where token_hash is null")
@@ -402,5 +410,6 @@ def downgrade() -> None:
         op.execute(f"alter table sessions drop column {column}")
     for column in ("username", "must_change_password", "failed_sign_ins", "locked_until"):
         op.execute(f"alter table users drop column {column}")
+    op.execute("alter table conversations drop column share_token_id")
     op.execute("alter table project_grants drop column granted_by")
     op.execute("alter table messages drop column degraded")
