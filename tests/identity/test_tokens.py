@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pharos.identity.tokens import _generated_key, signing_key
+from pharos.identity.signing_keys import signing_key
 from pharos.infra.errors import Invalid
 from pharos.infra.settings import Settings
 
@@ -26,7 +26,6 @@ def test_a_secret_that_can_be_guessed_is_refused(tmp_path: Path, secret: str) ->
 
 def test_without_one_a_secret_is_made_once_for_this_installation(tmp_path: Path) -> None:
     first = signing_key(Settings(_env_file=None, data_dir=tmp_path))
-    _generated_key.cache_clear()  # as another process would see it
     assert signing_key(Settings(_env_file=None, data_dir=tmp_path)) == first
     assert len(first) == 64
     assert (tmp_path / "secrets" / "secret_key").stat().st_mode & 0o777 == 0o600
@@ -34,7 +33,7 @@ def test_without_one_a_secret_is_made_once_for_this_installation(tmp_path: Path)
 
 
 def test_processes_that_start_together_agree(tmp_path: Path) -> None:
-    path = tmp_path / "secrets" / "secret_key"
+    settings = Settings(_env_file=None, data_dir=tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        keys = set(pool.map(lambda _: _generated_key.__wrapped__(path), range(8)))
+        keys = set(pool.map(lambda _: signing_key(settings), range(8)))
     assert len(keys) == 1

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from pathlib import Path
 from uuid import UUID
 
 import jwt
 
-from pharos.infra.errors import Invalid, NotSignedIn
+from pharos.identity.signing_keys import (
+    JWT,
+    SESSION,
+    SigningSecret,
+    current_key,
+    key_id,
+    signing_key,
+    verifying_keys,
+)
+from pharos.infra.errors import NotSignedIn
 from pharos.infra.ids import TenantId, UserId
 from pharos.infra.settings import Settings
 
@@ -23,8 +28,6 @@ ALGORITHM = "HS256"
 ISSUER = "pharos"
 AUDIENCE = "pharos-api"
 REQUIRED_CLAIMS = ["iss", "aud", "sub", "exp", "iat", "jti", "tenant", "sid"]
-MIN_SECRET_BYTES = 32
-KNOWN_DEFAULTS = ("change", "secret", "your-", "your_", "default", "example", "insecure")
 SESSION_PREFIX = "phs"
 REFRESH_PREFIX = "phr"
 API_KEY_PREFIX = "pha"
@@ -38,15 +41,6 @@ class AccessClaims:
     tenant_id: TenantId
     user_id: UserId
     session_id: UUID
-
-
-def signing_key(settings: Settings) -> bytes:
-    """The secret behind every token: the configured one, or one made once in the data directory.
-
-    Raises `Invalid` for a secret that is too short or looks like a placeholder.
-    """
-    given = settings.secret_key.get_secret_value() if settings.secret_key is not None else None
-    return _given_key(given) if given is not None else _generated_key(settings.data_dir / "secrets" / "secret_key")
 
 
 def issue_access_token(settings: Settings, *, tenant_id: TenantId, user_id: UserId, session_id: UUID) -> str:
@@ -69,11 +63,12 @@ def issue_access_token(settings: Settings, *, tenant_id: TenantId, user_id: User
 def read_access_token(settings: Settings, token: str) -> AccessClaims:
     """The claims of a token we signed. Raises `NotSignedIn` for any other: forged, foreign, expired or incomplete.
 
-    The algorithm and the key are ours, never what the token's header asks for.
+    The algorithm and the keys are ours; the token's header only chooses among the keys that count now.
     """
-    key = signing_key(settings)
+    keys = {key_id(key): key for key in verifying_keys(settings, JWT)}
     try:
-        if jwt.get_unverified_header(token).get("kid") != key_id(key):
+        key = keys.get(jwt.get_unverified_header(token).get("kid", ""))
+        if key is None:
             raise NotSignedIn(SIGN_IN_AGAIN, code="bad_token")
         claims = jwt.decode(
             token,
@@ -104,12 +99,21 @@ def new_refresh_token(tenant_id: TenantId) -> str:
     return f"{REFRESH_PREFIX}_{tenant_id.hex}_{secrets.token_urlsafe(32)}"
 
 
+def refresh_token_hashes(settings: Settings, refresh_token: str) -> list[str]:
+    """What may be stored of a refresh token, the current form first.
+
+    Keyed as the access tokens are signed: a new secret ends both, and during its grace the old form counts too.
+    """
+    keys = verifying_keys(settings, JWT)
+    return [hmac.new(key, f"refresh:{refresh_token}".encode(), hashlib.sha256).hexdigest() for key in keys]
+
+
 def successor_of(settings: Settings, refresh_token: str) -> str:
     """The refresh token that follows this one: always the same, and known to nobody without our key.
 
     So whoever loses a race for it gets it too, although only hashes are stored.
     """
-    secret = _keyed(settings, "successor", refresh_token)
+    secret = _keyed(signing_key(settings), "successor", refresh_token)
     return f"{REFRESH_PREFIX}_{tenant_of(refresh_token, prefix=REFRESH_PREFIX).hex}_{secret}"
 
 
@@ -137,50 +141,26 @@ def tenant_of(token: str, *, prefix: str = SESSION_PREFIX) -> TenantId:
 
 
 def token_hash(settings: Settings, token: str) -> str:
-    """What is stored of an opaque token. Keyed: a new secret ends every session (C-03)."""
-    return _keyed(settings, "token", token)
+    """What is stored of an opaque token. Keyed: a new secret ends every session (C-03).
+
+    Cookies rest on the secret of the sessions, all others on the one that signs access tokens.
+    """
+    return _keyed(current_key(settings, _secret_behind(token)), "token", token)
+
+
+def token_hashes(settings: Settings, token: str) -> list[str]:
+    """Every hash under which a token may be stored now: during the grace of a rotation there are two."""
+    return [_keyed(key, "token", token) for key in verifying_keys(settings, _secret_behind(token))]
 
 
 def csrf_token(settings: Settings, session_id: UUID) -> str:
     """What a page must send back with every change: proof that the request comes from a page of ours."""
-    return _keyed(settings, "csrf", str(session_id))
+    return _keyed(current_key(settings, SESSION), "csrf", str(session_id))
 
 
-def key_id(key: bytes) -> str:
-    """An opaque name of a key; says nothing about it."""
-    return hashlib.sha256(b"kid:" + key).hexdigest()[:16]
+def _secret_behind(token: str) -> SigningSecret:
+    return SESSION if token.startswith(f"{SESSION_PREFIX}_") else JWT
 
 
-def _keyed(settings: Settings, purpose: str, value: str) -> str:
-    return hmac.new(signing_key(settings), f"{purpose}:{value}".encode(), hashlib.sha256).hexdigest()
-
-
-@cache
-def _given_key(secret: str) -> bytes:
-    key = secret.encode()
-    if len(key) < MIN_SECRET_BYTES or secret.lower().startswith(KNOWN_DEFAULTS) or len(set(secret)) < 4:
-        raise Invalid(
-            f"PHAROS_SECRET_KEY must be at least {MIN_SECRET_BYTES} bytes and no placeholder. Make one with "
-            "`openssl rand -hex 32`, or leave it unset.",
-            code="weak_secret_key",
-        )
-    return key
-
-
-@cache
-def _generated_key(path: Path) -> bytes:
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # mode 0600
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-            file.flush()
-            os.fsync(descriptor)
-        try:
-            # A link, not a rename: of two processes that start together only one makes the key.
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        finally:
-            Path(temporary).unlink()
-    return _given_key(path.read_text().strip())
+def _keyed(key: bytes, purpose: str, value: str) -> str:
+    return hmac.new(key, f"{purpose}:{value}".encode(), hashlib.sha256).hexdigest()
