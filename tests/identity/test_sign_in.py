@@ -17,7 +17,7 @@ from pharos.identity.current import COOKIE
 from pharos.identity.models import AuditEntry, Membership, SignInSession, User
 from pharos.identity.principal import Principal
 from pharos.identity.sign_in import open_session
-from pharos.identity.tokens import key_id, signing_key
+from pharos.identity.signing_keys import key_id, signing_key
 from pharos.infra.db_system import system_transaction
 from pharos.runtime import Runtime
 
