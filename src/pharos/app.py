@@ -17,6 +17,7 @@ from pharos import __version__
 from pharos.chat.routes import router as chat
 from pharos.identity.current import current_visitor, get_runtime
 from pharos.identity.request_limits import count_request
+from pharos.identity.people_routes import router as people
 from pharos.identity.routes import router as identity
 from pharos.identity.setup import is_initialised
 from pharos.identity.tokens import signing_key
@@ -61,7 +62,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
     if runtime is not None:
         app.state.runtime = runtime
     app.include_router(health)
-    for router in (identity, library, retrieval, chat, stats):
+    for router in (identity, people, library, retrieval, chat, stats):
         app.include_router(router, dependencies=[Depends(count_stranger)])
     add_pages(app)
     add_error_handlers(app, answer_error)

@@ -18,7 +18,8 @@ class Principal:
     """Who acts in a tenant, and what they are there.
 
     `kind`: a person (by whatever door), the operator at the machine, a program with an API key, a guest with a
-    share link, or the product itself, which keeps the handbook. A program may act for a person and then has their `user_id`; it never administrates.
+    share link, or the product itself, which keeps the handbook. A program may act for a person and then has their
+    `user_id`; it never administrates.
     `name` is what the audit log says: an e-mail address, "operator", "key:NAME" or "guest".
     `scopes` narrow a program; None is everything its kind may do. `guest_project_id` is all a guest can reach,
     `guest_share_id` the link they came by.
@@ -38,6 +39,13 @@ class Principal:
     @property
     def is_operator(self) -> bool:
         return self.kind == "operator"
+
+    @property
+    def administrates(self) -> bool:
+        """Manages people, departments, groups, projects and share requests; an engineer does not (F-02)."""
+        return self.kind in {"operator", "product"} or (
+            self.kind == "person" and self.platform_role in {"admin", "superadmin"}
+        )
 
     @property
     def sees_everything(self) -> bool:

@@ -364,9 +364,31 @@ FUNCTIONS = (
         return null;
     end $$
     """,
+    # A grant names its grantee by kind and id, which no foreign key can follow.
+    """
+    create function drop_grants() returns trigger language plpgsql as $$
+    begin
+        delete from project_grants where tenant_id = old.tenant_id and grantee_kind = tg_argv[0]
+            and grantee_id = (to_jsonb(old) ->> tg_argv[1])::uuid;
+        if tg_argv[0] = 'user' then
+            delete from project_members where tenant_id = old.tenant_id
+                and user_id = (to_jsonb(old) ->> tg_argv[1])::uuid;
+        end if;
+        return null;
+    end $$
+    """,
 )
 
 TRIGGERS = (
+    "create trigger drop_grants after delete on groups for each row execute function drop_grants('group', 'id')",
+    """
+    create trigger drop_grants after delete on departments
+        for each row execute function drop_grants('department', 'id')
+    """,
+    """
+    create trigger drop_grants after delete on memberships
+        for each row execute function drop_grants('user', 'user_id')
+    """,
     """
     create trigger tell_sign_ins after delete or update of revoked_at, token_hash on sessions
         for each row execute function tell_sign_ins('session', 'id')
@@ -397,6 +419,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("drop function tell_sign_ins() cascade")
+    op.execute("drop function drop_grants() cascade")
     op.execute("drop function find_sign_in(uuid, uuid, text[])")
     op.execute("drop function find_api_key(uuid, text)")
     op.execute("drop view audit_logs")
