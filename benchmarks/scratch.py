@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from pharos.infra.settings import Settings
-from pharos.ops.supervisor import read_state
+from pharos.ops.running import read_state
 
 COMMAND_SECONDS = 900
 

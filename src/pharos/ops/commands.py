@@ -11,22 +11,16 @@ from typing import Annotated
 import psutil
 import typer
 
-from pharos.infra import embedded_postgres, processes
+from pharos.infra import embedded_postgres
 from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.logs import configure_logs
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_line, echo_table, run_async
 from pharos.ops import config_commands, doctor_commands
+from pharos.ops.listen import refuse_busy_port
 from pharos.ops.log_files import log_file, open_log
-from pharos.ops.supervisor import (
-    PARTS,
-    READY_SECONDS,
-    Supervisor,
-    read_state,
-    refuse_busy_port,
-    setup_lines,
-    supervisor_lock,
-)
+from pharos.ops.running import State, part_process, read_state, supervisor_lock
+from pharos.ops.supervisor import PARTS, READY_SECONDS, Supervisor, setup_lines
 
 app = typer.Typer()
 app.add_typer(config_commands.app)
@@ -57,7 +51,7 @@ def up(
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with supervisor_lock(settings):
         if "web" in names:
-            refuse_busy_port(settings.port)
+            refuse_busy_port(settings)
         if not detach:
             configure_logs("WARNING")
             is_terminal = sys.stdout.isatty()
@@ -96,10 +90,12 @@ def down(
     settings = Settings()
     state = read_state(settings)
     if state is not None:
-        process = psutil.Process(state.pid)
-        process.send_signal(signal.SIGTERM)
         try:
+            process = psutil.Process(state.pid)
+            process.send_signal(signal.SIGTERM)
             process.wait(DOWN_SECONDS)
+        except psutil.NoSuchProcess:
+            pass  # it ended by itself just now
         except psutil.TimeoutExpired as error:
             raise Unavailable(f"Process {state.pid} has not stopped after {DOWN_SECONDS:.0f} s.") from error
     echo_line("Pharos is stopped." if state else "Pharos was not running.")
@@ -131,7 +127,7 @@ def status(as_json: AsJson = False) -> None:
         else:
             echo_line(f"Pharos is not running on {settings.data_dir}. Start it with `pharos up`.")
         return
-    parts = [_describe(name, **state.parts[name]) for name in PARTS if name in state.parts]
+    parts = [_describe(state, name) for name in PARTS if name in state.parts]
     if as_json:
         echo_json({"running": True, "ready": state.is_ready, "url": state.url, "pid": state.pid, "parts": parts})
         return
@@ -144,16 +140,16 @@ def status(as_json: AsJson = False) -> None:
     )
 
 
-def _describe(name: str, *, pid: int, restarts: int) -> dict[str, object]:
-    row: dict[str, object] = {"part": name, "state": "down", "pid": pid, "restarts": restarts}
-    if not processes.is_alive(pid):
-        return row | {"memory_mb": None, "running_seconds": None}
-    process = psutil.Process(pid)
-    return row | {
-        "state": "up",
-        "memory_mb": process.memory_info().rss // 2**20,
-        "running_seconds": int(time.time() - process.create_time()),
-    }
+def _describe(state: State, name: str) -> dict[str, object]:
+    row: dict[str, object] = {"part": name, "state": "down", **state.parts[name], "memory_mb": None}
+    try:
+        if (process := part_process(state, name)) is not None:
+            row["memory_mb"] = process.memory_info().rss // 2**20
+            row["running_seconds"] = int(time.time() - process.create_time())
+            row["state"] = "up"
+    except psutil.NoSuchProcess:
+        pass  # it ended while we looked
+    return {"running_seconds": None} | row
 
 
 @app.command()
@@ -166,23 +162,36 @@ def restart(
     settings = Settings()
     names = [part_name(part)] if part else ["embedder", "worker", "web"]
     for name in names:
-        before = _pid_of(settings, name)
-        psutil.Process(before).send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)
+        process = _process_of(settings, name)
+        if process is None or not _signalled(process, signal.SIGINT if name == "postgres" else signal.SIGTERM):
+            raise Unavailable(
+                f"{name} is down just now and is started again by itself. `pharos logs {name}` says why it ended.",
+                code="part_down",
+            )
         deadline = time.monotonic() + READY_SECONDS
-        while (now := _pid_of(settings, name)) == before or not processes.is_alive(now):
+        while (now := _process_of(settings, name)) is None or now.pid == process.pid:
             if time.monotonic() > deadline:
                 raise Unavailable(f"{name} has not come back. `pharos logs {name}` says why.", code="not_restarted")
             time.sleep(0.05)
-        echo_line(f"{name} runs again (process {now}).")
+        echo_line(f"{name} runs again (process {now.pid}).")
 
 
-def _pid_of(settings: Settings, name: str) -> int:
+def _signalled(process: psutil.Process, number: signal.Signals) -> bool:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+def _process_of(settings: Settings, name: str) -> psutil.Process | None:
+    """The living process of a part. Raises `Conflict` when nothing runs, `NotFound` for a part not run here."""
     state = read_state(settings)
     if state is None:
         raise Conflict("Pharos is not running. Start it with `pharos up`.", code="not_running")
     if name not in state.parts:
         raise NotFound(f"{name} is not one of the parts running here: {', '.join(state.parts)}.", code="not_here")
-    return state.parts[name]["pid"]
+    return part_process(state, name)
 
 
 @app.command()

@@ -15,7 +15,8 @@ from pharos.infra.errors import Invalid, PharosError, Unavailable
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_table
 from pharos.ops.config_commands import read_settings
-from pharos.ops.supervisor import read_state, refuse_busy_port
+from pharos.ops.listen import refuse_busy_port
+from pharos.ops.running import read_state
 
 app = typer.Typer()
 
@@ -73,7 +74,7 @@ def check_port() -> str:
     state = read_state(settings)
     if state is not None and state.port == settings.port:
         return f"port {settings.port} is ours"
-    refuse_busy_port(settings.port)
+    refuse_busy_port(settings)
     return f"port {settings.port} is free"
 
 

@@ -6,20 +6,15 @@ Everything it starts dies with it, also when it is killed: the kernel sees to th
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
-import psutil
 
 from pharos.identity.setup import issue_setup_link
 from pharos.identity.tenants import ensure_default_tenant
@@ -28,7 +23,9 @@ from pharos.infra.database_roles import connection_urls, initialise_database, re
 from pharos.infra.errors import Conflict, Unavailable
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings, child_environment
+from pharos.ops.listen import local_url
 from pharos.ops.log_files import open_log, rotate_logs
+from pharos.ops.running import State, forget_state, write_state
 from pharos.runtime import open_runtime
 
 log = get_logger(__name__)
@@ -55,17 +52,6 @@ class Part:
     restarts: int = 0
 
 
-@dataclass(frozen=True)
-class State:
-    """What the supervisor says of itself in `run/supervisor.json`."""
-
-    pid: int
-    port: int
-    url: str
-    is_ready: bool
-    parts: dict[str, dict[str, int]]
-
-
 class Supervisor:
     """`shows_setup_link` is for a terminal only: the link is a secret, and what a detached supervisor says is kept."""
 
@@ -85,6 +71,7 @@ class Supervisor:
             loop.add_signal_handler(number, self.stopping.set)
         watchers: list[asyncio.Task[None]] = []
         try:
+            self._write_state()
             await self._start_all()
             watchers = [asyncio.create_task(self._keep(name)) for name in self.parts]
             watchers.append(asyncio.create_task(self._rotate()))
@@ -99,7 +86,7 @@ class Supervisor:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
             await self._stop_all()
-            _state_file(self.settings).unlink(missing_ok=True)
+            forget_state(self.settings)
 
     async def _start_all(self) -> None:
         if "embedder" in self.names:
@@ -161,7 +148,7 @@ class Supervisor:
         self.say("Waiting for the models and the web process")
         deadline = time.monotonic() + READY_SECONDS
         async with httpx.AsyncClient(trust_env=False) as client:
-            while not await _is_ready(client, self.settings.port):
+            while not await _is_ready(client, local_url(self.settings)):
                 if self.stopping.is_set():
                     return
                 if time.monotonic() > deadline:
@@ -195,17 +182,9 @@ class Supervisor:
                 await _stop(part)
 
     def _write_state(self) -> None:
-        state = {
-            "pid": os.getpid(),
-            "port": self.settings.port,
-            "url": self.settings.base_url,
-            "is_ready": self.is_ready,
-            "parts": {name: {"pid": p.process.pid, "restarts": p.restarts} for name, p in self.parts.items()},
-        }
-        file = _state_file(self.settings)
-        fresh = file.with_suffix(".new")
-        fresh.write_text(json.dumps(state))
-        fresh.replace(file)
+        parts = {name: {"pid": part.process.pid, "restarts": part.restarts} for name, part in self.parts.items()}
+        url, port = self.settings.base_url, self.settings.port
+        write_state(self.settings, State(os.getpid(), port=port, url=url, is_ready=self.is_ready, parts=parts))
 
 
 async def setup_lines(settings: Settings) -> list[str]:
@@ -230,75 +209,9 @@ async def prepare_database(settings: Settings, *, say: Say) -> None:
         await ensure_default_tenant(runtime)
 
 
-@contextlib.contextmanager
-def supervisor_lock(settings: Settings) -> Iterator[None]:
-    """Only one supervisor to a data directory; the kernel drops the lock when its holder dies."""
-    run = settings.data_dir / "run"
-    run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (run / "supervisor.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            state = read_state(settings)
-            who = f" (process {state.pid}, {state.url})" if state else ""
-            raise Conflict(
-                f"Pharos already runs on {settings.data_dir}{who}. `pharos status` shows it, `pharos down` stops it.",
-                code="already_running",
-            ) from error
-        yield
-
-
-def is_supervised(settings: Settings) -> bool:
-    """Whether a supervisor holds the data directory."""
+async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
     try:
-        with supervisor_lock(settings):
-            return False
-    except Conflict:
-        return True
-
-
-def read_state(settings: Settings) -> State | None:
-    """What the running supervisor last wrote; None when it is not running."""
-    try:
-        state = State(**json.loads(_state_file(settings).read_text()))
-    except (FileNotFoundError, ValueError):
-        return None
-    return state if processes.is_alive(state.pid) else None
-
-
-def refuse_busy_port(port: int) -> None:
-    """Raise `Conflict` naming who holds the port and the next free one."""
-    if _port_is_free(port):
-        return
-    holder = _holder(port)
-    free = next((other for other in range(port + 1, port + 100) if _port_is_free(other)), None)
-    hint = f" Port {free} is free: PHAROS_PORT={free} pharos up." if free else ""
-    raise Conflict(f"Port {port} is in use by {holder}.{hint}", code="port_in_use", port=port)
-
-
-def _port_is_free(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _holder(port: int) -> str:
-    for connection in psutil.net_connections(kind="tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-            with contextlib.suppress(psutil.Error):
-                return f"process {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline()[:4])})"
-    return "another process"
-
-
-async def _is_ready(client: httpx.AsyncClient, port: int) -> bool:
-    try:
-        reply = await client.get(f"http://127.0.0.1:{port}/health/ready", timeout=5)
+        reply = await client.get(f"{url}/health/ready", timeout=5)
     except httpx.HTTPError:
         return False
     return reply.status_code == 200
@@ -312,7 +225,3 @@ async def _stop(part: Part) -> None:
         log.warning("part.killed", part=part.name, after_seconds=STOP_SECONDS[part.name])
         part.process.kill()
         await processes.exited(part.process)
-
-
-def _state_file(settings: Settings) -> Path:
-    return settings.data_dir / "run" / "supervisor.json"
