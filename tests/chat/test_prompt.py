@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields, replace
+from pathlib import Path
 
 from tests.chat.passages import passage
 
-from pharos.chat.prompt import MAX_HISTORY_CHARACTERS, build_prompt
+from pharos.chat.prompt import MAX_HISTORY_CHARACTERS, RULES, build_prompt
+
+PRIVACY = Path(__file__).parents[2] / "docs" / "guide" / "privacy.md"
 
 
 def test_a_document_cannot_close_its_own_quotation() -> None:
@@ -38,3 +42,34 @@ def test_the_oldest_part_of_a_long_history_is_left_out() -> None:
     request = build_prompt("Who?", [], history=history, instructions="Be brief.")
     assert [message.content for message in request.messages[1:-1]] == ["newer", "newest"]
     assert "Be brief." in request.messages[0].content
+
+
+def test_a_model_is_sent_what_the_privacy_page_lists_and_nothing_else() -> None:
+    request = build_prompt(
+        "Who kept the light?",
+        [replace(passage("Ada kept it.", page=3), heading="Not sent")],
+        history=[("user", "Where is it?"), ("assistant", "On the island.")],
+        instructions="Be brief.",
+    )
+    sent = "\n".join(message.content for message in request.messages)
+    mark = re.search(r"with the mark (\w+)\.", sent)
+    assert mark is not None
+    listed = [
+        "Who kept the light?",
+        "Ada kept it.",
+        "notes.txt",
+        "page 3",
+        "Where is it?",
+        "On the island.",
+        "Be brief.",
+    ]
+    fixed = [mark[1], "The project asks for this:", "passage", "from", "end of", "Question:"]
+    for part in [RULES.format(mark=mark[1]), *listed, *fixed]:
+        assert part in sent, part
+        sent = sent.replace(part, "")
+    assert re.sub(r"[\s\-,\[\]]|1", "", sent) == ""
+    assert {field.name for field in fields(request)} == {"messages", "max_tokens", "temperature"}
+
+
+def test_the_privacy_page_says_how_much_of_a_conversation_is_sent() -> None:
+    assert f"{MAX_HISTORY_CHARACTERS:,} characters" in PRIVACY.read_text()
