@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.identity import tasks as identity_tasks
+from pharos.identity.audit_seals import BATCH, seal_audit
 from pharos.identity.models import Tenant
 from pharos.infra import jobs
 from pharos.infra.database_roles import connection_urls
@@ -23,6 +24,7 @@ from pharos.library import tasks
 from pharos.library.delete import sweep_blobs
 from pharos.library.documents import INGEST_TASK, recover_documents
 from pharos.library.handbook import load_handbook
+from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.runtime import Runtime, open_runtime
 
 log = get_logger(__name__)
@@ -30,6 +32,7 @@ log = get_logger(__name__)
 RESCUE_EVERY_SECONDS = 5.0
 RECOVER_EVERY_SECONDS = 60.0
 SWEEP_EVERY_SECONDS = 3600.0
+SEAL_EVERY_SECONDS = 15.0
 
 WHEN_GIVEN_UP: dict[str, Callable[..., Awaitable[None]]] = {
     f"{jobs.NAMESPACE}:{INGEST_TASK}": tasks.mark_given_up,
@@ -40,14 +43,20 @@ WHEN_GIVEN_UP: dict[str, Callable[..., Awaitable[None]]] = {
 
 async def run(settings: Settings) -> None:
     """Work until SIGTERM; running jobs get 30 seconds to finish, after that they are put back."""
-    async with open_runtime(settings) as runtime, upkeep(runtime):
-        app = jobs.create_queue(connection_urls(settings).direct)
-        async with app.open_async():
-            log.info("worker.started", concurrency=settings.worker_concurrency)
-            for tenant_id in await list_tenants(runtime):
-                await load_handbook(runtime, tenant_id)
-            await jobs.run_worker(app, context={"runtime": runtime}, concurrency=settings.worker_concurrency)
+    async with open_runtime(settings) as runtime:
+        await refuse_wrong_secrets(runtime)
+        async with upkeep(runtime):
+            await _work(settings, runtime)
     log.info("worker.stopped")
+
+
+async def _work(settings: Settings, runtime: Runtime) -> None:
+    app = jobs.create_queue(connection_urls(settings).direct)
+    async with app.open_async():
+        log.info("worker.started", concurrency=settings.worker_concurrency)
+        for tenant_id in await list_tenants(runtime):
+            await load_handbook(runtime, tenant_id)
+        await jobs.run_worker(app, context={"runtime": runtime}, concurrency=settings.worker_concurrency)
 
 
 @contextlib.asynccontextmanager
@@ -57,6 +66,7 @@ async def upkeep(runtime: Runtime) -> AsyncIterator[None]:
         asyncio.create_task(_every(RESCUE_EVERY_SECONDS, rescue, runtime)),
         asyncio.create_task(_every(RECOVER_EVERY_SECONDS, recover, runtime)),
         asyncio.create_task(_every(SWEEP_EVERY_SECONDS, sweep, runtime)),
+        asyncio.create_task(_every(SEAL_EVERY_SECONDS, seal, runtime)),
     ]
     try:
         yield
@@ -91,6 +101,18 @@ async def sweep(runtime: Runtime) -> None:
     runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
     for tenant_id in await list_tenants(runtime):
         await sweep_blobs(runtime, tenant_id)
+
+
+async def seal(runtime: Runtime) -> int:
+    """Seal what every tenant's audit log gained; returns how many entries."""
+    sealed = 0
+    for tenant_id in await list_tenants(runtime):
+        count = BATCH
+        while count == BATCH:
+            async with runtime.db.transaction(tenant_id) as session:
+                count = await seal_audit(session, tenant_id)
+            sealed += count
+    return sealed
 
 
 async def list_tenants(runtime: Runtime) -> list[TenantId]:

@@ -9,13 +9,16 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from pydantic import ValidationError
+from starlette.requests import Request
 from structlog.testing import capture_logs
 from tests.conftest import open_client
 
 from pharos.app import create_app
 from pharos.identity.principal import Principal
 from pharos.infra.db import create_database
-from pharos.infra.http import MAX_BODY_BYTES
+from pharos.infra.http import MAX_BODY_BYTES, client_ip
+from pharos.infra.settings import Settings
 from pharos.runtime import Runtime
 
 
@@ -130,3 +133,33 @@ async def test_a_defect_is_an_id_outside_and_a_traceback_inside(runtime: Runtime
     assert "the inner reason" not in answer.text
     (failed,) = [event for event in logged if event["event"] == "request.failed"]
     assert failed["request_id"] == answer.json()["requestId"]
+
+
+@pytest.mark.contract("RL-10", part="a forwarded address counts from a trusted proxy only, read from the right")
+@pytest.mark.parametrize(
+    ("trusted", "peer", "forwarded", "counted"),
+    [
+        ("", "203.0.113.9", "198.51.100.1", "203.0.113.9"),
+        ("10.0.0.0/8", "203.0.113.9", "198.51.100.1", "203.0.113.9"),
+        ("10.0.0.0/8", "10.0.0.2", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.0/8", "10.0.0.2", "192.0.2.8, 198.51.100.1", "198.51.100.1"),
+        ("10.0.0.0/8", "10.0.0.2", "198.51.100.1, 10.0.0.7", "198.51.100.1"),
+        ("10.0.0.0/8", "10.0.0.2", "10.0.0.9", "10.0.0.9"),
+        ("10.0.0.0/8", "10.0.0.2", "nonsense", "10.0.0.2"),
+        ("10.0.0.0/8", "10.0.0.2", "", "10.0.0.2"),
+        ("10.0.0.0/8, ::1/128", "::1", "2001:db8::7", "2001:db8::7"),
+        ("10.0.0.0/8", "::ffff:10.0.0.2", "198.51.100.1", "198.51.100.1"),
+        ("", "", "198.51.100.1", "unknown"),
+    ],
+)
+def test_a_forwarded_address_is_believed_from_a_trusted_proxy_only(
+    trusted: str, peer: str, forwarded: str, counted: str
+) -> None:
+    headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
+    request = Request({"type": "http", "client": (peer, 40000) if peer else None, "headers": headers})
+    assert client_ip(request, Settings(_env_file=None, trusted_proxies=trusted)) == counted
+
+
+def test_networks_of_proxies_that_are_none_stop_the_start() -> None:
+    with pytest.raises(ValidationError):
+        Settings(_env_file=None, trusted_proxies="10.0.0.0/8, the office")

@@ -10,12 +10,14 @@ from sqlalchemy.exc import OperationalError
 from pharos import __version__
 from pharos.chat import commands as chat
 from pharos.cli import processes
+from pharos.identity import audit_commands as audit
 from pharos.identity import commands as identity
 from pharos.infra.errors import PharosError, Unavailable
 from pharos.infra.terminal import error_console
 from pharos.library import commands as library
 from pharos.ops import commands as ops
 from pharos.ops import migrate_commands as migrate
+from pharos.ops import secrets_commands as secrets
 from pharos.providers.embedder import commands as embedder
 from pharos.retrieval import commands as retrieval
 
@@ -26,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for slice_commands in (ops, migrate, identity, library, retrieval, chat, embedder, processes):
+for slice_commands in (ops, migrate, secrets, identity, audit, library, retrieval, chat, embedder, processes):
     app.add_typer(slice_commands.app)
 
 

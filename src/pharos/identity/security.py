@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.models import SecurityEvent
@@ -45,3 +48,75 @@ async def record_security_event(
         )
     )
     await session.flush()
+
+
+@dataclass(frozen=True)
+class SecurityLine:
+    """One event as it is shown; `ip` is anonymised, `user_id` None where nobody was known."""
+
+    id: UUID
+    at: datetime
+    event_type: str
+    severity: str
+    user_id: UUID | None
+    subject: str
+    ip: str
+    agent: str
+    detail: dict[str, object]
+
+
+@dataclass(frozen=True)
+class SecurityCount:
+    """How often a type of event happened, and when last."""
+
+    event_type: str
+    events: int
+    last_at: datetime
+
+
+async def list_security_events(
+    session: AsyncSession,
+    *,
+    since: datetime | None = None,
+    event_type: str | None = None,
+    severity: Severity | None = None,
+    before: UUID | None = None,
+    limit: int = 50,
+) -> list[SecurityLine]:
+    """Events of the tenant, newest first; `severity` is the least one shown, `before` the last id of a page."""
+    events = select(SecurityEvent).order_by(SecurityEvent.id.desc()).limit(limit)
+    if since is not None:
+        events = events.where(SecurityEvent.created_at >= since)
+    if event_type is not None:
+        events = events.where(SecurityEvent.event_type == event_type)
+    if severity is not None:
+        events = events.where(SecurityEvent.severity.in_(SEVERITIES[SEVERITIES.index(severity) :]))
+    if before is not None:
+        events = events.where(SecurityEvent.id < before)
+    found = (await session.execute(events)).scalars()
+    return [
+        SecurityLine(
+            row.id,
+            row.created_at,
+            row.event_type,
+            row.severity,
+            row.user_id,
+            row.subject,
+            row.ip,
+            row.agent,
+            row.detail,
+        )
+        for row in found
+    ]
+
+
+async def count_security_events(session: AsyncSession, *, since: datetime) -> list[SecurityCount]:
+    """Events of the tenant by type since then, the most frequent first (AU-03)."""
+    events = func.count().label("events")
+    counted = await session.execute(
+        select(SecurityEvent.event_type, events, func.max(SecurityEvent.created_at))
+        .where(SecurityEvent.created_at >= since)
+        .group_by(SecurityEvent.event_type)
+        .order_by(events.desc(), SecurityEvent.event_type)
+    )
+    return [SecurityCount(event_type, int(count), last_at) for event_type, count, last_at in counted]
