@@ -15,12 +15,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pharos import __version__
 from pharos.chat.routes import router as chat
-from pharos.identity.current import current_visitor, get_runtime
-from pharos.identity.request_limits import count_request
+from pharos.identity.account_routes import router as account
+from pharos.identity.audit_routes import router as audit
+from pharos.identity.current import KNOWS_WHO_ASKS, get_runtime
 from pharos.identity.people_routes import router as people
+from pharos.identity.request_limits import count_request
 from pharos.identity.routes import router as identity
 from pharos.identity.setup import is_initialised
-from pharos.identity.tokens import signing_key
+from pharos.identity.sign_in_news import sign_in_upkeep
 from pharos.infra.database_roles import connection_urls, refuse_unsafe_role
 from pharos.infra.errors import NotFound, NotSignedIn, PharosError, Unavailable
 from pharos.infra.http import EveryRequest, add_error_handlers, json_error, request_id_of
@@ -28,6 +30,7 @@ from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.library.routes import router as library
 from pharos.ops.health import router as health
+from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.ops.stats import router as stats
 from pharos.retrieval.routes import router as retrieval
 from pharos.runtime import Runtime, open_runtime
@@ -45,9 +48,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        signing_key(settings)
-        await asyncio.to_thread(refuse_unsafe_role, connection_urls(settings).app)
-        async with open_runtime(settings) as opened:
+        async with open_runtime(settings) as opened, sign_in_upkeep(opened):
             app.state.runtime = opened
             yield
 
@@ -62,7 +63,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
     if runtime is not None:
         app.state.runtime = runtime
     app.include_router(health)
-    for router in (identity, people, library, retrieval, chat, stats):
+    for router in (identity, audit, account, people, library, retrieval, chat, stats):
         app.include_router(router, dependencies=[Depends(count_stranger)])
     add_pages(app)
     add_error_handlers(app, answer_error)
@@ -77,7 +78,7 @@ async def count_stranger(request: Request) -> None:
 
 
 def _identifies(dependant: Dependant) -> bool:
-    return dependant.call is current_visitor or any(map(_identifies, dependant.dependencies))
+    return dependant.call in KNOWS_WHO_ASKS or any(map(_identifies, dependant.dependencies))
 
 
 async def answer_error(request: Request, error: PharosError) -> Response:
@@ -96,7 +97,11 @@ async def answer_error(request: Request, error: PharosError) -> Response:
 
 
 def serve(settings: Settings) -> None:
-    """Run the web process until SIGTERM; requests in flight get 30 seconds to end."""
+    """Run the web process until SIGTERM; requests in flight get 30 seconds to end.
+
+    Raises `Invalid` or `Conflict` for a role or secrets that do not fit the database, before it listens.
+    """
+    asyncio.run(refuse_wrong_start(settings))
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
@@ -109,6 +114,13 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     Server(config).run()
+
+
+async def refuse_wrong_start(settings: Settings) -> None:
+    """Raise unless this process may serve this database: its role and its secrets must fit."""
+    await asyncio.to_thread(refuse_unsafe_role, connection_urls(settings).app)
+    async with open_runtime(settings) as runtime:
+        await refuse_wrong_secrets(runtime)
 
 
 class Server(uvicorn.Server):

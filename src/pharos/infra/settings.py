@@ -8,9 +8,14 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pharos.infra.errors import Invalid
+
+TWO_NAMED_SECRETS = ("secret_key", "session_secret", "encryption_key")
 
 
 def _alias(name: str, *others: str) -> AliasChoices:
@@ -86,6 +91,7 @@ class Settings(BaseSettings):
         description="The file it lies in; unset: generated once as `secrets/encryption_key` in the data directory.",
     )
     access_token_minutes: int = Field(default=30, ge=1, description="Life of an access token.")
+    refresh_token_days: int = Field(default=7, ge=1, le=365, description="Life of a refresh token that is not used.")
 
     smtp_url: SecretStr | None = Field(
         default=None,
@@ -178,6 +184,23 @@ def unknown_variables() -> list[str]:
         for name in names
         if name.removeprefix("PHAROS_").removesuffix("_FILE").lower() not in Settings.model_fields
     )
+
+
+def refuse_two_values() -> None:
+    """Raise `Invalid` when a secret is set under two names with different values: nobody can know which one counts."""
+    file = dotenv_values(str(Settings.model_config["env_file"]))
+    given = {**{name: value for name, value in file.items() if value}, **os.environ}
+    for field in TWO_NAMED_SECRETS:
+        alias = Settings.model_fields[field].validation_alias
+        assert isinstance(alias, AliasChoices)
+        found = {name: given[name] for choice in alias.choices if (name := str(choice)) in given}
+        if file_name := given.get(f"PHAROS_{field.upper()}_FILE"):
+            found[f"PHAROS_{field.upper()}_FILE"] = Path(file_name).read_text().strip()
+        if len(set(found.values())) > 1:
+            raise Invalid(
+                f"{' and '.join(found)} are set and differ. Keep the one whose value is in use and unset the other.",
+                code="two_values",
+            )
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -55,7 +55,7 @@ class Vault:
 
         `shows_prefix` keeps the first characters in the clear, by which people tell their keys apart.
         """
-        data_key_id, key = await self._data_key_for_writing(session, tenant_id)
+        data_key_id, key = await self.data_key_for_writing(session, tenant_id)
         prefix = text[: min(PREFIX_CHARACTERS, len(text) // 3)] if shows_prefix else ""
         while True:
             known = await _secret_id(session, tenant_id=tenant_id, kind=kind, name=name)
@@ -75,15 +75,11 @@ class Vault:
 
     async def open(self, session: AsyncSession, *, tenant_id: TenantId, secret_id: UUID) -> str:
         """The text of a secret. Raises `NotFound`, or `UnreadableSecret` naming the command that says why."""
-        row = (await session.execute(_sealed_secret(tenant_id, secret_id))).one_or_none()
+        row = (await session.execute(sealed_secrets(tenant_id).where(Secret.id == secret_id))).one_or_none()
         if row is None:
             raise NotFound("There is no such secret any more.", code="no_such_secret")
         await _mark_used(session, tenant_id=tenant_id, secret_id=secret_id)
-        key = self.unwrap(tenant_id, row)
-        plain = open_bytes(key, Sealed(row.nonce, row.ciphertext), place(tenant_id, "secrets", secret_id))
-        if plain is None:
-            raise _unreadable(f"Secret {secret_id}")
-        return plain.decode()
+        return self.open_row(tenant_id, row).decode()
 
     async def remove(self, session: AsyncSession, *, tenant_id: TenantId, secret_id: UUID) -> None:
         """Delete a secret; nothing happens when it is gone already."""
@@ -96,9 +92,17 @@ class Vault:
         one; each message ends with what to do.
         """
         keys, registered = await self._fitting_keys(session)
-        if not _in_use(registered):
+        if not keys_in_use(registered):
             await self._register(session, keys)
         return keys[0].id
+
+    def open_row(self, tenant_id: TenantId, row: Row[*tuple[Any, ...]]) -> bytes:
+        """The plain bytes of a row of `sealed_secrets`. Raises `UnreadableSecret`."""
+        key, sealed = self.unwrap(tenant_id, row), Sealed(row.nonce, row.ciphertext)
+        plain = open_bytes(key, sealed, place(tenant_id, "secrets", row.secret_id))
+        if plain is None:
+            raise _unreadable(f"Secret {row.secret_id}")
+        return plain
 
     def unwrap(self, tenant_id: TenantId, row: Row[*tuple[Any, ...]]) -> bytes:
         """The data key of a row with `data_key_id, encryption_key_id, wrapped_nonce, wrapped`."""
@@ -127,8 +131,11 @@ class Vault:
         )
         await session.execute(row.on_conflict_do_nothing(index_elements=["tenant_id"], index_where=sql("is_current")))
 
-    async def _data_key_for_writing(self, session: AsyncSession, tenant_id: TenantId) -> tuple[UUID, bytes]:
-        # The lock keeps the key from being removed before the secret that names it is committed.
+    async def data_key_for_writing(self, session: AsyncSession, tenant_id: TenantId) -> tuple[UUID, bytes]:
+        """The id and bytes of a tenant's current data key, made when it has none.
+
+        It is locked until the end of the transaction: no rotation removes it before the secret that names it is there.
+        """
         current = data_keys(tenant_id).where(DataKey.is_current).with_for_update(read=True, key_share=True)
         row = (await session.execute(current)).one_or_none()
         if row is None:
@@ -137,7 +144,7 @@ class Vault:
         return row.data_key_id, self.unwrap(tenant_id, row)
 
     async def _fitting_keys(self, session: AsyncSession) -> tuple[tuple[EncryptionSecret, ...], dict[str, bool]]:
-        keys, registered = self._read_keys(), await _registered(session)
+        keys, registered = self._read_keys(), await registered_keys(session)
         if not keys:
             refuse_missing(self.settings, registered)
             generate_key(self.settings)
@@ -147,7 +154,7 @@ class Vault:
 
     async def _register(self, session: AsyncSession, keys: tuple[EncryptionSecret, ...]) -> None:
         await session.execute(select(func.pg_advisory_xact_lock(REGISTER_LOCK)))
-        refuse_wrong(self.settings, keys, await _registered(session))
+        refuse_wrong(self.settings, keys, await registered_keys(session))
         await session.execute(insert(EncryptionKey).values(id=keys[0].id).on_conflict_do_nothing())
 
     def _read_keys(self) -> tuple[EncryptionSecret, ...]:
@@ -159,7 +166,7 @@ class Vault:
 
 def refuse_missing(settings: Settings, registered: dict[str, bool]) -> None:
     """Raise `Conflict` when the key file is gone but secrets rest on it: a new key could never open them."""
-    wanted = _in_use(registered)
+    wanted = keys_in_use(registered)
     if wanted:
         raise Conflict(
             f"The encryption key is missing: {key_source(settings)} is not there, and stored secrets need key "
@@ -172,7 +179,7 @@ def refuse_missing(settings: Settings, registered: dict[str, bool]) -> None:
 def refuse_wrong(settings: Settings, keys: tuple[EncryptionSecret, ...], registered: dict[str, bool]) -> None:
     """Raise `Conflict` when a key that stored secrets need is not given, or the first one was retired."""
     given = [key.id for key in keys]
-    lacking = [key_id for key_id in _in_use(registered) if key_id not in given]
+    lacking = [key_id for key_id in keys_in_use(registered) if key_id not in given]
     if lacking:
         raise Conflict(
             f"The encryption key is wrong: stored secrets need key {', '.join(lacking)}, but "
@@ -198,7 +205,27 @@ def data_keys(tenant_id: TenantId) -> Select[UUID, str, bytes, bytes]:
     ).where(DataKey.tenant_id == tenant_id)
 
 
-async def _registered(session: AsyncSession) -> dict[str, bool]:
+def sealed_secrets(tenant_id: TenantId) -> Select[UUID, bytes, bytes, UUID, str, bytes, bytes]:
+    """A tenant's secrets with their data keys, in the columns `Vault.open_row` takes.
+
+    Columns, not entities: an entity that the session has seen before would mix two snapshots.
+    """
+    return (
+        select(
+            Secret.id.label("secret_id"),
+            Secret.nonce,
+            Secret.ciphertext,
+            DataKey.id.label("data_key_id"),
+            DataKey.encryption_key_id,
+            DataKey.nonce.label("wrapped_nonce"),
+            DataKey.wrapped,
+        )
+        .join(DataKey, (DataKey.tenant_id == Secret.tenant_id) & (DataKey.id == Secret.data_key_id))
+        .where(Secret.tenant_id == tenant_id)
+    )
+
+
+async def registered_keys(session: AsyncSession) -> dict[str, bool]:
     """The keys this database was used with, oldest first: True while in use, False once retired.
 
     The lock makes a rotation wait that is about to retire one, until this transaction's data key is committed.
@@ -208,24 +235,9 @@ async def _registered(session: AsyncSession) -> dict[str, bool]:
     return {row.id: row.retired_at is None for row in found}
 
 
-def _in_use(registered: dict[str, bool]) -> list[str]:
+def keys_in_use(registered: dict[str, bool]) -> list[str]:
+    """Ids of the keys that are not retired, oldest first."""
     return [key_id for key_id, in_use in registered.items() if in_use]
-
-
-def _sealed_secret(tenant_id: TenantId, secret_id: UUID) -> Select[bytes, bytes, UUID, str, bytes, bytes]:
-    # Columns, not entities: an entity the session has seen before would mix two snapshots.
-    return (
-        select(
-            Secret.nonce,
-            Secret.ciphertext,
-            DataKey.id.label("data_key_id"),
-            DataKey.encryption_key_id,
-            DataKey.nonce.label("wrapped_nonce"),
-            DataKey.wrapped,
-        )
-        .join(DataKey, (DataKey.tenant_id == Secret.tenant_id) & (DataKey.id == Secret.data_key_id))
-        .where(Secret.tenant_id == tenant_id, Secret.id == secret_id)
-    )
 
 
 async def _secret_id(session: AsyncSession, *, tenant_id: TenantId, kind: str, name: str) -> UUID | None:

@@ -13,10 +13,17 @@ from pharos.infra import embedded_postgres, migrate
 from pharos.infra.database_roles import connection_urls, refuse_unsafe_role
 from pharos.infra.errors import Invalid, PharosError, Unavailable
 from pharos.infra.settings import Settings
-from pharos.infra.terminal import AsJson, echo_json, echo_table
+from pharos.infra.terminal import AsJson, echo_json, echo_table, run_async
 from pharos.ops.config_commands import read_settings
 from pharos.ops.listen import refuse_busy_port
 from pharos.ops.running import read_state
+from pharos.ops.secrets_check import (
+    find_overdue,
+    list_known_secrets,
+    refuse_bad_signing_secrets,
+    refuse_wrong_secrets,
+)
+from pharos.runtime import open_runtime
 
 app = typer.Typer()
 
@@ -32,9 +39,7 @@ class Finding:
 
 def check_variables() -> str:
     settings = read_settings()
-    key = settings.secret_key
-    if key is not None and len(key.get_secret_value().encode()) < 32:
-        raise Invalid("PHAROS_SECRET_KEY has fewer than 32 bytes. Make one: openssl rand -base64 32")
+    refuse_bad_signing_secrets(settings)
     return f"data lies in {settings.data_dir}"
 
 
@@ -100,16 +105,31 @@ def check_models() -> str:
     return "the local models are installed"
 
 
+def check_secrets() -> str:
+    settings = Settings()
+    refuse_bad_signing_secrets(settings)
+    run_async(_refuse_wrong_secrets(settings))
+    overdue = [f"{line.name} is {line.age_days} days old: {line.rotate}" for line in find_overdue(settings)]
+    names = ", ".join(f"{line.name} ({line.source})" for line in list_known_secrets(settings))
+    return "; ".join([f"they fit: {names}", *overdue])
+
+
+async def _refuse_wrong_secrets(settings: Settings) -> None:
+    async with open_runtime(settings) as runtime:
+        await refuse_wrong_secrets(runtime)
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "variables": check_variables,
     "db": check_database,
     "migrations": check_migrations,
     "fence": check_fence,
+    "secrets": check_secrets,
     "port": check_port,
     "uploads": check_uploads,
     "models": check_models,
 }
-NEEDS = {"migrations": "db", "fence": "migrations"}
+NEEDS = {"migrations": "db", "fence": "migrations", "secrets": "migrations"}
 
 
 def examine(names: list[str]) -> list[Finding]:

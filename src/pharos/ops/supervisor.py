@@ -6,6 +6,7 @@ Everything it starts dies with it, also when it is killed: the kernel sees to th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,17 +16,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import httpx
+import psutil
 
 from pharos.identity.setup import issue_setup_link
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra import embedded_postgres, migrate, processes
 from pharos.infra.database_roles import connection_urls, initialise_database, refuse_unsafe_role
-from pharos.infra.errors import Conflict, Unavailable
+from pharos.infra.errors import Conflict, PharosError, Unavailable
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings, child_environment
 from pharos.ops.listen import local_url
 from pharos.ops.log_files import open_log, rotate_logs
 from pharos.ops.running import State, forget_state, write_state
+from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.runtime import open_runtime
 
 log = get_logger(__name__)
@@ -38,6 +41,9 @@ FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.25, 30.0
 STEADY_SECONDS = 60.0
 """A part that has run this long is healthy again: its next death starts the backoff anew."""
 READY_SECONDS = 120.0
+TIDY_SECONDS = 600.0
+MENDED_BY_TIME = (PharosError, OSError, psutil.Error, subprocess.SubprocessError)
+"""A full disk, no free port or process, a database still recovering: logged, and tried again."""
 
 Say = Callable[[str], None]
 
@@ -74,13 +80,19 @@ class Supervisor:
             self._write_state()
             await self._start_all()
             watchers = [asyncio.create_task(self._keep(name)) for name in self.parts]
-            watchers.append(asyncio.create_task(self._rotate()))
+            watchers.append(asyncio.create_task(self._tidy()))
+            for watcher in watchers:
+                watcher.add_done_callback(lambda _: self.stopping.set())  # unwatched parts are not to be relied on
             if "web" in self.names:
                 await self._wait_until_ready()
-            self.is_ready = True
-            self._write_state()
-            await self._announce()
+            if not self.stopping.is_set():
+                self.is_ready = True
+                self._write_state()
+                await self._announce()
             await self.stopping.wait()
+            for watcher in watchers:
+                if watcher.done():
+                    watcher.result()  # raises what ended it
         finally:
             for watcher in watchers:
                 watcher.cancel()
@@ -120,21 +132,24 @@ class Supervisor:
         self.parts[name] = Part(name, process, restarts=known.restarts + 1 if known else 0)
 
     async def _keep(self, name: str) -> None:
-        """Start a part again whenever it ends, sooner at first and later and later if it keeps dying."""
-        backoff = FIRST_BACKOFF_SECONDS
+        """Start a part again whenever it ends, sooner at first and later and later if it keeps dying.
+
+        Steadiness counts from the last try: a start that fails early leaves the old part, which once ran for long.
+        """
+        backoff, tried = FIRST_BACKOFF_SECONDS, self.parts[name].started
         while True:
-            part = self.parts[name]
-            code = await processes.exited(part.process)
-            if time.monotonic() - part.started > STEADY_SECONDS:
-                backoff = FIRST_BACKOFF_SECONDS
-            log.warning("part.ended", part=name, code=code, restart_in_seconds=backoff)
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
             try:
+                code = await processes.exited(self.parts[name].process)
+                if time.monotonic() - tried > STEADY_SECONDS:
+                    backoff = FIRST_BACKOFF_SECONDS
+                log.warning("part.ended", part=name, code=code, restart_in_seconds=backoff)
+                await asyncio.sleep(backoff)
+                backoff, tried = min(backoff * 2, MAX_BACKOFF_SECONDS), time.monotonic()
                 await self._start_again(name)
-            except (Conflict, Unavailable, OSError) as error:
+                self._tell_state()
+            except MENDED_BY_TIME as error:
                 log.error("part.not_started", part=name, error=str(error))
-            self._write_state()
+                await asyncio.sleep(FIRST_BACKOFF_SECONDS)  # the waiting itself may have failed, for want of handles
 
     async def _start_again(self, name: str) -> None:
         if name == "postgres":
@@ -169,17 +184,31 @@ class Supervisor:
             for line in await setup_lines(self.settings):
                 self.say(line)
 
-    async def _rotate(self) -> None:
+    async def _tidy(self) -> None:
         while True:
-            await asyncio.to_thread(rotate_logs, self.settings.data_dir)
-            await asyncio.sleep(600)
+            try:
+                await asyncio.to_thread(rotate_logs, self.settings.data_dir)
+            except OSError as error:
+                log.error("logs.not_rotated", error=str(error))
+            await asyncio.sleep(TIDY_SECONDS)
+            self._tell_state()
 
     async def _stop_all(self) -> None:
         for name in reversed(PARTS):
             part = self.parts.get(name)
             if part is not None and part.process.poll() is None:
-                self.say(f"Stopping {name}")
+                with contextlib.suppress(
+                    OSError
+                ):  # nobody listens any more, or the disk is full: it stops all the same
+                    self.say(f"Stopping {name}")
                 await _stop(part)
+
+    def _tell_state(self) -> None:
+        """Write the state if the disk takes it; a full one must not end the watching, and the next round tells it."""
+        try:
+            self._write_state()
+        except OSError as error:
+            log.error("state.not_written", error=str(error))
 
     def _write_state(self) -> None:
         parts = {name: {"pid": part.process.pid, "restarts": part.restarts} for name, part in self.parts.items()}
@@ -207,6 +236,7 @@ async def prepare_database(settings: Settings, *, say: Say) -> None:
     await asyncio.to_thread(refuse_unsafe_role, urls.app)
     async with open_runtime(settings) as runtime:
         await ensure_default_tenant(runtime)
+        await refuse_wrong_secrets(runtime)
 
 
 async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
