@@ -14,10 +14,13 @@ from fastapi.dependencies.models import Dependant
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos import __version__
+from pharos.access.routes import router as access
 from pharos.chat.routes import router as chat
+from pharos.chat.shared_routes import router as shared
 from pharos.identity.account_routes import router as account
 from pharos.identity.audit_routes import router as audit
 from pharos.identity.current import KNOWS_WHO_ASKS, get_runtime
+from pharos.identity.mail_door_routes import router as mail_doors
 from pharos.identity.people_routes import router as people
 from pharos.identity.request_limits import count_request
 from pharos.identity.routes import router as identity
@@ -63,7 +66,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
     if runtime is not None:
         app.state.runtime = runtime
     app.include_router(health)
-    for router in (identity, audit, account, people, library, retrieval, chat, stats):
+    for router in (identity, mail_doors, audit, account, people, access, library, retrieval, chat, shared, stats):
         app.include_router(router, dependencies=[Depends(count_stranger)])
     add_pages(app)
     add_error_handlers(app, answer_error)

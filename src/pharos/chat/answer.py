@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
@@ -56,8 +56,11 @@ async def answer_question(
     project_id: ProjectId,
     question: str,
     conversation_id: ConversationId | None = None,
+    earlier: Sequence[tuple[str, str]] = (),
 ) -> AsyncIterator[Event]:
     """Answer in a project: `meta`, then `sources` and `text` in the order they are known, then `done`.
+
+    `earlier` are (role, body) of a conversation that this one goes on from.
 
     Without a model, or when it fails before its first word, the answer is made of cited sentences; when nothing
     relevant was found it says so and no model is asked. A model that fails later ends the turn with `error`.
@@ -66,7 +69,12 @@ async def answer_question(
     question = _checked(question)
     async with runtime.db.transaction(principal.tenant_id) as session:
         turn = await open_turn(
-            session, principal, project_id=project_id, question=question, conversation_id=conversation_id
+            session,
+            principal,
+            project_id=project_id,
+            question=question,
+            conversation_id=conversation_id,
+            earlier=earlier,
         )
     found = await search(runtime, principal, text=question, project_id=project_id, limit=PASSAGES_READ)
     extract = extract_answer(question, found)
@@ -86,7 +94,9 @@ async def answer_question(
         draft = _from_model(reply, found)
         yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
     else:
-        draft = _from_extract(extract, degraded=found.degraded or runtime.chat_model is not None)
+        # The model was asked and said nothing; where nothing was found it is not asked, and nothing is missing.
+        model_failed = runtime.chat_model is not None and extract.is_answered
+        draft = _from_extract(extract, degraded=found.degraded or model_failed)
         yield Event("meta", _meta(turn, mode="extractive", degraded=draft.degraded))
         yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
         yield Event("text", {"delta": draft.body})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.projects import require, visible_projects
@@ -65,8 +65,12 @@ async def open_turn(
     project_id: ProjectId,
     question: str,
     conversation_id: ConversationId | None,
+    earlier: Sequence[tuple[str, str]] = (),
 ) -> Turn:
-    """Store a question in its conversation (a new one without an id) and read what was said before."""
+    """Store a question in its conversation (a new one without an id) and read what was said before.
+
+    `earlier` are (role, body) of a conversation that this one goes on from.
+    """
     project = await require(session, principal, project_id, "use")
     if conversation_id is None:
         conversation = Conversation(
@@ -74,6 +78,7 @@ async def open_turn(
             id=new_id(),
             project_id=project_id,
             user_id=principal.user_id,
+            share_token_id=principal.guest_share_id,
             title=question[:TITLE_CHARACTERS],
         )
         session.add(conversation)
@@ -85,14 +90,14 @@ async def open_turn(
             raise NotFound(
                 "This conversation belongs to another project. Start a new one.", code="no_such_conversation"
             )
-        history = (await list_messages(session, conversation_id=conversation_id))[-HISTORY_MESSAGES:]
+        history = await list_messages(session, conversation_id=conversation_id)
     session.add(
         Message(tenant_id=principal.tenant_id, conversation_id=conversation.id, role="user", body=question, id=new_id())
     )
     return Turn(
         conversation_id=ConversationId(conversation.id),
         message_id=MessageId(new_id()),
-        history=tuple((message.role, message.body) for message in history),
+        history=(*earlier, *((message.role, message.body) for message in history))[-HISTORY_MESSAGES:],
         instructions=project.instructions,
     )
 
@@ -137,7 +142,7 @@ async def get_conversation(
     found = await session.execute(
         select(Conversation).where(
             Conversation.id == conversation_id,
-            Conversation.user_id.is_not_distinct_from(principal.user_id),
+            _is_own(principal),
             Conversation.project_id.in_(visible_projects(principal)),
         )
     )
@@ -155,13 +160,20 @@ async def list_conversations(
         select(Conversation)
         .where(
             Conversation.project_id == project_id,
-            Conversation.user_id.is_not_distinct_from(principal.user_id),
+            _is_own(principal),
             Conversation.project_id.in_(visible_projects(principal)),
         )
         .order_by(Conversation.created_at.desc(), Conversation.id.desc())
         .limit(limit)
     )
     return found.scalars().all()
+
+
+def _is_own(principal: Principal) -> ColumnElement[bool]:
+    """A person's are theirs, a guest's are those of their link; nobody's belong to the operator and to programs."""
+    return Conversation.user_id.is_not_distinct_from(
+        principal.user_id
+    ) & Conversation.share_token_id.is_not_distinct_from(principal.guest_share_id)
 
 
 async def list_messages(session: AsyncSession, *, conversation_id: ConversationId) -> Sequence[Message]:

@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from pharos.chat.answer import Event, answer_question, gather_answer
 from pharos.chat.answer_html import with_html
-from pharos.identity.current import CurrentPrincipal, CurrentRuntime
+from pharos.identity.current import CurrentAsker, CurrentPrincipal, CurrentRuntime
 from pharos.identity.principal import Principal
 from pharos.identity.request_limits import count_try
 from pharos.infra.errors import Invalid, PharosError
@@ -78,7 +78,7 @@ class ChatConfig(Body):
     deep: bool
 
 
-async def count_question(request: Request, principal: CurrentPrincipal, runtime: CurrentRuntime) -> None:
+async def count_question(request: Request, principal: CurrentAsker, runtime: CurrentRuntime) -> None:
     """Ten questions a minute (RL-02), answered by a model or extracted: both work with the models of this machine."""
     await count_try(request, runtime, LLM, principal)
 
@@ -90,7 +90,7 @@ async def chat_config(_principal: CurrentPrincipal) -> ChatConfig:
 
 
 @router.post("/chat", dependencies=[Depends(count_question)])
-async def ask(body: ProjectQuestion, principal: CurrentPrincipal, runtime: CurrentRuntime) -> Answer:
+async def ask(body: ProjectQuestion, principal: CurrentAsker, runtime: CurrentRuntime) -> Answer:
     """The whole answer at once."""
     project_id = ProjectId(body.project_id) if body.project_id else await _only_project(runtime, principal)
     answer = await gather_answer(_turn(runtime, principal, project_id, body))
@@ -104,7 +104,7 @@ async def ask(body: ProjectQuestion, principal: CurrentPrincipal, runtime: Curre
     responses={200: {"content": {"text/event-stream": {}}, "description": "meta, sources, text…, done or error"}},
 )
 async def ask_streamed(
-    project_id: ProjectId, body: Question, principal: CurrentPrincipal, runtime: CurrentRuntime
+    project_id: ProjectId, body: Question, principal: CurrentAsker, runtime: CurrentRuntime
 ) -> StreamingResponse:
     """The answer as server-sent events; what forbids a turn is still an ordinary error."""
     events = with_html(_turn(runtime, principal, project_id, body), project_id=project_id)

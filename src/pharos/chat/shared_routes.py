@@ -1,0 +1,91 @@
+"""Sharing a conversation over HTTP: a member asks for it; a guest with the link reads it and asks on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from pydantic import AwareDatetime, Field
+
+from pharos.access.shares import MAX_MESSAGE_CHARACTERS
+from pharos.chat.answer import gather_answer
+from pharos.chat.models import Message
+from pharos.chat.routes import Answer, Body, Question, Source
+from pharos.chat.shared import SharedConversation, ask_shared, read_shared, request_share
+from pharos.identity.current import CurrentPerson, CurrentRuntime
+from pharos.infra.http import client_ip
+from pharos.infra.ids import ConversationId, MessageId
+
+router = APIRouter(tags=["shares"])
+
+
+class NewShareRequest(Body):
+    message: Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS, description="Why, for who decides.")] = ""
+
+
+class MadeShareRequest(Body):
+    id: UUID
+    state: str
+
+
+class SharedMessage(Body):
+    role: str
+    body: str
+    sources: list[Source]
+    created_at: AwareDatetime
+
+
+class Shared(Body):
+    """`messages` up to the approval; `branch`: what the guest asked since in the conversation they named."""
+
+    title: str
+    expires_at: AwareDatetime
+    messages: list[SharedMessage]
+    branch: list[SharedMessage]
+
+
+@router.post("/conversations/{conversation_id}/share-requests", status_code=201)
+async def ask_for_share(
+    conversation_id: ConversationId, body: NewShareRequest, principal: CurrentPerson, runtime: CurrentRuntime
+) -> MadeShareRequest:
+    """Ask that one's own conversation may be read by somebody without an account; an administrator decides."""
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        made = await request_share(session, principal, conversation_id=conversation_id, message=body.message)
+    return MadeShareRequest(id=made.id, state="pending")
+
+
+@router.get("/api/v1/share/{token}")
+async def read_share(
+    token: str, request: Request, runtime: CurrentRuntime, conversation_id: UUID | None = None
+) -> Shared:
+    """The conversation behind a link; `conversation_id` names the guest's own follow-ups, if there are any."""
+    branch_id = ConversationId(conversation_id) if conversation_id else None
+    shared = await read_shared(runtime, token, ip=client_ip(request, runtime.settings), branch_id=branch_id)
+    return Shared(
+        title=shared.title,
+        expires_at=shared.expires_at,
+        messages=[_message(shared, message) for message in shared.messages],
+        branch=[_message(shared, message) for message in shared.branch],
+    )
+
+
+@router.post("/api/v1/share/{token}/questions")
+async def ask_on(token: str, body: Question, request: Request, runtime: CurrentRuntime) -> Answer:
+    """A guest's follow-up in the shared conversation's project; its `conversationId` is theirs to go on with."""
+    branch_id = ConversationId(body.conversation_id) if body.conversation_id else None
+    events = ask_shared(
+        runtime, token, ip=client_ip(request, runtime.settings), question=body.question, branch_id=branch_id
+    )
+    return Answer.model_validate(asdict(await gather_answer(events)))
+
+
+def _message(shared: SharedConversation, message: Message) -> SharedMessage:
+    sources = shared.sources.get(MessageId(message.id), [])
+    return SharedMessage(
+        role=message.role,
+        body=message.body,
+        sources=[Source.model_validate(asdict(source)) for source in sources],
+        created_at=message.created_at,
+    )
