@@ -109,6 +109,14 @@ async def add_person(
     return as_principal(user, membership)
 
 
+def check_email(email: str) -> None:
+    """Raise `Invalid` for what no mail can be sent to."""
+    local, _, domain = email.partition("@")
+    is_plain = email.isprintable() and not set(email) & set(' ,;:<>()[]"\\')
+    if not local or "." not in domain.strip(".") or "@" in domain or not is_plain or len(email) > 254:
+        raise Invalid("This is not an e-mail address. Check it.", code="bad_email")
+
+
 async def close_setup(session: AsyncSession) -> None:
     """An owner was made by another way; the setup page offers nothing from now on."""
     await session.execute(update(BootstrapState).values(is_initialized=True, setup_token_hash=None))
@@ -138,9 +146,7 @@ def _hash(token: str) -> str:
 
 def _checked(person: NewPerson) -> NewPerson:
     name, email = " ".join(person.name.split()), normal_email(person.email)
-    local, _, domain = email.partition("@")
-    if not local or "." not in domain.strip(".") or " " in email or len(email) > 254:
-        raise Invalid("This is not an e-mail address. Check it.", code="bad_email")
+    check_email(email)
     if not 1 <= len(name) <= 200:
         raise Invalid("A name has 1 to 200 characters.", code="bad_name")
     if person.password is not None:

@@ -154,6 +154,13 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def safe_next(path: str | None) -> str:
+    """Where to go after signing in: a path of this server, or the start page for anything else."""
+    if path is None or not path.startswith("/") or path[1:2] in {"/", "\\"} or any(char < " " for char in path):
+        return "/"
+    return path
+
+
 def request_id_of(request: Request) -> str:
     """The id this request's log lines carry."""
     return str(request.scope.get("state", {}).get("request_id", ""))
