@@ -37,10 +37,3 @@ def error_page(request: Request, error: PharosError, *, request_id: str) -> Resp
     reply = page(request, "error.html", status=status, **context)
     reply.headers.update(error_headers(error))
     return reply
-
-
-def safe_next(path: str | None) -> str:
-    """Where to go after signing in: a path of this server, or the start page for anything else."""
-    if path is None or not path.startswith("/") or path[1:2] in {"/", "\\"} or any(char < " " for char in path):
-        return "/"
-    return path

@@ -15,10 +15,10 @@ from pharos.identity.routes import clear_session_cookie
 from pharos.identity.setup import SETUP_PATH, is_initialised, is_setup_token
 from pharos.identity.sign_in import sign_out
 from pharos.infra.errors import NotFound
+from pharos.infra.http import safe_next
 from pharos.infra.ids import ConversationId, DocumentId, ProjectId
 from pharos.library import documents as library_documents
 from pharos.library import projects as library_projects
-from pharos.web.errors import safe_next
 from pharos.web.html import HEADERS, STATIC, page
 from pharos.web.reader import document_view
 from pharos.web.views import BLANKS, Turn, shelf, turns
