@@ -202,3 +202,13 @@ def test_below_a_closed_home_the_cluster_lies_elsewhere_and_is_removed_with_the_
     embedded_postgres.delete(home / "data")
     assert not cluster.home.exists()
     assert not (home / "data" / "postgres").is_symlink()
+
+
+def test_a_port_file_that_a_power_failure_left_half_written_is_made_anew(place: Path) -> None:
+    home = embedded_postgres.initialise(place / "data").home
+    for half in ("", "54", "no number", "99999999"):
+        (home / "port").write_text(half)
+        port = embedded_postgres.initialise(place / "data").port
+        assert (home / "port").read_text() == f"{port}\n"
+        assert port > 1023
+    embedded_postgres.delete(place / "data")

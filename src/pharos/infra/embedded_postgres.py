@@ -269,7 +269,6 @@ def _make_cluster(home: Path, binaries: Path, *, password: str, user: int, group
 
 
 def _describe(data_dir: Path, home: Path, binaries: Path, user: int, group: int) -> EmbeddedPostgres:
-    port_file = home / "port"
     return EmbeddedPostgres(
         data_dir=data_dir,
         home=home,
@@ -277,8 +276,17 @@ def _describe(data_dir: Path, home: Path, binaries: Path, user: int, group: int)
         socket_dir=socket_place(home, user, group),
         user=user,
         group=group,
-        port=int(port_file.read_text()) if port_file.exists() else 0,
+        port=_read_port(home),
     )
+
+
+def _read_port(home: Path) -> int:
+    """The port it had before; 0 when there is none, or half a file after a power failure."""
+    try:
+        text = (home / "port").read_text().strip()
+    except FileNotFoundError:
+        return 0
+    return int(text) if text.isdecimal() and 1024 <= int(text) < 65536 else 0
 
 
 def _with_free_port(cluster: EmbeddedPostgres) -> EmbeddedPostgres:
@@ -286,7 +294,9 @@ def _with_free_port(cluster: EmbeddedPostgres) -> EmbeddedPostgres:
     if cluster.port and (running_pid(cluster) is not None or _is_free(cluster.port)):
         return cluster
     port = free_port()
-    (cluster.home / "port").write_text(f"{port}\n")
+    fresh = cluster.home / "port.new"
+    fresh.write_text(f"{port}\n")
+    fresh.replace(cluster.home / "port")
     return replace(cluster, port=port)
 
 

@@ -197,9 +197,7 @@ class Supervisor:
         for name in reversed(PARTS):
             part = self.parts.get(name)
             if part is not None and part.process.poll() is None:
-                with contextlib.suppress(
-                    OSError
-                ):  # nobody listens any more, or the disk is full: it stops all the same
+                with contextlib.suppress(OSError):  # a full disk or a closed pipe: it stops all the same
                     self.say(f"Stopping {name}")
                 await _stop(part)
 
