@@ -11,6 +11,7 @@ import httpx
 import jwt
 import pytest
 from sqlalchemy import delete, func, select, update
+from tests.conftest import open_client
 from tests.make import PASSWORD, MadeTenant, make_person, make_tenant
 
 from pharos.identity.current import COOKIE
@@ -37,25 +38,27 @@ async def test_a_login_gives_tokens_that_open_the_api(client: httpx.AsyncClient,
 
 
 @pytest.mark.contract("ID-04")
-async def test_every_failed_login_looks_the_same(
-    client: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant, member: Principal
-) -> None:
-    disabled = await make_person(runtime.db, tenant.id)
+async def test_every_failed_login_looks_the_same(runtime: Runtime, tenant: MadeTenant, member: Principal) -> None:
+    disabled, locked = [await make_person(runtime.db, tenant.id) for _ in range(2)]
     async with system_transaction(runtime.db) as session:
         await session.execute(update(User).where(User.id == disabled.user_id).values(disabled_at=func.now()))
-    tries = [(member.name, "wrong password"), ("nobody@example.org", PASSWORD), (disabled.name, PASSWORD)]
+        in_a_minute = func.now() + timedelta(minutes=1)
+        await session.execute(update(User).where(User.id == locked.user_id).values(locked_until=in_a_minute))
+    tries = [(member.name, "wrong password"), ("nobody@example.org", PASSWORD)]
+    tries += [(person.name, PASSWORD) for person in (disabled, locked)]
     bodies, seconds = [], []
     for email, password in tries:
         times = []
-        for _ in range(3):
-            started = time.perf_counter()
-            answer = await client.post("/auth/login", json={"email": email, "password": password})
-            times.append(time.perf_counter() - started)
+        async with open_client(runtime) as client:
+            for _ in range(3):
+                started = time.perf_counter()
+                answer = await client.post("/auth/login", json={"email": email, "password": password})
+                times.append(time.perf_counter() - started)
         body = answer.json()
         body.pop("requestId")
         bodies.append((answer.status_code, body))
         seconds.append(median(times))
-    assert bodies[0] == bodies[1] == bodies[2]
+    assert bodies == [bodies[0]] * len(tries)
     assert bodies[0][0] == 401
     assert max(seconds) < 3 * min(seconds)  # without the dummy hash an unknown person is ten times faster
 
@@ -146,25 +149,15 @@ async def test_whoever_leaves_the_tenant_is_out_at_once(
 async def test_signing_out_ends_every_token_of_the_session(
     client: httpx.AsyncClient, runtime: Runtime, member: Principal
 ) -> None:
-    issued = await open_session(runtime, member)
+    issued = await open_session(runtime, member, holder="program")
     bearer = {"Authorization": f"Bearer {issued.access_token}"}
     assert (await client.post("/auth/logout", headers=bearer)).status_code == 204
     assert (await client.get("/auth/session", headers=bearer)).status_code == 401
-    refreshed = await client.post("/auth/refresh", json={"refreshToken": issued.session_token})
+    refreshed = await client.post("/auth/refresh", json={"refreshToken": issued.refresh_token})
     assert refreshed.status_code == 401
     async with runtime.db.transaction(member.tenant_id) as session:
         actions = (await session.execute(select(AuditEntry.action).where(AuditEntry.actor == member.name))).scalars()
         assert sorted(actions) == ["session.ended", "session.opened"]
-
-
-async def test_a_refresh_token_works_once(client: httpx.AsyncClient, runtime: Runtime, member: Principal) -> None:
-    issued = await open_session(runtime, member)
-    first = await client.post("/auth/refresh", json={"refreshToken": issued.session_token})
-    again = await client.post("/auth/refresh", json={"refreshToken": issued.session_token})
-    assert (first.status_code, again.status_code) == (200, 401)
-    bearer = {"Authorization": f"Bearer {first.json()['accessToken']}"}
-    assert (await client.get("/auth/session", headers=bearer)).status_code == 200
-    assert (await client.post("/auth/refresh", json={"refreshToken": first.json()["refreshToken"]})).status_code == 200
 
 
 async def test_tokens_are_stored_as_hashes_only(runtime: Runtime, member: Principal) -> None:

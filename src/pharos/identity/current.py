@@ -1,7 +1,8 @@
-"""Who is asking, as a route's dependency: a bearer token or a session cookie, checked anew on each request.
+"""Who is asking, as a route's dependency: a bearer token, a program's key or a session cookie.
 
-A request with an `Authorization` header is judged by it alone; its cookies count for nothing. A change that comes
-with a cookie must prove that one of our own pages sent it.
+The first of them that a request brings decides alone. A change that comes with a cookie must prove that one of our own
+pages sent it. A key opens what its scopes say and nothing that administrates (ID-07); every route names what it takes
+by the type of its first parameter.
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ from urllib.parse import urlsplit
 import structlog
 from fastapi import Depends, Request
 
+from pharos.identity.api_keys import Scope
 from pharos.identity.principal import Principal
+from pharos.identity.recognise import SignedIn, find_by_api_key, find_by_claims, find_by_session_token
 from pharos.identity.request_limits import count_request
-from pharos.identity.sign_in import SignedIn, find_by_claims, find_by_session_token
+from pharos.identity.sign_in import Origin
 from pharos.identity.tokens import csrf_token, read_access_token
 from pharos.infra.errors import NotAllowed, NotSignedIn
+from pharos.infra.http import client_ip
 from pharos.runtime import Runtime
 
 COOKIE = "pharos_session"
 CSRF_HEADER = "x-csrf-token"
 CSRF_FIELD = "csrf_token"
+API_KEY_HEADER = "x-api-key"
+KEY_REFUSED = "key_not_allowed"
+PASSWORD_CHANGE_REQUIRED = "password_change_required"  # noqa: S105 - a code, not a password
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 ADMIN_ROLES = {"admin", "superadmin"}
 ENGINEER_ROLES = {"engineer", *ADMIN_ROLES}
@@ -48,10 +55,14 @@ def get_runtime(request: Request) -> Runtime:
     return runtime
 
 
-async def current_visitor(request: Request) -> Visitor:
-    """Whoever is signed in. Raises `NotSignedIn`, or `NotAllowed` for a change that may be forged."""
+async def any_visitor(request: Request) -> Visitor:
+    """Whoever is signed in, even if they must first choose a new password.
+
+    Raises `NotSignedIn`, or `NotAllowed` for a program's key and for a change that may be forged.
+    """
     runtime = get_runtime(request)
-    authorization = request.headers.get("authorization")
+    if _offers_key(request):
+        raise NotAllowed("An API key does not open this. Sign in and send `Authorization: Bearer …`.", code=KEY_REFUSED)
     try:
         signed_in = await _identify(request, runtime)
     except NotSignedIn:
@@ -61,7 +72,7 @@ async def current_visitor(request: Request) -> Visitor:
     visitor = Visitor(
         signed_in=signed_in,
         csrf_token=csrf_token(runtime.settings, signed_in.session_id),
-        by_cookie=authorization is None,
+        by_cookie="authorization" not in request.headers,
     )
     if visitor.by_cookie and request.method not in SAFE_METHODS:
         refuse_cross_site(request)
@@ -70,9 +81,14 @@ async def current_visitor(request: Request) -> Visitor:
     return visitor
 
 
-async def current_principal(visitor: Annotated[Visitor, Depends(current_visitor)]) -> Principal:
-    """The signed-in person as the slices see them."""
-    return visitor.principal
+async def current_visitor(request: Request) -> Visitor:
+    """Whoever is signed in. Raises as `any_visitor`, and `NotAllowed` for a password that was only handed out."""
+    visitor = await any_visitor(request)
+    if visitor.signed_in.must_change_password:
+        raise NotAllowed(
+            "Choose a password of your own first, with `POST /auth/password`.", code=PASSWORD_CHANGE_REQUIRED
+        )
+    return visitor
 
 
 async def current_person(visitor: Annotated[Visitor, Depends(current_visitor)]) -> Principal:
@@ -94,14 +110,45 @@ async def current_engineer(principal: Annotated[Principal, Depends(current_perso
     return principal
 
 
+async def current_principal(request: Request) -> Principal:
+    """A person, or a program whose key may read; a program changes nothing where the route names no other scope."""
+    return await _principal(request, scope="read" if request.method in SAFE_METHODS else None)
+
+
+async def current_reader(request: Request) -> Principal:
+    """A person, or a program whose key may read; for questions that are asked with POST."""
+    return await _principal(request, scope="read")
+
+
+async def current_asker(request: Request) -> Principal:
+    """A person, or a program whose key may ask."""
+    return await _principal(request, scope="ask")
+
+
+async def current_ingester(request: Request) -> Principal:
+    """A person, or a program whose key may put documents in and take them out."""
+    return await _principal(request, scope="ingest")
+
+
 CurrentRuntime = Annotated[Runtime, Depends(get_runtime)]
+AnyVisitor = Annotated[Visitor, Depends(any_visitor)]
 CurrentVisitor = Annotated[Visitor, Depends(current_visitor)]
 CurrentPerson = Annotated[Principal, Depends(current_person)]
 CurrentAdmin = Annotated[Principal, Depends(current_admin)]
 CurrentEngineer = Annotated[Principal, Depends(current_engineer)]
 CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
-CurrentAsker = Annotated[Principal, Depends(current_principal)]
-CurrentIngester = Annotated[Principal, Depends(current_principal)]
+CurrentReader = Annotated[Principal, Depends(current_reader)]
+CurrentAsker = Annotated[Principal, Depends(current_asker)]
+CurrentIngester = Annotated[Principal, Depends(current_ingester)]
+
+KNOWS_WHO_ASKS = {any_visitor, current_visitor, current_principal, current_reader, current_asker, current_ingester}
+"""Dependencies that identify the caller and count the request as theirs."""
+
+
+def origin_of(request: Request) -> Origin:
+    """Where a request comes from, for sessions and security events."""
+    ip = client_ip(request, get_runtime(request).settings)
+    return Origin(ip=ip, agent=request.headers.get("user-agent", ""))
 
 
 def refuse_cross_site(request: Request) -> None:
@@ -117,6 +164,27 @@ def check_csrf_token(visitor: Visitor, sent: str) -> None:
     """Raise `NotAllowed` unless `sent` is the token of the visitor's session."""
     if not hmac.compare_digest(sent.encode(), visitor.csrf_token.encode()):
         raise NotAllowed("The page is out of date. Load it again and repeat what you did.", code="bad_csrf_token")
+
+
+def _offers_key(request: Request) -> bool:
+    return API_KEY_HEADER in request.headers and "authorization" not in request.headers
+
+
+async def _principal(request: Request, *, scope: Scope | None) -> Principal:
+    """A person by any door, or a program whose key has the scope; without one no key opens the route."""
+    if scope is None or not _offers_key(request):
+        return (await current_visitor(request)).principal
+    runtime = get_runtime(request)
+    try:
+        program = await find_by_api_key(runtime, request.headers[API_KEY_HEADER])
+    except NotSignedIn:
+        await count_request(request, runtime, None)
+        raise
+    await count_request(request, runtime, program)
+    if program.scopes is not None and scope not in program.scopes:
+        raise NotAllowed(f"This API key lacks the scope “{scope}”. Use one that has it.", code="missing_scope")
+    structlog.contextvars.bind_contextvars(tenant_id=str(program.tenant_id))
+    return program
 
 
 async def _identify(request: Request, runtime: Runtime) -> SignedIn:

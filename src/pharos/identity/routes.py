@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
 
-from pharos.identity.current import COOKIE, CSRF_HEADER, CurrentRuntime, CurrentVisitor, refuse_cross_site
-from pharos.identity.schemas import BootstrapInit, BootstrapStatus, Login, Refresh, Session, Tokens
+from fastapi import APIRouter, Form, Request, Response
+
+from pharos.identity.current import (
+    COOKIE,
+    CSRF_HEADER,
+    AnyVisitor,
+    CurrentRuntime,
+    CurrentVisitor,
+    origin_of,
+    refuse_cross_site,
+)
+from pharos.identity.principal import Principal
+from pharos.identity.refresh import refresh
+from pharos.identity.request_limits import count_try
+from pharos.identity.schemas import BootstrapInit, BootstrapStatus, FormToken, Login, Refresh, Session, Tokens
 from pharos.identity.setup import NewPerson, initialise, is_initialised
-from pharos.identity.sign_in import SESSION_DAYS, IssuedTokens, open_session, refresh, sign_in, sign_out
+from pharos.identity.sign_in import (
+    SESSION_DAYS,
+    Door,
+    Holder,
+    IssuedTokens,
+    normal_email,
+    open_session,
+    prove_by_password,
+    sign_out,
+)
+from pharos.infra.limits import LOGIN, REFRESH, ip_subject
 from pharos.runtime import Runtime
 
 router = APIRouter(tags=["identity"])
@@ -26,28 +49,43 @@ async def bootstrap_init(body: BootstrapInit, request: Request, response: Respon
     ceo = NewPerson(name=body.ceo.name, email=body.ceo.email, password=body.ceo.password) if body.ceo else None
     owner = NewPerson(name=body.name, email=body.email, password=body.password)
     principal = await initialise(runtime, token=body.token, owner=owner, ceo=ceo)
-    return _hand_out(request, response, runtime, await open_session(runtime, principal))
+    return await hand_out(request, response, runtime, principal, door="setup")
 
 
 @router.post("/auth/login", response_model_exclude_none=True)
 async def login(body: Login, request: Request, response: Response, runtime: CurrentRuntime) -> Tokens:
     """Tokens for a program; for a page of ours (it sends `X-CSRF-Token`) the session cookie."""
     refuse_cross_site(request)
-    issued = await sign_in(runtime, email=body.email, password=body.password, tenant=body.tenant)
-    return _hand_out(request, response, runtime, issued)
+    principal = await _prove(request, runtime, login=body.email, password=body.password, tenant=body.tenant)
+    return await hand_out(request, response, runtime, principal, door="password")
+
+
+@router.post("/auth/token")
+async def token(
+    request: Request,
+    runtime: CurrentRuntime,
+    username: Annotated[str, Form(min_length=1, max_length=254, description="A user name or an e-mail address.")],
+    password: Annotated[str, Form(min_length=1, max_length=200)],
+) -> FormToken:
+    """An access token for an OAuth2 password form."""
+    refuse_cross_site(request)
+    principal = await _prove(request, runtime, login=username, password=password)
+    issued = await open_session(runtime, principal, door="form", holder="brief", origin=origin_of(request))
+    return FormToken(access_token=issued.access_token)
 
 
 @router.post("/auth/refresh", response_model_exclude_none=True)
-async def refresh_tokens(body: Refresh, runtime: CurrentRuntime) -> Tokens:
+async def refresh_tokens(body: Refresh, request: Request, runtime: CurrentRuntime) -> Tokens:
     """New tokens for a refresh token, which works once."""
-    issued = await refresh(runtime, body.refresh_token)
+    await count_try(request, runtime, REFRESH, None)
+    issued = await refresh(runtime, body.refresh_token, origin=origin_of(request))
     return Tokens(
-        access_token=issued.access_token, refresh_token=issued.session_token, expires_in=issued.expires_in_seconds
+        access_token=issued.access_token, refresh_token=issued.refresh_token, expires_in=issued.expires_in_seconds
     )
 
 
 @router.post("/auth/logout", status_code=204)
-async def logout(response: Response, visitor: CurrentVisitor, runtime: CurrentRuntime) -> None:
+async def logout(response: Response, visitor: AnyVisitor, runtime: CurrentRuntime) -> None:
     """End the session: its cookie, its refresh token and its access tokens."""
     await sign_out(runtime, visitor.signed_in)
     clear_session_cookie(response)
@@ -86,12 +124,26 @@ def clear_session_cookie(response: Response) -> None:
     response.delete_cookie(COOKIE, path="/")
 
 
-def _hand_out(request: Request, response: Response, runtime: Runtime, issued: IssuedTokens) -> Tokens:
+async def _prove(
+    request: Request, runtime: Runtime, *, login: str, password: str, tenant: str | None = None
+) -> Principal:
+    origin = origin_of(request)
+    await runtime.limits.hit(LOGIN, ip_subject(origin.ip))
+    await runtime.limits.hit(LOGIN, f"account:{normal_email(login)}")
+    return await prove_by_password(runtime, login=login, password=password, tenant=tenant, origin=origin)
+
+
+async def hand_out(
+    request: Request, response: Response, runtime: Runtime, principal: Principal, *, door: Door
+) -> Tokens:
+    """Open a session for whoever has proved who they are: a cookie for a page of ours, else a refresh token."""
     is_page = CSRF_HEADER in request.headers
+    holder: Holder = "browser" if is_page else "program"
+    issued = await open_session(runtime, principal, door=door, holder=holder, origin=origin_of(request))
     if is_page:
         set_session_cookie(response, runtime, issued)
     return Tokens(
         access_token=issued.access_token,
-        refresh_token=None if is_page else issued.session_token,
+        refresh_token=None if is_page else issued.refresh_token,
         expires_in=issued.expires_in_seconds,
     )

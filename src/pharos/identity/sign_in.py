@@ -2,134 +2,155 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
-from pharos.identity.models import Membership, SignInSession, Tenant, User
-from pharos.identity.passwords import password_matches
+from pharos.identity.lockout import count_failure, count_success
+from pharos.identity.models import Membership, RefreshToken, SignInSession, Tenant, User
+from pharos.identity.passwords import matches_apart
 from pharos.identity.principal import Principal
+from pharos.identity.recognise import SignedIn, forget_session
+from pharos.identity.security import MAX_AGENT, record_security_event
 from pharos.identity.tokens import (
-    AccessClaims,
     csrf_token,
     issue_access_token,
+    new_refresh_token,
     new_session_token,
-    tenant_of,
     token_hash,
 )
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import NotSignedIn
 from pharos.infra.ids import TenantId, UserId, new_id
+from pharos.infra.logs import anonymise_ip, get_logger
 from pharos.runtime import Runtime
 
+log = get_logger(__name__)
+
 SESSION_DAYS = 7
+"""How long a browser's cookie opens."""
+
+Door = Literal["password", "form", "setup", "magic_link", "invitation", "password_reset"]
+Holder = Literal["browser", "program", "brief"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a request comes from: the client's address and what it calls itself; never stored as it is."""
+
+    ip: str = ""
+    agent: str = ""
 
 
 @dataclass(frozen=True)
 class IssuedTokens:
-    """What signing in gives: `session_token` is the refresh token of a program or the cookie of a browser."""
+    """What signing in gives: a browser its `session_token` as a cookie, a program its `refresh_token`; else ""."""
 
     principal: Principal
     access_token: str
-    session_token: str
     csrf_token: str
     expires_in_seconds: int
+    session_token: str = ""
+    refresh_token: str = ""
 
 
-@dataclass(frozen=True)
-class SignedIn:
-    """A person whose session, account and membership all hold at this moment."""
+async def prove_by_password(
+    runtime: Runtime, *, login: str, password: str, tenant: str | None = None, origin: Origin | None = None
+) -> Principal:
+    """Who this is: a person by e-mail address or user name, in their first tenant or the one named by its slug.
 
-    principal: Principal
-    display_name: str
-    session_id: UUID
-
-
-async def sign_in(runtime: Runtime, *, email: str, password: str, tenant: str | None = None) -> IssuedTokens:
-    """Check a password and open a session, in the person's first tenant or the one named by its slug.
-
-    Raises `NotSignedIn` in the same words and after the same work for a wrong password, an unknown, a disabled and a
-    placeless person.
+    Raises `NotSignedIn` in the same words and after the same work for a wrong password, an unknown, a disabled, a
+    locked and a placeless person.
     """
+    name = normal_email(login)
     async with system_transaction(runtime.db) as session:
-        user = (await session.execute(select(User).where(User.email == normal_email(email)))).scalar_one_or_none()
-    stored = user.password_hash if user is not None and user.disabled_at is None else None
-    matches = await asyncio.to_thread(password_matches, password, stored)
-    place = await _place_of(runtime, user, tenant) if user is not None and matches else None
-    if user is None or place is None:
-        raise NotSignedIn("The e-mail address or the password is wrong.", code="wrong_credentials")
-    return await open_session(runtime, as_principal(user, place))
+        found = select(User).where(or_(User.email == name, User.username == name)).order_by(User.email != name).limit(1)
+        user = (await session.execute(found)).scalar_one_or_none()
+    matches = await matches_apart(password, user.password_hash if user is not None else None)
+    user_id = user.id if user is not None else new_id()  # nobody's: the same statements, and no row
+    async with system_transaction(runtime.db, user_id=UserId(user_id)) as session:
+        place = await _place_of(session, user_id, tenant)
+        is_proved = matches and place is not None and await count_success(session, user_id)
+        is_locked_now = not matches and await count_failure(session, user_id)
+    if user is not None and place is not None and is_proved:
+        return as_principal(user, place)
+    await _note_failure(runtime, user, place, origin=origin or Origin(), is_locked_now=is_locked_now)
+    raise NotSignedIn("The e-mail address or the password is wrong.", code="wrong_credentials")
 
 
-async def open_session(runtime: Runtime, principal: Principal) -> IssuedTokens:
-    """A new session of a person who has proved who they are."""
+async def open_session(
+    runtime: Runtime,
+    principal: Principal,
+    *,
+    door: Door = "password",
+    holder: Holder = "browser",
+    origin: Origin | None = None,
+) -> IssuedTokens:
+    """A new session of a person who has proved who they are.
+
+    `holder`: a browser gets a cookie, a program a refresh token, and "brief" the access token alone, with which the
+    session ends.
+    """
     assert principal.user_id is not None
-    session_id, token = new_id(), new_session_token(principal.tenant_id)
-    async with runtime.db.transaction(principal.tenant_id) as session:
-        session.add(
-            SignInSession(
-                tenant_id=principal.tenant_id,
-                id=session_id,
-                user_id=principal.user_id,
-                token_hash=token_hash(runtime.settings, token),
-                expires_at=datetime.now(UTC) + timedelta(days=SESSION_DAYS),
-            )
-        )
-        await record_audit(session, principal, action="session.opened", subject=f"session:{session_id}")
-    access_token = issue_access_token(
-        runtime.settings, tenant_id=principal.tenant_id, user_id=principal.user_id, session_id=session_id
+    settings, origin = runtime.settings, origin or Origin()
+    session_id, tenant_id = new_id(), principal.tenant_id
+    cookie = new_session_token(tenant_id) if holder == "browser" else ""
+    refresh_token = new_refresh_token(tenant_id) if holder == "program" else ""
+    row = SignInSession(
+        tenant_id=tenant_id,
+        id=session_id,
+        user_id=principal.user_id,
+        token_hash=token_hash(settings, cookie) if cookie else None,
+        door=door,
+        agent=origin.agent[:MAX_AGENT],
+        ip=anonymise_ip(origin.ip) if origin.ip else "",
+        expires_at=datetime.now(UTC) + life_of(runtime, holder),
     )
+    async with runtime.db.transaction(tenant_id) as session:
+        if await _is_new_device(session, principal, agent=row.agent):
+            await record_security_event(
+                session, tenant_id, event_type="new_device_login", severity="medium", user_id=principal.user_id,
+                subject=f"session:{session_id}", ip=origin.ip, agent=origin.agent,
+            )  # fmt: skip
+        session.add(row)
+        await session.flush()
+        if refresh_token:
+            hashed = token_hash(settings, refresh_token)
+            session.add(RefreshToken(tenant_id=tenant_id, token_hash=hashed, session_id=session_id))
+        await record_audit(session, principal, action="session.opened", subject=f"session:{session_id}", door=door)
+    return tokens_of(runtime, principal, session_id, session_token=cookie, refresh_token=refresh_token)
+
+
+def tokens_of(
+    runtime: Runtime, principal: Principal, session_id: UUID, *, session_token: str = "", refresh_token: str = ""
+) -> IssuedTokens:
+    """A fresh access token of a session, beside what its holder keeps."""
+    assert principal.user_id is not None
     return IssuedTokens(
         principal=principal,
-        access_token=access_token,
-        session_token=token,
+        access_token=issue_access_token(
+            runtime.settings, tenant_id=principal.tenant_id, user_id=principal.user_id, session_id=session_id
+        ),
         csrf_token=csrf_token(runtime.settings, session_id),
         expires_in_seconds=runtime.settings.access_token_minutes * 60,
+        session_token=session_token,
+        refresh_token=refresh_token,
     )
 
 
-async def find_by_session_token(runtime: Runtime, token: str) -> SignedIn:
-    """Who holds a session token. Raises `NotSignedIn`."""
-    condition = SignInSession.token_hash == token_hash(runtime.settings, token)
-    return await _find(runtime, tenant_of(token), condition)
-
-
-async def find_by_claims(runtime: Runtime, claims: AccessClaims) -> SignedIn:
-    """Who holds a verified access token, if their session was not ended and they still belong to the tenant."""
-    condition = (SignInSession.id == claims.session_id) & (SignInSession.user_id == claims.user_id)
-    return await _find(runtime, claims.tenant_id, condition)
-
-
-async def refresh(runtime: Runtime, token: str) -> IssuedTokens:
-    """A new access token, and a new refresh token in place of this one, which is used up.
-
-    One statement exchanges the token, so of two that come with the same one only one wins.
-    """
-    signed_in = await find_by_session_token(runtime, token)
-    tenant_id, successor = signed_in.principal.tenant_id, new_session_token(signed_in.principal.tenant_id)
-    old, new = token_hash(runtime.settings, token), token_hash(runtime.settings, successor)
-    async with runtime.db.transaction(tenant_id) as session:
-        exchange = update(SignInSession).where(SignInSession.token_hash == old, SignInSession.revoked_at.is_(None))
-        exchanged = await session.execute(exchange.values(token_hash=new).returning(SignInSession.id))
-        if exchanged.scalar_one_or_none() is None:
-            raise NotSignedIn("This refresh token was used already. Sign in again.")
-    assert signed_in.principal.user_id is not None
-    return IssuedTokens(
-        principal=signed_in.principal,
-        access_token=issue_access_token(
-            runtime.settings,
-            tenant_id=tenant_id,
-            user_id=signed_in.principal.user_id,
-            session_id=signed_in.session_id,
-        ),
-        session_token=successor,
-        csrf_token=csrf_token(runtime.settings, signed_in.session_id),
-        expires_in_seconds=runtime.settings.access_token_minutes * 60,
-    )
+def life_of(runtime: Runtime, holder: Holder) -> timedelta:
+    """How long a session lasts unless it is ended or, for a program, refreshed."""
+    lives = {
+        "browser": timedelta(days=SESSION_DAYS),
+        "program": timedelta(days=runtime.settings.refresh_token_days),
+        "brief": timedelta(minutes=runtime.settings.access_token_minutes),
+    }
+    return lives[holder]
 
 
 async def sign_out(runtime: Runtime, signed_in: SignedIn) -> None:
@@ -140,10 +161,11 @@ async def sign_out(runtime: Runtime, signed_in: SignedIn) -> None:
         await record_audit(
             session, signed_in.principal, action="session.ended", subject=f"session:{signed_in.session_id}"
         )
+    forget_session(runtime, signed_in.session_id)
 
 
 def normal_email(email: str) -> str:
-    """The form an address is stored and looked up in."""
+    """The form an address or a user name is stored and looked up in."""
     return email.strip().lower()
 
 
@@ -159,28 +181,32 @@ def as_principal(user: User, membership: Membership) -> Principal:
     )
 
 
-async def _place_of(runtime: Runtime, user: User, tenant: str | None) -> Membership | None:
-    mine = select(Membership).where(Membership.user_id == user.id).order_by(Membership.created_at).limit(1)
+async def _place_of(session: AsyncSession, user_id: UUID, tenant: str | None) -> Membership | None:
+    mine = select(Membership).where(Membership.user_id == user_id, Membership.disabled_at.is_(None))
+    mine = mine.order_by(Membership.created_at).limit(1)
     if tenant is not None:
         mine = mine.join(Tenant, Tenant.id == Membership.tenant_id).where(Tenant.slug == tenant)
-    async with system_transaction(runtime.db, user_id=UserId(user.id)) as session:
-        return (await session.execute(mine)).scalar_one_or_none()
+    return (await session.execute(mine)).scalar_one_or_none()
 
 
-async def _find(runtime: Runtime, tenant_id: TenantId, condition: object) -> SignedIn:
-    holder = (
-        select(SignInSession.id, User, Membership)
-        .join(User, User.id == SignInSession.user_id)
-        .join(Membership, Membership.user_id == SignInSession.user_id)
-        .where(
-            condition,  # type: ignore[arg-type]
-            SignInSession.revoked_at.is_(None),
-            SignInSession.expires_at > func.now(),
-            User.disabled_at.is_(None),
-        )
-    )
+async def _is_new_device(session: AsyncSession, principal: Principal, *, agent: str) -> bool:
+    """Whether somebody who was here before comes with a program they never came with."""
+    mine = exists().where(SignInSession.user_id == principal.user_id)
+    same = exists().where(SignInSession.user_id == principal.user_id, SignInSession.agent == agent)
+    return bool((await session.execute(select(mine & ~same))).scalar_one())
+
+
+async def _note_failure(
+    runtime: Runtime, user: User | None, place: Membership | None, *, origin: Origin, is_locked_now: bool
+) -> None:
+    if user is None or place is None:
+        log.info("sign_in.failed")
+        return
+    tenant_id = TenantId(place.tenant_id)
+    events = [("login_failed", "low"), *([("account_locked", "high")] if is_locked_now else [])]
     async with runtime.db.transaction(tenant_id) as session:
-        row = (await session.execute(holder)).one_or_none()
-    if row is None:
-        raise NotSignedIn("Your sign-in has ended. Sign in again.")
-    return SignedIn(principal=as_principal(row.User, row.Membership), display_name=row.User.name, session_id=row.id)
+        for event_type, severity in events:
+            await record_security_event(
+                session, tenant_id, event_type=event_type, severity=severity, user_id=user.id,  # type: ignore[arg-type]
+                subject=f"user:{user.id}", ip=origin.ip, agent=origin.agent,
+            )  # fmt: skip

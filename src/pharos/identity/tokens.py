@@ -99,15 +99,6 @@ def new_refresh_token(tenant_id: TenantId) -> str:
     return f"{REFRESH_PREFIX}_{tenant_id.hex}_{secrets.token_urlsafe(32)}"
 
 
-def refresh_token_hashes(settings: Settings, refresh_token: str) -> list[str]:
-    """What may be stored of a refresh token, the current form first.
-
-    Keyed as the access tokens are signed: a new secret ends both, and during its grace the old form counts too.
-    """
-    keys = verifying_keys(settings, JWT)
-    return [hmac.new(key, f"refresh:{refresh_token}".encode(), hashlib.sha256).hexdigest() for key in keys]
-
-
 def successor_of(settings: Settings, refresh_token: str) -> str:
     """The refresh token that follows this one: always the same, and known to nobody without our key.
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from pharos.access.projects import require
-from pharos.identity.current import CurrentPrincipal, CurrentRuntime
+from pharos.identity.current import CurrentReader, CurrentRuntime
 from pharos.infra.ids import ProjectId
 from pharos.retrieval.search import search
 
@@ -48,7 +48,7 @@ class SearchAnswer(Body):
 
 
 @router.post("/api/v1/search")
-async def search_passages(body: SearchQuestion, principal: CurrentPrincipal, runtime: CurrentRuntime) -> SearchAnswer:
+async def search_passages(body: SearchQuestion, principal: CurrentReader, runtime: CurrentRuntime) -> SearchAnswer:
     """The passages that fit a question best, among those the caller may read."""
     project_id = ProjectId(body.project_id) if body.project_id else None
     if project_id is not None:
