@@ -97,8 +97,9 @@ async def recover(runtime: Runtime) -> int:
 
 
 async def sweep(runtime: Runtime) -> None:
-    """Remove half-written uploads and the bytes of deleted documents."""
+    """Remove half-written uploads, the bytes of deleted documents and limits whose time is over."""
     runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
+    await runtime.limits.sweep()
     for tenant_id in await list_tenants(runtime):
         await sweep_blobs(runtime, tenant_id)
 

@@ -16,6 +16,7 @@ from pharos.infra.errors import PharosError, Unavailable
 from pharos.infra.terminal import error_console
 from pharos.library import commands as library
 from pharos.ops import commands as ops
+from pharos.ops import limit_commands as limits
 from pharos.ops import migrate_commands as migrate
 from pharos.ops import secrets_commands as secrets
 from pharos.providers.embedder import commands as embedder
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for slice_commands in (ops, migrate, secrets, identity, audit, library, retrieval, chat, embedder, processes):
+for slice_commands in (ops, limits, migrate, secrets, identity, audit, library, retrieval, chat, embedder, processes):
     app.add_typer(slice_commands.app)
 
 

@@ -132,10 +132,10 @@ class Limits:
         """What is stored instead of the subject: nobody who reads the table learns an address or an e-mail."""
         return hmac.new(self._hash_key, f"{policy.name}\n{subject}".encode(), hashlib.sha256).hexdigest()
 
-    async def reset(self, subject: str | None = None) -> int:
-        """Forget the hits of one subject under every policy, or of everybody; returns how many windows ended."""
-        keys = [self.key(policy, subject) for policy in POLICIES] if subject is not None else None
-        statement = RESET if keys is None else RESET_KEYS.bindparams(keys=keys)
+    async def reset(self, *subjects: str) -> int:
+        """Forget the hits of these subjects under every policy, or of everybody; returns how many windows ended."""
+        keys = [self.key(policy, subject) for policy in POLICIES for subject in subjects]
+        statement = RESET_KEYS.bindparams(keys=keys) if subjects else RESET
         async with self._db.statement() as connection:
             return int((await connection.execute(statement)).rowcount)
 
