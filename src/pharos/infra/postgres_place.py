@@ -5,11 +5,13 @@ Nobody's directory is opened to make a place reachable; another place is taken i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pwd
 import secrets
 import shutil
+import stat
 import subprocess
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -80,19 +82,27 @@ def _shared_place() -> Path:
     """A directory of ours that every user can enter and nobody else can write."""
     for place in SHARED_PLACES:
         try:
-            place.mkdir(mode=0o755, exist_ok=True)
-            for part in ("", "clusters", "binaries"):
-                (place / part).mkdir(exist_ok=True)
-                (place / part).chmod(0o755)
+            if all(_made_ours(place / part) for part in ("", "clusters", "binaries")):
+                return place
         except OSError:
             continue
-        if place.stat().st_uid == os.geteuid() and not place.is_symlink():
-            return place
     raise Unavailable(
         f"The database server cannot reach the data directory, and none of {', '.join(map(str, SHARED_PLACES))} can be "
         "used instead. Set PHAROS_DATA_DIR to a directory every user may enter.",
         code="no_reachable_place",
     )
+
+
+def _made_ours(path: Path) -> bool:
+    """Make it if it is missing, open it for reading if it is ours. Anybody may have put a link there before us: what
+    lies at the path itself is looked at before anything is changed."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o755)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        return False
+    path.chmod(0o755)  # whatever the umask was
+    return True
 
 
 def make_owned(path: Path, user: int, group: int) -> None:
