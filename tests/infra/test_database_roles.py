@@ -185,3 +185,18 @@ def test_a_secret_is_written_whole_and_for_its_owner_only(tmp_path: Path) -> Non
     assert file.read_text() == "second"
     assert [path.name for path in file.parent.iterdir()] == ["word"]
     assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_only_the_app_goes_through_a_pooler(tmp_path: Path) -> None:
+    urls = connection_urls(
+        Settings(
+            _env_file=None,
+            data_dir=tmp_path,
+            database_url="postgresql://pharos_app:word@pooler:6432/pharos",
+            database_direct_url="postgresql://pharos_app:word@db:5432/pharos?sslmode=require",
+        )
+    )
+    assert "@pooler:6432/" in urls.app
+    for url in (urls.direct, urls.migrator, urls.backup, urls.monitor):
+        assert url.endswith("@db:5432/pharos?sslmode=require")
+    assert urls.migrator.startswith("postgresql://pharos_migrator:")

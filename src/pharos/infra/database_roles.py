@@ -44,7 +44,8 @@ APP_SETTINGS = {
 
 @dataclass(frozen=True)
 class DatabaseUrls:
-    """Addresses of one database by role. `direct` is the app role past any pooler, for LISTEN."""
+    """Addresses of one database by role. `app` may lead through a pooler; all others go past it: LISTEN, migrations,
+    which hold a lock and a role in their session, and the roles that a pooler does not know."""
 
     app: str
     direct: str
@@ -59,7 +60,7 @@ def connection_urls(settings: Settings) -> DatabaseUrls:
     passwords = _read_passwords(settings.data_dir)
     if settings.database_url is not None:
         app, database = settings.database_url, urlsplit(settings.database_url).path.lstrip("/")
-        base = app
+        base = settings.database_direct_url or app
     else:
         cluster = embedded_postgres.find(settings.data_dir)
         if cluster is None or not passwords:
