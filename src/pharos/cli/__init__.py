@@ -8,10 +8,12 @@ import typer
 from sqlalchemy.exc import OperationalError
 
 from pharos import __version__
+from pharos.access import commands as access
 from pharos.chat import commands as chat
 from pharos.cli import processes
 from pharos.identity import audit_commands as audit
 from pharos.identity import commands as identity
+from pharos.identity import people_commands as people
 from pharos.infra.errors import PharosError, Unavailable
 from pharos.infra.terminal import error_console
 from pharos.library import commands as library
@@ -29,7 +31,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for slice_commands in (ops, limits, migrate, secrets, identity, audit, library, retrieval, chat, embedder, processes):
+for slice_commands in (
+    ops,
+    limits,
+    migrate,
+    secrets,
+    identity,
+    people,
+    audit,
+    access,
+    library,
+    retrieval,
+    chat,
+    embedder,
+    processes,
+):
     app.add_typer(slice_commands.app)
 
 

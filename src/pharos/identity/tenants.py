@@ -1,7 +1,8 @@
-"""Tenants: the default one, looking one up by its slug, and one for a measurement."""
+"""Tenants: making one, looking one up by its slug, the people who belong to several, and one for a measurement."""
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,15 +10,17 @@ from contextlib import asynccontextmanager
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 
-from pharos.identity.models import Tenant
+from pharos.identity.audit import record_audit
+from pharos.identity.models import Membership, Tenant, User
 from pharos.identity.principal import Principal, operator
 from pharos.infra.db_system import system_transaction
-from pharos.infra.errors import NotFound
-from pharos.infra.ids import TenantId, new_id
+from pharos.infra.errors import Conflict, Invalid, NotFound
+from pharos.infra.ids import TenantId, UserId, new_id
 from pharos.infra.settings import Settings
 from pharos.runtime import Runtime, open_runtime
 
 DEFAULT_SLUG = "default"
+SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
 async def ensure_default_tenant(runtime: Runtime) -> TenantId:
@@ -26,6 +29,67 @@ async def ensure_default_tenant(runtime: Runtime) -> TenantId:
     async with system_transaction(runtime.db) as session:
         await session.execute(row.on_conflict_do_nothing(index_elements=["slug"]))
     return await find_tenant(runtime, DEFAULT_SLUG)
+
+
+async def create_tenant(runtime: Runtime, *, slug: str, name: str) -> TenantId:
+    """A new, empty tenant. Raises `Conflict` when the slug is taken, `Invalid` for a slug or a name that is none."""
+    name = " ".join(name.split())
+    if SLUG.fullmatch(slug) is None:
+        raise Invalid("A slug has 3 to 63 small letters, digits and hyphens between them.", code="bad_slug")
+    if not 1 <= len(name) <= 200:
+        raise Invalid("A tenant's name has 1 to 200 characters.", code="bad_name")
+    tenant_id = TenantId(new_id())
+    row = insert(Tenant).values(id=tenant_id, slug=slug, name=name)
+    async with runtime.db.transaction(tenant_id) as session:
+        made = await session.execute(row.on_conflict_do_nothing(index_elements=["slug"]).returning(Tenant.id))
+        if made.scalar_one_or_none() is None:
+            raise Conflict(f"There is a tenant “{slug}” already.", code="tenant_exists")
+        await record_audit(
+            session, operator(tenant_id), action="tenant.created", subject=f"tenant:{tenant_id}", slug=slug, name=name
+        )
+    return tenant_id
+
+
+async def list_tenants(runtime: Runtime) -> list[Tenant]:
+    """All tenants of the installation by slug; for the operator."""
+    async with system_transaction(runtime.db) as session:
+        return list((await session.execute(select(Tenant).order_by(Tenant.slug))).scalars())
+
+
+async def list_tenants_of(runtime: Runtime, user_id: UserId) -> list[Tenant]:
+    """Where a person may sign in, by name."""
+    mine = select(Membership.tenant_id).where(Membership.user_id == user_id, Membership.disabled_at.is_(None))
+    found = select(Tenant).where(Tenant.id.in_(mine)).order_by(Tenant.name, Tenant.slug)
+    async with system_transaction(runtime.db, user_id=user_id) as session:
+        return list((await session.execute(found)).scalars())
+
+
+async def get_tenant(runtime: Runtime, slug: str) -> Tenant:
+    """Raises `NotFound`."""
+    async with system_transaction(runtime.db) as session:
+        found = (await session.execute(select(Tenant).where(Tenant.slug == slug))).scalar_one_or_none()
+    if found is None:
+        raise NotFound(f"There is no tenant “{slug}”. `pharos tenant list` shows them.", code="no_such_tenant")
+    return found
+
+
+async def add_place(runtime: Runtime, principal: Principal, *, email: str) -> bool:
+    """Give a person who has an account a place in the principal's tenant; False when they have one.
+
+    Raises `NotFound` when nobody has this address.
+    """
+    async with system_transaction(runtime.db) as session:
+        wanted = select(User.id).where(User.email == email.strip().lower())
+        user_id = (await session.execute(wanted)).scalar_one_or_none()
+    if user_id is None:
+        raise NotFound(f"Nobody has the address {email}. Invite them, or make the account first.", code="no_such_user")
+    row = insert(Membership).values(tenant_id=principal.tenant_id, user_id=user_id)
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        added = await session.execute(row.on_conflict_do_nothing().returning(Membership.user_id))
+        is_new = added.scalar_one_or_none() is not None
+        if is_new:
+            await record_audit(session, principal, action="person.added", subject=f"user:{user_id}")
+    return is_new
 
 
 async def find_tenant(runtime: Runtime, slug: str) -> TenantId:
