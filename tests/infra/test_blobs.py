@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import resource
@@ -96,7 +97,7 @@ async def test_tenants_share_no_file(tmp_path: Path) -> None:
     first = await store.write(TENANT, stream(b"same"), max_bytes=10)
     second = await store.write(other, stream(b"same"), max_bytes=10)
     assert not second.was_known
-    store.delete(TENANT, first.sha256)
+    store.delete_older_than(TENANT, [first.sha256], 0, now=time.time())
     assert store.path(other, second.sha256).exists()
 
 
@@ -109,3 +110,33 @@ async def test_the_sweep_takes_old_leftovers_and_spares_what_is_being_written(tm
     (incoming / "fresh").write_bytes(b"half")
     assert store.sweep_incoming(older_than_seconds=3600, now=time.time()) == 1
     assert [path.name for path in incoming.iterdir()] == ["fresh"]
+
+
+async def test_bytes_that_were_sent_again_outlive_a_sweep_that_had_listed_them(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    blob = await store.write(TENANT, stream(b"lighthouse"), max_bytes=100)
+    path = store.path(TENANT, blob.sha256)
+    os.utime(path, (0, 0))
+    listed = store.older_than(TENANT, 3600, now=time.time())
+    assert listed == [blob.sha256]
+    await store.write(TENANT, stream(b"lighthouse"), max_bytes=100)
+    assert store.delete_older_than(TENANT, listed, 3600, now=time.time()) == 0
+    assert path.read_bytes() == b"lighthouse"
+    os.utime(path, (0, 0))
+    assert store.delete_older_than(TENANT, listed, 3600, now=time.time()) == 1
+
+
+async def test_uploads_and_sweeps_at_once_never_leave_an_empty_file(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+
+    def sweep_always() -> None:
+        for _ in range(300):
+            store.delete_older_than(TENANT, [hashlib.sha256(b"lighthouse").hexdigest()], 0, now=time.time() + 1)
+
+    sweeping = asyncio.create_task(asyncio.to_thread(sweep_always))
+    while not sweeping.done():
+        await store.write(TENANT, stream(b"lighthouse"), max_bytes=100)
+        for path in files_below(tmp_path / str(TENANT)):
+            with contextlib.suppress(FileNotFoundError):
+                assert path.read_bytes() == b"lighthouse"
+    await sweeping

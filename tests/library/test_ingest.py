@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +14,14 @@ from tests.conftest import RunJobs
 from tests.fakes import FakeEmbedding
 from tests.make import MadeTenant, make_document, make_project
 
+from pharos.identity.principal import operator
 from pharos.infra import jobs
-from pharos.infra.errors import Invalid, NotFound, TooLarge, Unavailable
-from pharos.infra.ids import DocumentId, TenantId
+from pharos.infra.errors import Invalid, NotAllowed, NotFound, TooLarge, Unavailable
+from pharos.infra.ids import DocumentId, TenantId, new_id
 from pharos.library import documents, ingest
-from pharos.library.check import check_index
+from pharos.library.check import check_index, repair_index
 from pharos.library.delete import delete_document, sweep_blobs
-from pharos.library.folder import ingest_files, list_files
+from pharos.library.handbook import load_handbook
 from pharos.library.models import Document, Passage
 from pharos.library.upload import DuplicateDocument
 from pharos.runtime import Runtime
@@ -211,29 +211,6 @@ async def test_an_embedder_that_is_away_is_tried_again_and_the_document_is_not_f
     assert (await read(runtime, tenant, document.id)).status == "indexed"
 
 
-@pytest.mark.contract("IQ-01", part="unchanged files are skipped")
-async def test_a_folder_is_added_then_skipped_then_replaced_where_it_changed(
-    runtime: Runtime, tenant: MadeTenant, tmp_path: Path
-) -> None:
-    project = await make_project(runtime.db, tenant.admin)
-    folder = tmp_path / "notes"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "a.txt").write_text("The first note.")
-    (folder / "sub" / "b.txt").write_text("The second note.")
-    (folder / ".hidden").write_text("not this one")
-
-    async def go() -> list[tuple[str, str]]:
-        files = list_files([folder])
-        return [(o.name, o.outcome) async for o in ingest_files(runtime, tenant.admin, project_id=project, files=files)]
-
-    assert await go() == [("a.txt", "added"), ("sub/b.txt", "added")]
-    assert await go() == [("a.txt", "unchanged"), ("sub/b.txt", "unchanged")]
-    (folder / "a.txt").write_text("The first note, revised.")
-    assert await go() == [("a.txt", "replaced"), ("sub/b.txt", "unchanged")]
-    async with runtime.db.transaction(tenant.id) as session:
-        assert len(await documents.list_documents(session, tenant.admin, project_id=project)) == 2
-
-
 async def test_every_span_is_exactly_its_passage(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> None:
     project = await make_project(runtime.db, tenant.admin)
     body = "\r\n\r\n".join(f"Absatz {n}: Der Türmer zündet die Lampe an. 灯塔守望者点亮灯。" * 6 for n in range(30))
@@ -267,3 +244,73 @@ async def test_clearing_the_queue_removes_only_waiting_jobs_and_loses_no_documen
         assert await documents.recover_documents(session) == 1
     await run_jobs(runtime)
     assert (await read(runtime, tenant, document.id)).status == "indexed"
+
+
+async def test_a_document_deleted_while_it_is_being_stored_leaves_the_counts_right(
+    runtime: Runtime, tenant: MadeTenant
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+    document_id = DocumentId(document.id)
+    deleting: asyncio.Task[None] | None = None
+
+    async def delete_it() -> None:
+        async with runtime.db.transaction(tenant.id) as session:
+            await delete_document(session, tenant.admin, document_id=document_id)
+
+    async with runtime.db.transaction(tenant.id) as session:
+        # What a run does in its last transaction: the row's lock, then the passages and their counts.
+        await session.execute(text("select id from documents where id = :id for update"), {"id": document_id})
+        deleting = asyncio.create_task(delete_it())
+        waiting = text("select count(*) from pg_locks where not granted and locktype in ('transactionid', 'tuple')")
+        while not (await session.execute(waiting)).scalar_one():  # noqa: ASYNC110 - the other end is the database
+            await asyncio.sleep(0.01)
+        await session.execute(ADD_PASSAGE, {"project": project, "document": document_id, "id": new_id()})
+    await deleting
+    async with runtime.db.transaction(tenant.id) as session:
+        counted = await session.execute(text("select passage_count from projects where id = :id"), {"id": project})
+        assert counted.scalar_one() == 0
+        assert (await check_index(session)).out_of_step == 0
+
+
+async def test_an_index_out_of_step_is_noticed_and_repaired(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    await make_document(runtime, tenant.admin, project)
+    other = await make_document(runtime, tenant.admin, project, name="b.txt", content=b"A second note about lamps.")
+    await run_jobs(runtime)
+    async with runtime.db.transaction(tenant.id) as session:
+        await session.execute(text("update projects set passage_count = 7"))
+        await session.execute(text("update lexicon set passages = passages + 1"))
+        await session.execute(text("delete from passages where document_id = :id"), {"id": other.id})
+    async with runtime.db.transaction(tenant.id) as session:
+        assert (await check_index(session)).out_of_step > 2
+        assert await repair_index(session) == 1
+    await run_jobs(runtime)
+    async with runtime.db.transaction(tenant.id) as session:
+        assert (await check_index(session)).out_of_step == 0
+    assert len(await passages_of(runtime, tenant)) == 2
+
+
+async def test_the_handbook_takes_no_documents_but_its_own(runtime: Runtime, tenant: MadeTenant) -> None:
+    project = await load_handbook(runtime, tenant.id)
+    for principal in (tenant.admin, operator(tenant.id)):
+        with pytest.raises(NotAllowed):
+            await make_document(runtime, principal, project)
+
+
+ADD_PASSAGE = text(
+    """
+    with counted as (update projects set passage_count = passage_count + 1 where id = :project),
+    passage as (
+        insert into passages (tenant_id, id, project_id, document_id, ordinal, start_char, end_char, text)
+        select tenant_id, :id, :project, :document, 0, 0, 5, 'Light' from projects where id = :project
+    ), term as (
+        insert into passage_terms (tenant_id, passage_id, project_id, terms)
+        select tenant_id, :id, :project, '{7:1}/1000000000' from projects where id = :project
+    )
+    insert into lexicon (tenant_id, project_id, term, passages)
+    select tenant_id, :project, 7, 1 from projects where id = :project
+    """
+)

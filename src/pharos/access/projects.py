@@ -65,14 +65,14 @@ def tiers_of(principal: Principal) -> Subquery:
         rungs: Rungs = {"direct": case((Project.id == principal.guest_project_id, literal(1)))}
         return _ladder(select(Project.id), rungs)
     if principal.user_id is None:
-        rungs = {"platform": case((literal(principal.sees_everything), literal(3))), "public": _public_tier()}
+        rungs = {"platform": _platform_tier(principal), "public": _public_tier()}
         return _ladder(select(Project.id), rungs)
     given = _given()
     held = _by_kind(given, given.c.user_id == principal.user_id)
     return _ladder(
         select(Project.id).outerjoin(held, held.c.project_id == Project.id),
         {
-            "platform": case((literal(principal.sees_everything), literal(3))),
+            "platform": _platform_tier(principal),
             "owner": case((Project.owner_id == principal.user_id, literal(3))),
             "ceo": case((literal(principal.org_position == "ceo"), literal(1))),
             **_held_tiers(held),
@@ -93,7 +93,7 @@ def tiers_on(project_id: ProjectId) -> Subquery:
     return _ladder(
         people,
         {
-            "platform": case((Membership.platform_role != "none", literal(3))),
+            "platform": case((Membership.platform_role != "none", _everything_but_the_handbook())),
             "owner": case((Project.owner_id == Membership.user_id, literal(3))),
             "ceo": case((Membership.org_position == "ceo", literal(1))),
             **_held_tiers(held),
@@ -183,6 +183,17 @@ def _ladder(rows: Select[Any], rungs: Rungs) -> Subquery:
     tier = func.coalesce(*by_order).label("tier")
     source = case(*((each.c[source].is_not(None), literal(source)) for source in ORDER)).label("source")
     return select(each, tier, source).subquery("tiers")
+
+
+def _platform_tier(principal: Principal) -> ColumnElement[int | None]:
+    if principal.kind == "product":
+        return literal(3)
+    return case((literal(principal.sees_everything), _everything_but_the_handbook()))
+
+
+def _everything_but_the_handbook() -> ColumnElement[int]:
+    """Full, but the handbook is only read: each version brings its own, and takes away what else lies there."""
+    return case((Project.is_handbook, 1), else_=3)
 
 
 def _is_open() -> ColumnElement[bool]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,15 +64,29 @@ class BlobStore:
                 return await asyncio.to_thread(self._keep, descriptor, temporary, target, size)
 
     def _keep(self, descriptor: int, temporary: Path, target: Path, size_bytes: int) -> Blob:
-        was_known = target.exists()
-        if was_known:
-            target.touch()  # starts the sweep's grace anew: a row that names it is about to be written
-        else:
-            os.fsync(descriptor)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(target)
-            _flush_folder(target.parent)
+        with self._lock():
+            was_known = True
+            try:
+                os.utime(target)  # starts the sweep's grace anew: a row that names it is about to be written
+            except FileNotFoundError:
+                was_known = False
+                os.fsync(descriptor)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary.replace(target)
+                _flush_folder(target.parent)
         return Blob(sha256=target.name, size_bytes=size_bytes, was_known=was_known)
+
+    @contextlib.contextmanager
+    def _lock(self, *, exclusive: bool = False) -> Iterator[None]:
+        """Uploads among themselves are free; the sweep, between looking at a file's age and removing it, is alone."""
+        folder = self.root / "incoming"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[tuple[int, Path]]:
@@ -86,9 +101,16 @@ class BlobStore:
             os.close(descriptor)
             temporary.unlink(missing_ok=True)
 
-    def delete(self, tenant_id: TenantId, sha256: str) -> None:
-        """Remove a blob that no row names any more; a missing one is fine."""
-        self.path(tenant_id, sha256).unlink(missing_ok=True)
+    def delete_older_than(self, tenant_id: TenantId, hashes: Iterable[str], seconds: float, *, now: float) -> int:
+        """Remove blobs that no row names any more, except those sent again meanwhile; returns how many."""
+        deleted = 0
+        for sha256 in hashes:
+            path = self.path(tenant_id, sha256)
+            with self._lock(exclusive=True), contextlib.suppress(FileNotFoundError):
+                if now - path.stat().st_mtime >= seconds:
+                    path.unlink()
+                    deleted += 1
+        return deleted
 
     def older_than(self, tenant_id: TenantId, seconds: float, *, now: float) -> list[str]:
         """Hashes of the tenant's blobs last written at least `seconds` before `now` (Unix time)."""
@@ -97,9 +119,8 @@ class BlobStore:
 
     def sweep_incoming(self, *, older_than_seconds: float, now: float) -> int:
         """Remove what killed processes left half-written; returns how many files."""
-        leftovers = [
-            path for path in (self.root / "incoming").glob("*") if now - path.stat().st_mtime > older_than_seconds
-        ]
+        incoming = (self.root / "incoming").glob("*")
+        leftovers = [path for path in incoming if now - path.stat().st_mtime > older_than_seconds]
         for path in leftovers:
             path.unlink(missing_ok=True)
         return len(leftovers)

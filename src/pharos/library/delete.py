@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import ARRAY, Text, any_, delete, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
@@ -27,6 +27,8 @@ BLOB_GRACE_SECONDS = 24 * 3600
 async def delete_document(session: AsyncSession, principal: Principal, *, document_id: DocumentId) -> None:
     """Remove a document the principal may edit, with all that was made of it; `sweep_blobs` takes its bytes."""
     await get_document(session, principal, document_id=document_id, tier="edit")
+    # A run that is just storing this document's passages holds its row: they must be there to be counted off.
+    await session.execute(select(Document.id).where(Document.id == document_id).with_for_update())
     await delete_passages(session, document_ids=[document_id])
     await session.execute(BLANK_QUOTATIONS, {"document_id": document_id})
     await session.execute(delete(Document).where(Document.id == document_id))
@@ -41,11 +43,10 @@ async def sweep_blobs(runtime: Runtime, tenant_id: TenantId, *, grace_seconds: f
     async with runtime.db.transaction(tenant_id) as session:
         used = await _named(session, candidates)
     unused = [sha256 for sha256 in candidates if sha256 not in used]
-    for sha256 in unused:
-        runtime.blobs.delete(tenant_id, sha256)
-    return len(unused)
+    return await asyncio.to_thread(runtime.blobs.delete_older_than, tenant_id, unused, grace_seconds, now=time.time())
 
 
 async def _named(session: AsyncSession, hashes: Iterable[str]) -> set[str]:
-    found = await session.execute(select(Document.sha256).where(Document.sha256.in_(list(hashes))))
+    one_of_them = Document.sha256 == any_(literal(list(hashes), ARRAY(Text)))
+    found = await session.execute(select(Document.sha256).where(one_of_them))
     return set(found.scalars())

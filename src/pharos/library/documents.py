@@ -7,8 +7,9 @@ pending -> processing -> indexed
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import case, exists, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.projects import Tier, require, visible_projects
@@ -19,6 +20,7 @@ from pharos.infra.ids import DocumentId, ProjectId
 from pharos.library.models import Document, DocumentText
 
 INGEST_TASK = "ingest_document"
+UNFINISHED = ("pending", "processing")
 GAVE_UP = "The document stopped the worker again and again and was given up. Split it or convert it, then retry."
 
 
@@ -29,6 +31,37 @@ async def list_documents(session: AsyncSession, principal: Principal, *, project
         select(Document).where(Document.project_id == project_id).order_by(func.lower(Document.name), Document.id)
     )
     return found.scalars().all()
+
+
+@dataclass(frozen=True)
+class FoundDocuments:
+    """Some of a project's documents, how many more were found, and whether any of the project is on its way."""
+
+    documents: Sequence[Document]
+    more_count: int
+    is_busy: bool
+
+
+async def find_documents(
+    session: AsyncSession, principal: Principal, *, project_id: ProjectId, name: str, limit: int
+) -> FoundDocuments:
+    """Documents whose name contains `name`, those that need a look first: failed, then unfinished, then the rest."""
+    await require(session, principal, project_id, "use")
+    here = Document.project_id == project_id
+    order = case({"failed": 0, "processing": 1, "pending": 1}, value=Document.status, else_=2)
+    found = await session.execute(
+        select(Document, func.count().over().label("found"))
+        .where(here, Document.name.icontains(name.strip(), autoescape=True))
+        .order_by(order, func.lower(Document.name), Document.id)
+        .limit(limit)
+    )
+    rows = found.all()
+    busy = select(exists().where(here, Document.status.in_(UNFINISHED)))
+    return FoundDocuments(
+        documents=[row.Document for row in rows],
+        more_count=rows[0].found - len(rows) if rows else 0,
+        is_busy=bool((await session.execute(busy)).scalar_one()),
+    )
 
 
 async def get_document(
@@ -80,7 +113,7 @@ async def give_up(session: AsyncSession, *, document_id: DocumentId, reason: str
     condition = Document.epoch == epoch if epoch is not None else text("true")
     await session.execute(
         update(Document)
-        .where(Document.id == document_id, Document.status.in_(("pending", "processing")), condition)
+        .where(Document.id == document_id, Document.status.in_(UNFINISHED), condition)
         .values(status="failed", reason=reason, updated_at=func.now())
     )
 
@@ -94,7 +127,7 @@ async def recover_documents(session: AsyncSession) -> int:
     found = await session.execute(
         select(Document)
         .where(
-            Document.status.in_(("pending", "processing")),
+            Document.status.in_(UNFINISHED),
             text(
                 "not exists (select from procrastinate_jobs job where job.status in ('todo', 'doing') "
                 "and job.lock = 'document:' || documents.id)"

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from pharos.access.models import Project
-from pharos.identity.principal import operator
+from pharos.identity.principal import product
 from pharos.infra.ids import DocumentId, ProjectId, TenantId
 from pharos.infra.shipped import shipped_folder
 from pharos.library.delete import delete_document
@@ -21,7 +21,7 @@ FOLDERS = ("docs/guide", "docs/runbook")
 
 async def load_handbook(runtime: Runtime, tenant_id: TenantId) -> ProjectId:
     """Make the tenant's handbook what this version ships: add, replace, remove. Runs at every start; cheap."""
-    principal = operator(tenant_id)
+    principal = product(tenant_id)
     async with runtime.db.transaction(tenant_id) as session:
         found = await session.execute(select(Project.id).where(Project.is_handbook))
         project_id = found.scalar_one_or_none()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
-from sqlalchemy import func, select
+from sqlalchemy import ARRAY, Uuid, any_, func, literal, select
 
 from pharos.identity.audit import record_audit
 from pharos.identity.current import CurrentAdmin, CurrentPrincipal, CurrentRuntime
@@ -147,7 +147,7 @@ async def get_file(document_id: DocumentId, principal: CurrentPrincipal, runtime
 async def ingest(principal: CurrentAdmin, runtime: CurrentRuntime) -> schemas.IngestAnswer:
     """Bring in the folders of PHAROS_INGEST_PATHS; unchanged files are skipped. No path comes from a request."""
     report = await ingest_configured(runtime, principal)
-    indexed = select(func.count()).where(Passage.document_id.in_(report.document_ids))
+    indexed = select(func.count()).where(Passage.document_id == any_(literal(list(report.document_ids), ARRAY(Uuid))))
     async with runtime.db.transaction(principal.tenant_id) as session:
         passages = (await session.execute(indexed)).scalar_one()
         await record_audit(

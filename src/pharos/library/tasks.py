@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from procrastinate import JobContext
+from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.infra import jobs
 from pharos.infra.errors import PharosError
@@ -26,8 +27,7 @@ async def ingest_document(context: JobContext, *, tenant_id: str, document_id: s
         await ingest.ingest_document(runtime, tenant, document)
     except Exception as error:
         if context.job.attempts + 1 >= jobs.MAX_ATTEMPTS:
-            reason = error.message if isinstance(error, PharosError) else f"{GAVE_UP} ({type(error).__name__})"
-            await mark_given_up(runtime, tenant_id=tenant_id, document_id=document_id, reason=reason)
+            await mark_given_up(runtime, tenant_id=tenant_id, document_id=document_id, reason=_reason(error))
         raise
 
 
@@ -36,3 +36,11 @@ async def mark_given_up(runtime: Runtime, *, tenant_id: str, document_id: str, r
     async with runtime.db.transaction(TenantId(UUID(tenant_id))) as session:
         await give_up(session, document_id=DocumentId(UUID(document_id)), reason=reason)
     log.warning("document.given_up", document_id=document_id)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PharosError):
+        return error.message
+    if isinstance(error, SQLAlchemyError):
+        return "The database did not take it. When `pharos doctor` is content, retry the document."
+    return f"Pharos could not work it out ({type(error).__name__}). `pharos logs worker` has more; then retry."

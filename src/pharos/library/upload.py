@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -64,7 +65,8 @@ async def store(runtime: Runtime, tenant_id: TenantId, *, name: str, chunks: Asy
     blob = await runtime.blobs.write(tenant_id, chunks, max_bytes=runtime.settings.max_upload_bytes)
     if blob.size_bytes == 0:
         raise Invalid("The file is empty. Check it and send it again.", code="empty_file")
-    return Stored(blob, sniff_file(runtime.blobs.path(tenant_id, blob.sha256), name=name))
+    path = runtime.blobs.path(tenant_id, blob.sha256)
+    return Stored(blob, await asyncio.to_thread(sniff_file, path, name=name))
 
 
 async def record(

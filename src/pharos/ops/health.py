@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pharos.identity.current import CurrentRuntime
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import PharosError
+from pharos.infra.jobs import has_worker
 from pharos.infra.migrate import head_revision
 from pharos.library.models import VectorSpace
 from pharos.runtime import Runtime
@@ -114,8 +115,7 @@ async def vectors_answer(runtime: Runtime) -> bool:
 async def queue_answers(runtime: Runtime) -> bool:
     """The queue can be read and a worker has reported within half a minute."""
     async with system_transaction(runtime.db) as session:
-        alive = text("select from procrastinate_workers where last_heartbeat > now() - interval '30 seconds' limit 1")
-        return (await session.execute(alive)).first() is not None
+        return await has_worker(session)
 
 
 async def storage_answers(runtime: Runtime) -> bool:

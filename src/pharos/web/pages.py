@@ -19,9 +19,10 @@ from pharos.infra.http import safe_next
 from pharos.infra.ids import ConversationId, DocumentId, ProjectId
 from pharos.library import documents as library_documents
 from pharos.library import projects as library_projects
+from pharos.library.documents import FoundDocuments, find_documents
 from pharos.web.html import HEADERS, STATIC, page
 from pharos.web.reader import document_view
-from pharos.web.views import BLANKS, Turn, shelf, turns
+from pharos.web.views import BLANKS, Turn, turns
 from pharos.web.visit import CurrentVisit, Visit
 
 router = APIRouter(include_in_schema=False)
@@ -29,6 +30,8 @@ router = APIRouter(include_in_schema=False)
 Token = Annotated[str, Query(max_length=200)]
 NextPath = Annotated[str | None, Query(alias="next", max_length=2000)]
 EARLIER_CONVERSATIONS = 20
+SHOWN_DOCUMENTS = 200
+"""Rows of the documents panel: more make every poll of a page heavy; the rest is found by name."""
 CODE_TYPES = ("text/x-", "application/json", "application/xml", "application/x-")
 
 
@@ -114,7 +117,7 @@ async def project_page(
     principal = visit.principal
     async with visit.runtime.db.transaction(principal.tenant_id) as session:
         project = await library_projects.get_project(session, principal, project_id=project_id)
-        listed = await library_documents.list_documents(session, principal, project_id=project_id)
+        found = await find_documents(session, principal, project_id=project_id, name="", limit=SHOWN_DOCUMENTS)
         conversations = await history.list_conversations(
             session, principal, project_id=project_id, limit=EARLIER_CONVERSATIONS
         )
@@ -129,7 +132,7 @@ async def project_page(
         request,
         "project.html",
         **visit.context,
-        **vars(shelf(listed, name="")),
+        **_shelf(found, name=""),
         **BLANKS,
         project=project,
         can_edit=project.tier != "use",
@@ -147,9 +150,18 @@ async def document_list(
     """The rows of the documents panel alone, which htmx puts in place of the old ones."""
     async with visit.runtime.db.transaction(visit.principal.tenant_id) as session:
         project = await library_projects.get_project(session, visit.principal, project_id=project_id)
-        listed = await library_documents.list_documents(session, visit.principal, project_id=project_id)
-    rows: dict[str, Any] = vars(shelf(listed, name=name))
-    return page(request, "_documents.html", **rows, project=project, can_edit=project.tier != "use")
+        found = await find_documents(session, visit.principal, project_id=project_id, name=name, limit=SHOWN_DOCUMENTS)
+    return page(request, "_documents.html", **_shelf(found, name=name), project=project, can_edit=project.tier != "use")
+
+
+def _shelf(found: FoundDocuments, *, name: str) -> dict[str, Any]:
+    """What the documents panel shows of what was found by `name`."""
+    return {
+        "documents": found.documents,
+        "more_count": found.more_count,
+        "busy": found.is_busy,
+        "filtered": bool(name.strip()),
+    }
 
 
 @router.get("/projects/{project_id}/documents/{document_id}")

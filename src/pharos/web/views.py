@@ -1,10 +1,10 @@
-"""What the templates show of conversations and documents: plain values, shaped by pure functions."""
+"""What the templates show of conversations: plain values, shaped by pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 from uuid import UUID
 
 from markupsafe import Markup
@@ -12,11 +12,6 @@ from markupsafe import Markup
 from pharos.chat.answer_html import answer_html, passage_path
 from pharos.chat.history import Source
 from pharos.infra.ids import MessageId, ProjectId
-
-SHOWN_DOCUMENTS = 200
-"""Rows of the documents panel: more make every poll of a page heavy; the rest is found by name."""
-
-UNFINISHED = ("processing", "pending")
 
 
 @dataclass(frozen=True)
@@ -93,38 +88,4 @@ def _answer(project_id: ProjectId, message: StoredMessage, sources: Sequence[Sou
         grounded=message.grounded,
         degraded=bool(message.degraded),
         sources=lines if message.grounded else (),
-    )
-
-
-class ListedDocument(Protocol):
-    """What is read of a row of `documents` to list it."""
-
-    name: str
-    status: str
-
-
-D = TypeVar("D", bound=ListedDocument)
-
-
-@dataclass(frozen=True)
-class Shelf(Generic[D]):
-    """The documents panel: the rows shown, how many more there are, whether any is still on its way."""
-
-    documents: list[D]
-    more_count: int
-    busy: bool
-    filtered: bool
-
-
-def shelf(documents: Sequence[D], *, name: str) -> Shelf[D]:
-    """The rows whose name contains `name`, those that need a look first: failed, then unfinished, then the rest."""
-    wanted = name.strip().casefold()
-    found = [document for document in documents if wanted in document.name.casefold()]
-    order = {"failed": 0} | dict.fromkeys(UNFINISHED, 1)
-    found.sort(key=lambda document: order.get(document.status, 2))
-    return Shelf(
-        documents=found[:SHOWN_DOCUMENTS],
-        more_count=max(0, len(found) - SHOWN_DOCUMENTS),
-        busy=any(document.status in UNFINISHED for document in documents),
-        filtered=bool(wanted),
     )
