@@ -1,7 +1,8 @@
 """`make contract`: which rows of docs/contract.md are proved, by group; fails where the page and the tests disagree.
 
-The page says by hand what each row's state is; the tests say by mark which rows they prove; the last run says how
-they ended. `--update` writes the state of rows that still say `open` from the tests that passed.
+The page says by hand what each row's state is; the tests say by mark which rows they prove; the record says how they
+ended, and in which state of the files: one of another state, or of a run of some tests only, proves nothing. `--update`
+writes the state of rows that still say `open` from the tests that passed.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from tests.contract_plugin import MARKS, RECORD
+from tests.contract_plugin import MARKS, RECORD, ROOT, Record, read_record, tree_state
 
-PAGE = Path(__file__).parents[1] / "docs" / "contract.md"
+PAGE = ROOT / "docs" / "contract.md"
 GROUP = re.compile(r"^## (?P<title>.+) \((?P<group>[A-Z]{2})\)$")
 ROW = re.compile(r"^\| (?P<id>[A-Z]{2}-\d{2}) \|.*\| (?P<state>[^|]+) \|$")
 STATES = ("covered", "partly", "open")
@@ -29,7 +29,7 @@ class Row:
     group: str
     title: str
     state: str  # covered, partly or open
-    rest: str  # what is missing from a partly covered row
+    rest: str  # what is missing from a partly covered row, or the parts that make a covered one, split by ;
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def collect_marks() -> dict[str, list[tuple[str, str | None]]]:
     """All tests with their rows, without running them. Raises RuntimeError with pytest's words when that fails."""
     MARKS.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:randomly", "tests"]
-    done = subprocess.run(command, cwd=PAGE.parents[1], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not MARKS.exists():
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
     found = json.loads(MARKS.read_text())
@@ -100,9 +100,32 @@ def _faults_of(row: Row, proofs: list[Proof]) -> list[str]:
     if row.state in {"covered", "partly"} and not passed:
         seen = ", ".join(sorted({proof.outcome for proof in proofs})) or "no test names it"
         faults.append(f"{row.id} is {row.state}, but no test of it passed in the last run ({seen})")
-    if row.state == "covered" and passed and all(proof.part for proof in passed) and len(passed) == 1:
-        faults.append(f"{row.id} is covered, but its only test proves a part: {passed[0].part}")
+    if row.state == "covered" and passed:
+        faults += _faults_of_covered(row, proofs)
     return faults
+
+
+def _faults_of_covered(row: Row, proofs: list[Proof]) -> list[str]:
+    """A covered row needs a proof of the whole, or one of each part that the page names, and all its proofs passed."""
+    proved = {proof.part for proof in proofs if proof.outcome == "passed"}
+    needed = [part.strip() for part in row.rest.split(";")] if row.rest else []
+    faults = [f"{row.id} is covered in parts, but no test proves “{part}”" for part in needed if part not in proved]
+    if not needed and None not in proved:
+        parts = "; ".join(sorted(str(part) for part in proved))
+        faults.append(f"{row.id} is covered, but its tests prove a part each. Name the parts that make it: {parts}")
+    left_out = [f"{proof.test} ({proof.outcome})" for proof in proofs if proof.outcome in {"skipped", "not run"}]
+    if left_out:
+        faults.append(f"{row.id} is covered, but of its tests did not run: {', '.join(left_out)}")
+    return faults
+
+
+def find_record_faults(record: Record | None, tree: str) -> list[str]:
+    """Why the record says nothing about the tree as it is now; empty when it does."""
+    if record is None:
+        return ["no run is recorded. Run `make test`"]
+    if not record.tree or record.tree != tree:
+        return [f"the last run was of another state of the files (commit {record.commit or '?'}). Run `make test`"]
+    return [] if record.is_full else ["only some tests were run in this state of the files. Run `make test`"]
 
 
 def update_page(page: str, proofs: Iterable[Proof]) -> str:
@@ -144,12 +167,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--update", action="store_true", help="write the state of open rows that tests prove")
     arguments = parser.parse_args()
-    outcomes = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    proofs = join_outcomes(collect_marks(), outcomes)
+    record = read_record(RECORD)
+    proofs = join_outcomes(collect_marks(), record.outcomes if record else {})
     if arguments.update:
         PAGE.write_text(update_page(PAGE.read_text(), proofs))
     rows = read_rows(PAGE.read_text())
-    faults = find_faults(rows, proofs)
+    faults = [*find_record_faults(record, tree_state()[1]), *find_faults(rows, proofs)]
     sys.stdout.write(report(rows) + "\n" + "".join(f"fault: {fault}\n" for fault in faults))
     return 1 if faults else 0
 
