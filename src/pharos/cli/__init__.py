@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
+import psycopg
 import typer
-from sqlalchemy.exc import OperationalError
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from pharos import __version__
 from pharos.access import commands as access
@@ -14,7 +17,9 @@ from pharos.cli import processes
 from pharos.identity import audit_commands as audit
 from pharos.identity import commands as identity
 from pharos.identity import people_commands as people
-from pharos.infra.errors import PharosError, Unavailable
+from pharos.infra.database_errors import as_pharos_error
+from pharos.infra.errors import PharosError, StorageFull, Unavailable
+from pharos.infra.settings import Settings, setting_error
 from pharos.infra.terminal import error_console
 from pharos.library import commands as library
 from pharos.ops import commands as ops
@@ -61,10 +66,18 @@ def main() -> None:
         app()
     except PharosError as error:
         _fail(error)
-    except OperationalError:
-        _fail(Unavailable("The database does not answer now. Try again in a moment; `pharos doctor db` says why."))
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        _fail(setting_error(error))
+    except (SQLAlchemyError, psycopg.Error) as error:
+        found = as_pharos_error(error)
+        if found is None:
+            raise
+        _fail(found)
     except OSError as error:
-        _fail(Unavailable(f"{error.strerror or error} ({error.filename or 'no file'}). Check it with `pharos doctor`."))
+        kind = StorageFull if error.errno == errno.ENOSPC else Unavailable
+        _fail(kind(f"{error.strerror or error} ({error.filename or 'no file'}). Check it with `pharos doctor`."))
     except KeyboardInterrupt:
         sys.exit(130)
 

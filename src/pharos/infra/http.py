@@ -20,6 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pharos.infra import database_errors
 from pharos.infra.errors import (
     Invalid,
     LimitReached,
@@ -27,6 +28,7 @@ from pharos.infra.errors import (
     NotFound,
     NotSignedIn,
     PharosError,
+    StorageFull,
     TooLarge,
     Unavailable,
 )
@@ -184,6 +186,10 @@ def as_pharos_error(error: Exception) -> PharosError:
         return Invalid(_what_is_wrong(error))
     if isinstance(error, HTTPException):
         return _of_status(error)
+    found = database_errors.as_pharos_error(error)
+    if isinstance(found, StorageFull):
+        log.error("database.disk_full")
+        return found
     log.error("database.unreachable", error=type(error).__name__)
     return Unavailable("The database does not answer. Try again in a moment.", code="database_unavailable")
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -51,7 +51,8 @@ class Settings(BaseSettings):
         default=None, description="An administrator of that server; used by `pharos db init` only."
     )
     database_direct_url: str | None = Field(
-        default=None, description="The same database past a pooler, for LISTEN; unset: `database_url`."
+        default=None,
+        description="The same database past a pooler, for LISTEN, migrations and backups; unset: `database_url`.",
     )
     database_pool_size: int = Field(default=10, ge=1, le=200, description="Connections of one process.")
     redis_url: str | None = Field(
@@ -174,6 +175,13 @@ class _FileVariables(PydanticBaseSettingsSource):
         fields = self.settings_cls.model_fields
         values = {name: self.get_field_value(fields[name], name)[0] for name in self.names}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def setting_error(error: ValidationError) -> Invalid:
+    """What `Settings()` raised, as a sentence naming the first setting that cannot be read; never its value."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else "a setting"
+    return Invalid(f"{name} cannot be read: {first['msg']}. Mend it in the environment or in pharos.env.")
 
 
 def unknown_variables() -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from pharos.infra.database_roles import connection_urls, initialise_database, refuse_unsafe_role
 from pharos.infra.errors import Invalid
-from pharos.infra.settings import Settings, unknown_variables
+from pharos.infra.settings import Settings, setting_error, unknown_variables
 from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table
 
 app = typer.Typer()
@@ -89,9 +89,7 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "a setting"
-        raise Invalid(f"{name} cannot be read: {first['msg']}. Mend it in the environment or in pharos.env.") from error
+        raise setting_error(error) from error
 
 
 def _variable(field: str) -> str:

@@ -1,0 +1,85 @@
+"""What a person at the machine can meet ends a command with one sentence and the exit code of its kind."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.postgres import Server
+
+from pharos.cli import main
+from pharos.infra.database_roles import DatabaseUrls
+from pharos.infra.embedded_postgres import free_port
+from pharos.infra.ids import new_id
+
+INVALID, NOT_ALLOWED, CONFLICT, UNAVAILABLE = 2, 4, 5, 7
+
+
+class Ended:
+    """A command that was run in this process: its exit code and what it said on stderr."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: Path) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+        monkeypatch.chdir(place)
+        monkeypatch.setenv("PHAROS_DATA_DIR", str(place / "data"))
+
+    def __call__(self, *words: str, **settings: str) -> tuple[object, str]:
+        for name, value in settings.items():
+            self.monkeypatch.setenv(name, value)
+        self.monkeypatch.setattr(sys, "argv", ["pharos", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, self.capsys.readouterr().err
+
+
+@pytest.fixture
+def pharos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ended:
+    return Ended(monkeypatch, capsys, tmp_path)
+
+
+@pytest.mark.parametrize("command", [("up",), ("status",), ("seed",), ("config", "list")])
+def test_a_setting_that_cannot_be_read_is_named_by_every_command(pharos: Ended, command: tuple[str, ...]) -> None:
+    code, said = pharos(*command, PHAROS_PORT="noon")
+    assert code == INVALID
+    assert "port cannot be read" in said.lower()
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [("db", "check"), ("db", "init"), ("seed",), ("migrate", "--plan")])
+def test_a_server_that_cannot_be_reached_leads_to_the_doctor(pharos: Ended, command: tuple[str, ...]) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    code, said = pharos(
+        *command,
+        PHAROS_DATABASE_URL=f"postgresql://pharos_app:word@{nowhere}/pharos",
+        PHAROS_DATABASE_ADMIN_URL=f"postgresql://postgres:word@{nowhere}/postgres",
+    )
+    assert code == UNAVAILABLE
+    assert "`pharos doctor db` says why" in said
+    assert "word" not in said
+
+
+def test_a_database_without_tables_leads_to_the_migration(
+    pharos: Ended, database_server: Server, database_urls: DatabaseUrls
+) -> None:
+    name = f"empty_{new_id().hex[-12:]}"
+    with psycopg.connect(database_server.admin_url, autocommit=True) as connection:
+        connection.execute(f"create database {name}".encode())
+    try:
+        code, said = pharos("seed", PHAROS_DATABASE_URL=database_server.urls(name).app)
+    finally:
+        database_server.drop(name)
+    assert code == CONFLICT
+    assert "`pharos migrate --apply`" in said
+
+
+def test_an_administrator_without_rights_is_told_what_was_refused(pharos: Ended, database_urls: DatabaseUrls) -> None:
+    code, said = pharos(
+        "db",
+        "init",
+        PHAROS_DATABASE_URL=database_urls.app.replace("pharos_template_app", "other_app").rpartition("/")[0] + "/other",
+        PHAROS_DATABASE_ADMIN_URL=database_urls.monitor,
+    )
+    assert code == NOT_ALLOWED
+    assert "The database refuses: permission denied" in said
