@@ -11,10 +11,11 @@ from pharos.identity.audit import record_audit
 from pharos.identity.lockout import count_failure, count_success
 from pharos.identity.models import User
 from pharos.identity.passwords import check_new_password, hash_apart, matches_apart
+from pharos.identity.places import end_sessions_everywhere
 from pharos.identity.principal import Principal
-from pharos.identity.recognise import SignedIn, forget_person
+from pharos.identity.recognise import SignedIn
 from pharos.identity.security import record_security_event
-from pharos.identity.sessions import end_elsewhere, end_sessions
+from pharos.identity.sessions import end_sessions
 from pharos.identity.sign_in import Origin
 from pharos.infra.errors import Invalid, NotAllowed
 from pharos.runtime import Runtime
@@ -45,8 +46,7 @@ async def change_password(runtime: Runtime, signed_in: SignedIn, *, old: str, ne
             await count_failure(session, me.user_id)
     if not is_proved:
         raise WRONG_OLD
-    await end_elsewhere(runtime, me, user_id=me.user_id)
-    forget_person(runtime, me.user_id)
+    await end_sessions_everywhere(runtime, me, keep=signed_in.session_id)
 
 
 async def set_password(

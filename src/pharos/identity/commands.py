@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 from typing import Annotated
 
 import typer
-from sqlalchemy import select, update
+from sqlalchemy import select
 
-from pharos.identity.audit import record_audit
+from pharos.identity.change_password import set_password
+from pharos.identity.lockout import unlock
 from pharos.identity.models import Membership, User
-from pharos.identity.passwords import check_new_password, hash_password
+from pharos.identity.passwords import check_new_password, hash_apart
 from pharos.identity.principal import operator
-from pharos.identity.setup import NewPerson, add_person, close_setup, has_owner, issue_setup_link
+from pharos.identity.setup import NewPerson, add_admin, is_taken, issue_setup_link
 from pharos.identity.sign_in import normal_email
 from pharos.identity.tenants import ensure_default_tenant, find_tenant
 from pharos.infra.errors import Invalid
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, TenantSlug, echo_json, echo_line, echo_table, run_async
 from pharos.runtime import Runtime, open_runtime
+
+DEFAULT_USERNAME = "admin"
 
 app = typer.Typer()
 user_app = typer.Typer(help="People.", no_args_is_help=True)
@@ -57,9 +60,11 @@ def setup_link(as_json: AsJson = False) -> None:
 
 @user_app.command("create-admin")
 def create_admin(
+    *,
     password: Annotated[str, typer.Option(envvar="ADMIN_PASSWORD", help="Their password.", show_default=False)] = "",
     email: Annotated[str, typer.Option(help="Their e-mail address.")] = "admin@example.com",
     name: Annotated[str, typer.Option(help="Their name.")] = "admin",
+    username: Annotated[str, typer.Option(help="Their user name; unset: `admin`, if nobody has it.")] = "",
     tenant: TenantSlug = "default",
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +72,7 @@ def create_admin(
     if not password:
         raise Invalid("Set ADMIN_PASSWORD to the new administrator's password and run this again.", code="no_password")
     check_new_password(password)
-    person = NewPerson(name=name, email=normal_email(email), password=password)
+    person = NewPerson(name=name, email=normal_email(email), password=password, username=username.lower() or None)
 
     async def work() -> bool:
         async with open_runtime(Settings()) as runtime:
@@ -83,19 +88,20 @@ def create_admin(
 async def save_admin(runtime: Runtime, person: NewPerson, *, tenant: str) -> bool:
     """Make an administrator, or give one a new password; the first of a tenant is its superadmin. True if new."""
     assert person.password is not None
-    hashed = await asyncio.to_thread(hash_password, person.password)
+    hashed = await hash_apart(person.password)
     tenant_id = await ensure_default_tenant(runtime) if tenant == "default" else await find_tenant(runtime, tenant)
     here = select(Membership.user_id).scalar_subquery()
     async with runtime.db.transaction(tenant_id) as session:
-        change = update(User).where(User.email == person.email, User.id.in_(here)).values(password_hash=hashed)
-        changed = (await session.execute(change.returning(User.id))).scalar_one_or_none()
-        if changed is None:
-            role = "admin" if await has_owner(session) else "superadmin"
-            await add_person(session, tenant_id, person, hashed, platform_role=role)
-            await close_setup(session)
-        action = "user.created" if changed is None else "password.changed"
-        await record_audit(session, operator(tenant_id), action=action, subject=f"user:{person.email}")
-    return changed is None
+        known = select(User.id).where(User.email == person.email, User.id.in_(here))
+        user_id = (await session.execute(known)).scalar_one_or_none()
+        if user_id is not None:
+            await set_password(session, operator(tenant_id), user_id=user_id, hashed=hashed)
+            await unlock(session, user_id)
+        else:
+            if person.username is None and not await is_taken(session, DEFAULT_USERNAME):
+                person = replace(person, username=DEFAULT_USERNAME)
+            await add_admin(session, tenant_id, person, hashed)
+    return user_id is None
 
 
 @user_app.command("list")

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from uuid import UUID
 
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
-from pharos.identity.models import Membership, SignInSession
+from pharos.identity.models import SignInSession
 from pharos.identity.principal import Principal
-from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import NotFound
-from pharos.infra.ids import TenantId, UserId
-from pharos.runtime import Runtime
 
 
 async def list_sessions(session: AsyncSession, *, user_id: UUID) -> list[SignInSession]:
@@ -52,13 +48,3 @@ async def end_sessions(
     if ids:
         await record_audit(session, actor, action="sessions.ended", subject=f"user:{user_id}", sessions=len(ids))
     return ids
-
-
-async def end_elsewhere(runtime: Runtime, actor: Principal, *, user_id: UserId) -> None:
-    """End a person's sessions in all tenants but the actor's: their password is one for all of them."""
-    places = select(Membership.tenant_id).where(Membership.tenant_id != actor.tenant_id)
-    async with system_transaction(runtime.db, user_id=user_id) as session:
-        tenants = [TenantId(found) for found in (await session.execute(places)).scalars()]
-    for tenant_id in tenants:
-        async with runtime.db.transaction(tenant_id) as session:
-            await end_sessions(session, replace(actor, tenant_id=tenant_id), user_id=user_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pharos.identity.audit import record_audit
 from pharos.identity.models import BootstrapState, Membership, User
 from pharos.identity.passwords import check_new_password, hash_password
-from pharos.identity.principal import Principal
+from pharos.identity.principal import Principal, operator
 from pharos.identity.sign_in import as_principal, normal_email
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra.db_system import system_transaction
@@ -24,6 +25,7 @@ from pharos.infra.ids import TenantId, new_id
 from pharos.runtime import Runtime
 
 SETUP_PATH = "/onboarding/first-login"
+USERNAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
 SETUP_LOCK = 0x5048_5345_5455  # an advisory lock of our own: two browsers cannot both win
 
 ALREADY = Conflict(
@@ -33,11 +35,16 @@ ALREADY = Conflict(
 
 @dataclass(frozen=True)
 class NewPerson:
-    """A person to be made; without a password they cannot sign in yet."""
+    """A person to be made; without a password they cannot sign in yet.
+
+    `must_change_password`: the password only opens the change to one of their own.
+    """
 
     name: str
     email: str
     password: str | None = None
+    username: str | None = None
+    must_change_password: bool = False
 
 
 async def is_initialised(runtime: Runtime) -> bool:
@@ -96,10 +103,21 @@ async def initialise(runtime: Runtime, *, token: str, owner: NewPerson, ceo: New
 async def add_person(
     session: AsyncSession, tenant_id: TenantId, person: NewPerson, password_hash: str | None, **place: str
 ) -> Principal:
-    """A user and their membership. Raises `Conflict` when the address is taken."""
+    """A user and their membership. Raises `Conflict` when the address or the user name is taken."""
     if (await session.execute(select(exists().where(User.email == person.email)))).scalar_one():
         raise Conflict(f"There is an account for {person.email} already.", code="email_taken")
-    user = User(id=new_id(), email=person.email, name=person.name, password_hash=password_hash)
+    if person.username is not None:
+        check_username(person.username)
+        if await is_taken(session, person.username):
+            raise Conflict(f"Somebody is called {person.username} already. Choose another.", code="username_taken")
+    user = User(
+        id=new_id(),
+        email=person.email,
+        username=person.username,
+        name=person.name,
+        password_hash=password_hash,
+        must_change_password=person.must_change_password,
+    )
     session.add(user)
     await session.flush()
     membership = Membership(tenant_id=tenant_id, user_id=user.id, **place)
@@ -107,6 +125,32 @@ async def add_person(
     await session.flush()
     await session.refresh(membership)
     return as_principal(user, membership)
+
+
+async def add_admin(session: AsyncSession, tenant_id: TenantId, person: NewPerson, password_hash: str) -> Principal:
+    """An administrator made at the machine, the first of a tenant its superadmin; the setup page closes (C-23).
+
+    Takes the lock of the setup, so that of all ways to the first account one wins. Raises `Conflict` as `add_person`.
+    """
+    await session.execute(text("select pg_advisory_xact_lock(:key)"), {"key": SETUP_LOCK})
+    role = "admin" if await has_owner(session) else "superadmin"
+    made = await add_person(session, tenant_id, person, password_hash, platform_role=role)
+    await close_setup(session)
+    await record_audit(session, operator(tenant_id), action="user.created", subject=f"user:{made.user_id}")
+    return made
+
+
+async def is_taken(session: AsyncSession, username: str) -> bool:
+    """Whether somebody in this installation has the user name."""
+    return bool((await session.execute(select(exists().where(User.username == username)))).scalar_one())
+
+
+def check_username(username: str) -> None:
+    """Raise `Invalid` for what could be mistaken for an e-mail address or be written in two ways."""
+    if not USERNAME.fullmatch(username):
+        raise Invalid(
+            "A user name has 2 to 64 small letters, digits, dots, dashes or underscores.", code="bad_username"
+        )
 
 
 def check_email(email: str) -> None:
