@@ -6,9 +6,10 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import cache
+from uuid import UUID
 
 from pharos.access.models import Project
-from pharos.identity.models import Membership, Tenant, User
+from pharos.identity.models import Department, Group, GroupMember, Membership, Tenant, User
 from pharos.identity.passwords import hash_password
 from pharos.identity.principal import OrgPosition, PlatformRole, Principal
 from pharos.identity.sign_in import open_session
@@ -46,7 +47,12 @@ async def make_tenant(db: Database) -> MadeTenant:
 
 
 async def make_person(
-    db: Database, tenant_id: TenantId, *, platform_role: PlatformRole = "none", org_position: OrgPosition = "member"
+    db: Database,
+    tenant_id: TenantId,
+    *,
+    platform_role: PlatformRole = "none",
+    org_position: OrgPosition = "member",
+    department_id: UUID | None = None,
 ) -> Principal:
     """A person who can sign in with `PASSWORD` and the e-mail address that is the principal's name."""
     user = User(
@@ -56,7 +62,13 @@ async def make_person(
         session.add(user)
         await session.flush()
         session.add(
-            Membership(tenant_id=tenant_id, user_id=user.id, platform_role=platform_role, org_position=org_position)
+            Membership(
+                tenant_id=tenant_id,
+                user_id=user.id,
+                platform_role=platform_role,
+                org_position=org_position,
+                department_id=department_id,
+            )
         )
     return Principal(
         tenant_id=tenant_id,
@@ -64,7 +76,26 @@ async def make_person(
         name=user.email,
         platform_role=platform_role,
         org_position=org_position,
+        department_id=department_id,
     )
+
+
+async def make_department(db: Database, tenant_id: TenantId) -> UUID:
+    department = Department(tenant_id=tenant_id, id=new_id(), name=f"Department {secrets.token_hex(4)}")
+    async with db.transaction(tenant_id) as session:
+        session.add(department)
+    return department.id
+
+
+async def make_group(db: Database, *members: Principal, tenant_id: TenantId, department_id: UUID | None = None) -> UUID:
+    group = Group(tenant_id=tenant_id, id=new_id(), name=f"Group {secrets.token_hex(4)}", department_id=department_id)
+    async with db.transaction(tenant_id) as session:
+        session.add(group)
+        await session.flush()
+        session.add_all(
+            GroupMember(tenant_id=tenant_id, group_id=group.id, user_id=member.user_id) for member in members
+        )
+    return group.id
 
 
 async def make_project(

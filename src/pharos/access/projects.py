@@ -87,6 +87,7 @@ def tiers_on(project_id: ProjectId) -> Subquery:
     held = _by_kind(given, given.c.project_id == project_id)
     people = (
         select(Membership.user_id)
+        .select_from(Membership)
         .join(Project, Project.id == project_id)
         .outerjoin(held, held.c.user_id == Membership.user_id)
     )
@@ -144,7 +145,7 @@ def _given() -> Subquery:
         rows: Select[*tuple[Any, ...]] = select(
             ProjectGrant.project_id, person.label("user_id"), literal(source).label("kind"), tier.label("tier")
         )
-        return rows.where(ProjectGrant.grantee_kind == kind, is_live())
+        return rows.select_from(ProjectGrant).where(ProjectGrant.grantee_kind == kind, is_live())
 
     members = select(
         ProjectMember.project_id,
