@@ -50,11 +50,29 @@ READER = {**PERSON, "project": PROJECT, "document": document("indexed"), "is_cod
 VIEW = document_view(HOSTILE * 3, [0, 10], start=4, end=20)
 SETUP = {"initialized": False, "token_valid": True, "token": HOSTILE}
 
+LINK = {"email": HOSTILE, "token": HOSTILE}
+
+
+def invited(*, has_account: bool) -> SimpleNamespace:
+    return SimpleNamespace(email=HOSTILE, name=HOSTILE, tenant=HOSTILE, has_account=has_account)
+
+
 PAGES: list[tuple[str, dict[str, Any]]] = [
     ("onboarding.html", SETUP),
     ("onboarding.html", SETUP | {"token_valid": False}),
     ("onboarding.html", SETUP | {"initialized": True}),
     ("sign_in.html", {"next_path": HOSTILE}),
+    ("mail_ask.html", {"kind": "link", "action": "/x", "next_path": HOSTILE}),
+    ("mail_ask.html", {"kind": "forgot", "action": "/x", "next_path": "/"}),
+    ("mail_sent.html", {}),
+    ("mail_confirm.html", LINK | {"kind": "enter", "action": "/x", "next_path": HOSTILE}),
+    ("mail_confirm.html", LINK | {"kind": "address", "action": "/x", "next_path": "/"}),
+    ("new_password.html", LINK),
+    ("invitation.html", LINK | {"seen": invited(has_account=False)}),
+    ("invitation.html", LINK | {"seen": invited(has_account=True)}),
+    ("bad_link.html", {"again": "/sign-in/link"}),
+    ("bad_link.html", {"again": None}),
+    ("account_email.html", {**PERSON, "email": HOSTILE}),
     ("projects.html", {**PERSON, "projects": [], "can_create": True, "handbook": PROJECT, "hidden_handbook": None}),
     (
         "projects.html",

@@ -12,8 +12,12 @@ from pharos.web.translate import CATALOGS, DEFAULT, catalog, languages, pick_lan
 
 WEB = CATALOGS.parent
 # Keys built from a state or a kind, where the template puts a value into the key.
-BUILT = {"documents.%s": ("pending", "processing", "indexed", "failed"), "error.%s": (), "error.%s_lead": ()}
+BUILT = {
+    "documents.%s": ("pending", "processing", "indexed", "failed"),
+    **dict.fromkeys(("error.%s", "error.%s_lead", "mail.%s", "mail.%s_lead", "mail.%s_submit"), ()),
+}
 ERROR_KINDS = ("403", "404", "422", "429", "500", "503")
+MAIL_KINDS = ("link", "forgot", "enter", "address")
 
 
 def keys_in(path: Path) -> set[str]:
@@ -25,6 +29,7 @@ def said_anywhere() -> set[str]:
     said = set().union(*map(keys_in, texts)) - set(BUILT)
     in_lists = re.findall(r'"((?:ask|documents)\.[a-z_0-9]+)"', "".join(path.read_text("utf-8") for path in texts))
     said |= set(in_lists) | {f"documents.{state}" for state in BUILT["documents.%s"]}
+    said |= {f"mail.{kind}{end}" for kind in MAIL_KINDS for end in ("", "_lead", "_submit")}
     return said | {f"error.{kind}{end}" for kind in ERROR_KINDS for end in ("", "_lead")}
 
 

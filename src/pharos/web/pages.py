@@ -21,6 +21,7 @@ from pharos.library import documents as library_documents
 from pharos.library import projects as library_projects
 from pharos.library.documents import FoundDocuments, find_documents
 from pharos.web.html import HEADERS, STATIC, page
+from pharos.web.mail_door_pages import router as mail_door_pages
 from pharos.web.reader import document_view
 from pharos.web.views import BLANKS, Turn, turns
 from pharos.web.visit import CurrentVisit, Visit
@@ -49,6 +50,7 @@ def add_pages(app: FastAPI) -> None:
     """Serve the pages and their static files."""
     app.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
     app.include_router(router)
+    app.include_router(mail_door_pages)
 
 
 @router.get("/")

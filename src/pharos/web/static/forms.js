@@ -29,7 +29,7 @@ async function send(form) {
   button.textContent = form.dataset.working;
   try {
     const reply = await call(new URL(form.action).pathname, { method: "POST", json: values(form) });
-    const answer = await reply.json();
+    const answer = reply.status === 204 ? {} : await reply.json();
     location.assign(form.dataset.next.replace("{id}", encodeURIComponent(answer.id ?? "")));
   } catch (problem) {
     error.textContent = problem.message;
