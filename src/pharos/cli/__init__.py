@@ -14,6 +14,7 @@ from pharos import __version__
 from pharos.access import commands as access
 from pharos.chat import commands as chat
 from pharos.cli import processes
+from pharos.identity import account_commands as accounts
 from pharos.identity import audit_commands as audit
 from pharos.identity import commands as identity
 from pharos.identity import people_commands as people
@@ -24,6 +25,7 @@ from pharos.infra.terminal import error_console
 from pharos.library import commands as library
 from pharos.ops import commands as ops
 from pharos.ops import limit_commands as limits
+from pharos.ops import log_commands as logs
 from pharos.ops import migrate_commands as migrate
 from pharos.ops import secrets_commands as secrets
 from pharos.providers.embedder import commands as embedder
@@ -42,6 +44,7 @@ for slice_commands in (
     migrate,
     secrets,
     identity,
+    accounts,
     people,
     audit,
     access,
