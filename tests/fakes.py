@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pharos.providers.contract import ChatRequest
+from pharos.providers.contract import ChatRequest, ModelState
 
 
 class FakeEmbedding:
@@ -22,6 +22,9 @@ class FakeEmbedding:
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         rows = [self._vector(text) for text in texts]
         return np.array(rows, dtype=np.float32).reshape(len(rows), self.dimension)
+
+    async def state(self) -> ModelState:
+        return "ready"
 
     def _vector(self, text: str) -> NDArray[np.float64]:
         total = np.zeros(self.dimension)

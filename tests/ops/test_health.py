@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy import text
 from tests.conftest import open_client
+from tests.fakes import FakeEmbedding
 
 from pharos.infra.db import create_database
 from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import Unavailable
 from pharos.ops import health
+from pharos.providers.contract import ModelState
 from pharos.runtime import Runtime
 
 
@@ -46,6 +51,22 @@ async def test_every_component_is_told_and_nothing_more(
     down = await without_database.get("/health/detailed")
     assert (down.status_code, down.json()["status"]) == (503, "down")
     assert "127.0.0.1" not in down.text
+
+
+class LoadingEmbedding(FakeEmbedding):
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        raise Unavailable("The model is still loading. Try again in some seconds.", code="embedder_loading")
+
+    async def state(self) -> ModelState:
+        return "loading"
+
+
+@pytest.mark.contract("HE-02", part="loading is not down")
+async def test_models_that_are_loading_are_not_called_down(runtime: Runtime) -> None:
+    async with open_client(replace(runtime, embedding=LoadingEmbedding())) as client:
+        answer = await client.get("/health/detailed")
+    assert answer.json()["components"]["embedder"] == {"status": "loading"}
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
 
 
 @pytest.mark.contract("HE-03")

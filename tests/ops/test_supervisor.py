@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,21 @@ class Place:
 
     root: Path
     port: int
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
-    def pharos(self, *words: str, port: int | None = None, data: str = "data") -> subprocess.CompletedProcess[str]:
+    def pharos(
+        self, *words: str, port: int | None = None, data: str = "data", **settings: str
+    ) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": os.environ["PATH"],
             "PHAROS_DATA_DIR": str(self.root / data),
+            "PHAROS_HOST": self.host,
             "PHAROS_PORT": str(port or self.port),
+            **settings,
         }
         command = [sys.executable, "-m", "pharos", *words]
         return subprocess.run(
@@ -102,6 +107,8 @@ def start(place: Place) -> None:
     assert re.search(r"Migrations: 0001.*; schema at \d{4}", log)
     assert f"Listening on port {place.port}" in log
     assert "Set it up" not in log
+    assert "`pharos setup-link` prints the address" in log
+    assert "The models" not in done.stdout
     assert is_ready(place)
 
 
@@ -204,3 +211,15 @@ def test_what_is_not_running_or_not_there_is_said(place: Place) -> None:
         done = place.pharos(*words)
         assert done.returncode != 0
         assert said in done.stderr
+
+
+def test_another_address_can_be_listened_on_and_missing_models_are_said(place: Place, tmp_path: Path) -> None:
+    elsewhere = replace(place, host="127.0.0.2")
+    done = elsewhere.pharos("up", "--detach", PHAROS_MODELS_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Pharos is ready at {elsewhere.url}\nThe models do not answer" in done.stdout
+    assert "`pharos logs embedder` says why" in done.stdout
+    health = httpx.get(f"{elsewhere.url}/health/detailed", timeout=10)
+    assert (health.status_code, health.json()["components"]["embedder"]) == (200, {"status": "down"})
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{place.url}/health/live", timeout=5)

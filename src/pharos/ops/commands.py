@@ -20,7 +20,7 @@ from pharos.ops import config_commands, doctor_commands
 from pharos.ops.listen import refuse_busy_port
 from pharos.ops.log_files import log_file, open_log
 from pharos.ops.running import State, part_process, read_state, supervisor_lock
-from pharos.ops.supervisor import PARTS, READY_SECONDS, Supervisor, setup_lines
+from pharos.ops.supervisor import PARTS, READY_SECONDS, Supervisor, models_lines, setup_lines
 
 app = typer.Typer()
 app.add_typer(config_commands.app)
@@ -77,7 +77,7 @@ def _start_detached(settings: Settings, *, only: str | None) -> None:
         echo_line(f"{only} is running (process {state.pid}).")
         return
     echo_line(f"Pharos is ready at {state.url}")
-    for line in run_async(setup_lines(settings)):
+    for line in (*run_async(models_lines(settings)), *run_async(setup_lines(settings, link=True))):
         echo_line(line)
 
 

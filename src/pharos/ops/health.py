@@ -26,7 +26,7 @@ router = APIRouter(tags=["health"])
 PROBE_SECONDS = 2.0
 STARTED = time.monotonic()
 
-State = Literal["up", "down", "degraded"]
+State = Literal["up", "down", "loading"]
 Probe = Callable[[Runtime], Awaitable[bool]]
 
 
@@ -72,8 +72,10 @@ async def detailed(runtime: CurrentRuntime, response: Response) -> dict[str, obj
     """Every part: 200 also when one is down, 503 when none can work without it."""
     found = await asyncio.gather(*(_holds(runtime, probe) for probe in PROBES.values()))
     states: dict[str, State] = {name: "up" if holds else "down" for name, holds in zip(PROBES, found, strict=True)}
+    if states["embedder"] == "down" and await _holds(runtime, embedder_loads):
+        states["embedder"] = "loading"
     is_down = any(states[name] == "down" for name in REQUIRED)
-    overall = "down" if is_down else "degraded" if "down" in states.values() else "healthy"
+    overall = "down" if is_down else "healthy" if set(states.values()) == {"up"} else "degraded"
     response.status_code = 503 if is_down else 200
     return {
         "status": overall,
@@ -132,6 +134,11 @@ async def storage_answers(runtime: Runtime) -> bool:
 async def embedder_answers(runtime: Runtime) -> bool:
     """The embedder turns a word into a vector."""
     return len(await runtime.embedding.embed(["health"])) == 1
+
+
+async def embedder_loads(runtime: Runtime) -> bool:
+    """The embedder is there and will answer in some seconds."""
+    return await runtime.embedding.state() == "loading"
 
 
 PROBES: dict[str, Probe] = {

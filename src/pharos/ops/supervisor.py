@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import httpx
 import psutil
 
-from pharos.identity.setup import issue_setup_link
+from pharos.identity.setup import is_initialised, issue_setup_link
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra import embedded_postgres, migrate, processes
 from pharos.infra.database_roles import connection_urls, initialise_database, refuse_unsafe_role
@@ -29,6 +29,7 @@ from pharos.ops.listen import local_url
 from pharos.ops.log_files import open_log, rotate_logs
 from pharos.ops.running import State, forget_state, write_state
 from pharos.ops.secrets_check import refuse_wrong_secrets
+from pharos.providers.catalog import open_embedding
 from pharos.runtime import open_runtime
 
 log = get_logger(__name__)
@@ -41,6 +42,8 @@ FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.25, 30.0
 STEADY_SECONDS = 60.0
 """A part that has run this long is healthy again: its next death starts the backoff anew."""
 READY_SECONDS = 120.0
+MODELS_SECONDS, MODELS_STARTS = 30.0, 3
+"""How long, and how many restarts of the embedder, a start waits for the models. They take about a second."""
 TIDY_SECONDS = 600.0
 MENDED_BY_TIME = (PharosError, OSError, psutil.Error, subprocess.SubprocessError)
 """A full disk, no free port or process, a database still recovering: logged, and tried again."""
@@ -59,7 +62,7 @@ class Part:
 
 
 class Supervisor:
-    """`shows_setup_link` is for a terminal only: the link is a secret, and what a detached supervisor says is kept."""
+    """`shows_setup_link` is for a terminal only: the link is a secret, and what is said elsewhere is kept in logs."""
 
     def __init__(self, settings: Settings, *, names: tuple[str, ...], say: Say, shows_setup_link: bool) -> None:
         self.settings = settings
@@ -85,6 +88,7 @@ class Supervisor:
                 watcher.add_done_callback(lambda _: self.stopping.set())  # unwatched parts are not to be relied on
             if "web" in self.names:
                 await self._wait_until_ready()
+                await self._wait_for_models()
             if not self.stopping.is_set():
                 self.is_ready = True
                 self._write_state()
@@ -174,15 +178,24 @@ class Supervisor:
                     )
                 await asyncio.sleep(0.05)
 
+    async def _wait_for_models(self) -> None:
+        """Not for ever: without them search goes by words alone, which is better than no start."""
+        deadline = time.monotonic() + MODELS_SECONDS
+        async with open_embedding(self.settings) as model:
+            while await model.state() != "ready" and not self.stopping.is_set():
+                embedder = self.parts.get("embedder")
+                if time.monotonic() > deadline or (embedder and embedder.restarts >= MODELS_STARTS):
+                    return
+                await asyncio.sleep(0.05)
+
     async def _announce(self) -> None:
         if "web" not in self.names:
             self.say("Postgres is ready.")
             return
         self.say(f"Listening on port {self.settings.port}")
         self.say(f"Pharos is ready at {self.settings.base_url}")
-        if self.shows_setup_link:
-            for line in await setup_lines(self.settings):
-                self.say(line)
+        for line in (*await models_lines(self.settings), *await setup_lines(self.settings, link=self.shows_setup_link)):
+            self.say(line)
 
     async def _tidy(self) -> None:
         while True:
@@ -214,9 +227,26 @@ class Supervisor:
         write_state(self.settings, State(os.getpid(), port=port, url=url, is_ready=self.is_ready, parts=parts))
 
 
-async def setup_lines(settings: Settings) -> list[str]:
-    """What to tell a newcomer: the one-time setup link, or nothing once there is an account."""
+async def models_lines(settings: Settings) -> list[str]:
+    """What to say when the models are not there; nothing when they are."""
+    async with open_embedding(settings) as model:
+        state = await model.state()
+    if state == "ready":
+        return []
+    what = "are still loading" if state == "loading" else "do not answer"
+    return [
+        f"The models {what}: until they do, search goes by words alone and new documents wait. `pharos logs embedder` "
+        "says why."
+    ]
+
+
+async def setup_lines(settings: Settings, *, link: bool) -> list[str]:
+    """What to tell a newcomer: the one-time setup link or where to get it; nothing once there is an account."""
     async with open_runtime(settings) as runtime:
+        if await is_initialised(runtime):
+            return []
+        if not link:
+            return ["There is no account yet. `pharos setup-link` prints the address where the first one is made."]
         try:
             return [f"Set it up (once): {await issue_setup_link(runtime)}"]
         except Conflict:

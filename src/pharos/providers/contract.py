@@ -23,6 +23,9 @@ class ChatRequest:
     temperature: float = 0.0
 
 
+ModelState = Literal["ready", "loading", "down"]
+
+
 class EmbeddingModel(Protocol):
     """Texts to vectors. The same text gives the same vector whatever stands beside it."""
 
@@ -35,6 +38,10 @@ class EmbeddingModel(Protocol):
 
         Raises `Unavailable` when the model does not answer.
         """
+        ...
+
+    async def state(self) -> ModelState:
+        """Whether it answers now, will soon, or is not there."""
         ...
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pharos.infra.errors import PharosError, Unavailable
 from pharos.infra.settings import Settings
+from pharos.providers.contract import ModelState
 from pharos.providers.embedder.model import DIMENSION, MAX_CHARACTERS, MAX_TOKENS, MODEL_NAME
 
 TEXTS_PER_REQUEST = 64  # about a second and a half of work on two cores
@@ -41,13 +42,13 @@ class EmbedderClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def state(self) -> str:
-        """`ready`, `loading` or `down`."""
+    async def state(self) -> ModelState:
+        """`down` when no embedder answers within five seconds."""
         try:
-            reply = await self._http.get("/health", timeout=5.0)
-            return str(reply.json()["status"])
-        except (httpx.HTTPError, ValueError, KeyError):
+            status = (await self._http.get("/health", timeout=5.0)).json()["status"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return "down"
+        return "ready" if status == "ready" else "loading"
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Shape (len(texts), 384), rows of length 1, in the order of `texts`. Raises `Unavailable` with what to do."""
