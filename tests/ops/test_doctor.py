@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from tests.postgres import Server
 
@@ -53,9 +54,9 @@ def test_a_variable_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "port cannot be read" in cause.lower()
     assert "pharos.env" in cause
     done = pharos(tmp_path, "doctor", "variables", "--json", PHAROS_SECRET_KEY="short")
-    assert finding(done)[1:] == (
-        "FAIL", "PHAROS_SECRET_KEY has fewer than 32 bytes. Make one: openssl rand -base64 32",
-    )  # fmt: skip
+    assert finding(done)[1] == "FAIL"
+    assert "PHAROS_SECRET_KEY must be at least 32 bytes" in finding(done)[2]
+    assert "`pharos secrets generate jwt`" in finding(done)[2]
 
 
 @pytest.mark.contract("DE-16")
@@ -108,6 +109,29 @@ def test_a_refusing_database_leads_to_the_questions_to_ask(tmp_path: Path, datab
         assert "guess" not in cause
     done = pharos(tmp_path, "doctor", "db", "--json", PHAROS_DATABASE_URL=database_urls.app)
     assert (done.returncode, finding(done)[2]) == (0, "Postgres 18 answers")
+
+
+@pytest.mark.contract("ID-08", part="doctor warns of the placeholder address")
+def test_an_account_with_the_placeholder_address_is_a_warning_and_no_failure(
+    database_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"doctor_{secrets.token_hex(6)}"
+    urls = database_server.clone(name)
+    monkeypatch.setenv("PHAROS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("PHAROS_DATABASE_URL", urls.app)
+    try:
+        (found,) = doctor_commands.examine(["people"])
+        assert (found.result, found.check) == ("PASS", "people")
+        with psycopg.connect(urls.app) as connection:
+            connection.execute(
+                "insert into users (id, email, name) values (gen_random_uuid(), %s, 'admin')",
+                [doctor_commands.PLACEHOLDER_EMAIL],
+            )
+        done = pharos(tmp_path, "doctor", "people", "--json", PHAROS_DATABASE_URL=urls.app)
+        assert (done.returncode, finding(done)[1]) == (0, "WARN")
+        assert "pharos user create-admin --email" in finding(done)[2]
+    finally:
+        database_server.drop(name)
 
 
 def test_what_rests_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

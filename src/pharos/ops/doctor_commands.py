@@ -27,14 +27,21 @@ from pharos.runtime import open_runtime
 
 app = typer.Typer()
 
+PLACEHOLDER_EMAIL = "admin@example.com"
+"""What `pharos user create-admin` takes where nobody says otherwise (ID-08)."""
+
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: PASS, FAIL with cause and fix, or SKIP when what it needs has failed before."""
+    """One check: PASS, WARN or FAIL with cause and fix, or SKIP when what it needs has failed before."""
 
     check: str
-    result: Literal["PASS", "FAIL", "SKIP"]
+    result: Literal["PASS", "WARN", "FAIL", "SKIP"]
     cause: str = ""
+
+
+class Doubt(Exception):
+    """Pharos works, and something should still be changed: the message says what and how."""
 
 
 def check_variables() -> str:
@@ -119,17 +126,29 @@ async def _refuse_wrong_secrets(settings: Settings) -> None:
         await refuse_wrong_secrets(runtime)
 
 
+def check_people() -> str:
+    with psycopg.connect(connection_urls(Settings()).app, connect_timeout=5) as connection:
+        found = connection.execute("select from users where email = %s", [PLACEHOLDER_EMAIL]).fetchone()
+    if found is not None:
+        raise Doubt(
+            f"An account has the address {PLACEHOLDER_EMAIL}, which no mail reaches. Change it, or make an "
+            "administrator with an address of their own: pharos user create-admin --email"
+        )
+    return "nobody has a placeholder for an address"
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "variables": check_variables,
     "db": check_database,
     "migrations": check_migrations,
     "fence": check_fence,
     "secrets": check_secrets,
+    "people": check_people,
     "port": check_port,
     "uploads": check_uploads,
     "models": check_models,
 }
-NEEDS = {"migrations": "db", "fence": "migrations", "secrets": "migrations"}
+NEEDS = {"migrations": "db", "fence": "migrations", "secrets": "migrations", "people": "migrations"}
 
 
 def examine(names: list[str]) -> list[Finding]:
@@ -142,6 +161,8 @@ def examine(names: list[str]) -> list[Finding]:
             continue
         try:
             findings[name] = Finding(name, "PASS", CHECKS[name]())
+        except Doubt as doubt:
+            findings[name] = Finding(name, "WARN", str(doubt))
         except PharosError as error:
             findings[name] = Finding(name, "FAIL", error.message)
         except (psycopg.Error, OSError) as error:
