@@ -20,18 +20,18 @@ class Recent(Generic[Key, Value]):
     def __init__(self, *, seconds: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._most, self._clock = seconds, most, clock
         self._values: dict[Key, tuple[float, Value]] = {}
-        self._is_listening = False
+        self.is_listening = False
         self.changes = 0
         """How many changes were heard of. Read it before asking the source and give it to `keep`."""
 
     def listen(self) -> None:
         """Changes are announced from now on."""
         self.forget_all()
-        self._is_listening = True
+        self.is_listening = True
 
     def forget_all(self, *, deaf: bool = False) -> None:
         """Forget everything; `deaf`: and keep nothing until `listen`."""
-        self._is_listening = self._is_listening and not deaf
+        self.is_listening = self.is_listening and not deaf
         self.forget(lambda _value: True)
 
     def find(self, key: Key) -> Value | None:
@@ -41,7 +41,7 @@ class Recent(Generic[Key, Value]):
 
     def keep(self, key: Key, value: Value, *, changes: int) -> None:
         """Remember it, unless something changed since `changes` was read: the value may be from before that."""
-        if not self._is_listening or changes != self.changes:
+        if not self.is_listening or changes != self.changes:
             return
         self._values.pop(key, None)
         if len(self._values) >= self._most:
