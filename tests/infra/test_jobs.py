@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import structlog
 from procrastinate import JobContext
 from sqlalchemy import text
+from structlog.testing import capture_logs
 from tests.conftest import RunJobs
 from tests.make import MadeTenant, make_document, make_project
 
@@ -14,6 +16,7 @@ from pharos import worker
 from pharos.infra import jobs
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Invalid, Unavailable
+from pharos.infra.mail import SEND_TASK
 from pharos.library.documents import GAVE_UP, INGEST_TASK
 from pharos.runtime import Runtime
 
@@ -119,6 +122,21 @@ async def test_a_job_that_has_killed_too_many_workers_is_given_up_and_its_docume
     assert (row.status, row.reason) == ("failed", GAVE_UP)
 
 
+@pytest.mark.contract("LO-01", part="the request's id goes with the job")
+async def test_a_job_logs_under_the_id_of_the_request_that_caused_it(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    with structlog.contextvars.bound_contextvars(request_id="request-0815"):
+        async with runtime.db.transaction(tenant.id) as session:
+            await jobs.enqueue(session, "test_note", word="caused")
+    async with runtime.db.transaction(tenant.id) as session:
+        await jobs.enqueue(session, "test_note", word="by nobody")
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as events:
+        await run_jobs(runtime)
+    finished = {event["job"]: event["request_id"] for event in events if event["event"] == "job.finished"}
+    assert [finished[job] for job in sorted(finished)] == ["request-0815", ""]
+
+
 async def test_what_may_work_later_is_tried_again_and_what_cannot_is_not(
     runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
 ) -> None:
@@ -133,5 +151,5 @@ async def test_what_may_work_later_is_tried_again_and_what_cannot_is_not(
 
 
 async def test_every_task_that_can_be_given_up_is_a_registered_one() -> None:
-    assert set(worker.WHEN_GIVEN_UP) == {f"{jobs.NAMESPACE}:{INGEST_TASK}"}
+    assert set(worker.WHEN_GIVEN_UP) == {f"{jobs.NAMESPACE}:{task}" for task in (INGEST_TASK, SEND_TASK)}
     assert set(worker.WHEN_GIVEN_UP) <= jobs.blueprint.tasks.keys()

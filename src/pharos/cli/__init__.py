@@ -17,6 +17,7 @@ from pharos.cli import processes
 from pharos.identity import account_commands as accounts
 from pharos.identity import audit_commands as audit
 from pharos.identity import commands as identity
+from pharos.identity import mail_commands as mail
 from pharos.identity import people_commands as people
 from pharos.infra.database_errors import as_pharos_error
 from pharos.infra.errors import PharosError, StorageFull, Unavailable
@@ -40,12 +41,14 @@ app = typer.Typer(
 )
 for slice_commands in (
     ops,
+    logs,
     limits,
     migrate,
     secrets,
     identity,
     accounts,
     people,
+    mail,
     audit,
     access,
     library,

@@ -7,16 +7,18 @@ that was tried too often is given up with its reason instead of running for ever
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import procrastinate
+import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.infra.errors import PharosError
-from pharos.infra.logs import get_logger
+from pharos.infra.logs import current_request_id, get_logger
 
 log = get_logger(__name__)
 
@@ -26,6 +28,8 @@ LEASE_SECONDS = 10.0
 MAX_ATTEMPTS = 5
 
 NAMESPACE = "pharos"
+REQUEST_ID = "request_id"
+"""An argument of every job that a request caused: its log lines carry the request's id (LO-01)."""
 blueprint = procrastinate.Blueprint()
 """Every slice's tasks hang on it; the worker adds it to its app."""
 
@@ -54,7 +58,14 @@ def durable_task(name: str, *, queue: str = "default") -> Callable[[Task], Any]:
     """Register a task. It gets the job's context, then ids only; it must be safe to run twice."""
 
     def register(function: Task) -> Any:
-        return blueprint.task(name=f"{NAMESPACE}:{name}", queue=queue, retry=Backoff(), pass_context=True)(function)
+        async def run(context: procrastinate.JobContext, /, **ids: str) -> None:
+            request_id = ids.pop(REQUEST_ID, "")
+            with structlog.contextvars.bound_contextvars(request_id=request_id, task=name, job=context.job.id):
+                started = time.monotonic()
+                await function(context, **ids)
+                log.info("job.finished", seconds=round(time.monotonic() - started, 3))
+
+        return blueprint.task(name=f"{NAMESPACE}:{name}", queue=queue, retry=Backoff(), pass_context=True)(run)
 
     return register
 
@@ -72,6 +83,7 @@ async def enqueue(
 
     It starts `after_seconds` at the earliest; jobs of one `lock` never run side by side.
     """
+    request_id = current_request_id()
     row = await session.execute(
         text(
             "select procrastinate_defer_jobs_v1(array[row(:queue, :task, 0, cast(:lock as text), null, "
@@ -82,7 +94,7 @@ async def enqueue(
             "queue": queue,
             "task": f"{NAMESPACE}:{name}",
             "lock": lock,
-            "args": json.dumps(ids),
+            "args": json.dumps(ids | ({REQUEST_ID: request_id} if request_id else {})),
             "after": after_seconds,
         },
     )
@@ -113,11 +125,16 @@ async def rescue_jobs(session: AsyncSession) -> list[Orphan]:
     """
     rows = await session.execute(RESCUE, {"lease": LEASE_SECONDS, "max_attempts": MAX_ATTEMPTS})
     orphans = [
-        Orphan(id=row.id, task_name=row.task_name, ids=row.args, given_up=row.status == "failed") for row in rows
+        Orphan(id=row.id, task_name=row.task_name, ids=_without_request(row.args), given_up=row.status == "failed")
+        for row in rows
     ]
     if orphans:
         log.warning("jobs.rescued", jobs=len(orphans), given_up=sum(orphan.given_up for orphan in orphans))
     return orphans
+
+
+def _without_request(args: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in args.items() if name != REQUEST_ID}
 
 
 # Counting the attempt here means that a job which kills its worker (out of memory on a huge PDF) still reaches the

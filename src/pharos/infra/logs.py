@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import sys
 
 import structlog
 
-REDACTED_FIELDS = frozenset({"password", "token", "secret", "key", "authorization", "cookie", "api_key", "setup_link"})
+from pharos.infra.redact import anonymise_ip, redact
+
+__all__ = ["anonymise_ip", "configure_logs", "current_request_id", "get_logger"]
+
+KEPT = frozenset({"time", "level", "_record", "_from_structlog"})
+"""What the logger itself puts into an event."""
 
 
 def configure_logs(level: str = "INFO") -> None:
@@ -50,21 +54,12 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return logger
 
 
-def anonymise_ip(address: str) -> str:
-    """An IPv4 address with its last octet 0, an IPv6 address cut to /48; anything else becomes "unknown".
-
-    >>> anonymise_ip("192.168.17.45")
-    '192.168.17.0'
-    """
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return "unknown"
-    bits = 24 if ip.version == 4 else 48
-    return str(ipaddress.ip_network((ip, bits), strict=False).network_address)
+def current_request_id() -> str:
+    """The id of the request this is done for, or "" outside any: it goes along with jobs and to the embedder."""
+    return str(structlog.contextvars.get_contextvars().get("request_id", ""))
 
 
 def _redact(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    for field in event.keys() & REDACTED_FIELDS:
-        event[field] = "[redacted]"
-    return event
+    kept = {field: event[field] for field in KEPT & event.keys()}
+    cleaned: structlog.types.EventDict = {**redact(dict(event)), **kept}
+    return cleaned

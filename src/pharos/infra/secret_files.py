@@ -49,17 +49,6 @@ def _keep_name(directory: Path) -> None:
 
 
 def read_or_make_secret(file: Path) -> str:
-    """The text of a secret file; a missing one is made of 256 random bits.
-
-    A link, not a rename, puts it in place: of two processes that start together only one makes the secret.
-    """
-    if not file.exists():
-        fresh = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-        write_secret(fresh, secrets.token_hex(32))
-        try:
-            os.link(fresh, file)
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
+    """The text of a secret file; a missing one is made of 256 random bits."""
+    create_secret(file, secrets.token_hex(32))
     return file.read_text().strip()

@@ -1,4 +1,4 @@
-"""`pharos up`, `down`, `status`, `restart`, `logs`: the installation as a whole."""
+"""`pharos up`, `down`, `status`, `restart`: the installation as a whole."""
 
 from __future__ import annotations
 
@@ -192,25 +192,3 @@ def _process_of(settings: Settings, name: str) -> psutil.Process | None:
     if name not in state.parts:
         raise NotFound(f"{name} is not one of the parts running here: {', '.join(state.parts)}.", code="not_here")
     return part_process(state, name)
-
-
-@app.command()
-def logs(
-    part: Annotated[str, typer.Argument(help="postgres, embedder, worker, web or supervisor.")] = "web",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is added.")] = False,
-    tail: Annotated[int, typer.Option("--tail", help="How many lines to begin with.")] = 50,
-) -> None:
-    """The last lines of a part's log."""
-    path = log_file(Settings().data_dir, part_name(part))
-    if not path.exists():
-        raise NotFound(f"{part} has not written a log in {path.parent} yet. Start it with `pharos up`.")
-    with path.open(errors="replace") as file:
-        for line in file.read().splitlines()[-tail:]:
-            echo_line(line)
-        while follow:
-            added = file.read()
-            if added:
-                sys.stdout.write(added)
-                sys.stdout.flush()
-            else:
-                time.sleep(0.2)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pharos.infra.errors import PharosError, Unavailable
+from pharos.infra.logs import current_request_id
 from pharos.infra.settings import Settings
 from pharos.providers.contract import ModelState
 from pharos.providers.embedder.model import DIMENSION, MAX_CHARACTERS, MAX_TOKENS, MODEL_NAME
@@ -59,7 +60,8 @@ class EmbedderClient:
         # the model would cut them there too
         body = {"texts": [text[:MAX_CHARACTERS] for text in texts]}
         try:
-            reply = await self._http.post("/embed", json=_without_half_characters(body))
+            headers = {"X-Request-Id": current_request_id()}
+            reply = await self._http.post("/embed", json=_without_half_characters(body), headers=headers)
         except httpx.TimeoutException as error:
             raise Unavailable(
                 "The embedder is too slow to answer. `pharos logs embedder` shows what it does.", code="embedder_slow"

@@ -87,6 +87,7 @@ async def _health(request: Request) -> JSONResponse:
 
 
 async def _embed(request: Request) -> Response:
+    started, request_id = time.monotonic(), request.headers.get("x-request-id", "")[:64]
     texts = await _read_texts(request)
     inference: Inference | None = request.app.state.inference
     if inference is None:
@@ -99,6 +100,7 @@ async def _embed(request: Request) -> Response:
         work.cancel()
         return Response(status_code=499)  # nobody reads it; the queue is spared the rest
     vectors = work.result()
+    log.info("texts.embedded", texts=len(texts), seconds=round(time.monotonic() - started, 3), request_id=request_id)
     headers = {ROWS_HEADER: str(len(vectors)), DIMENSION_HEADER: str(DIMENSION), MODEL_HEADER: MODEL_NAME}
     return Response(vectors.astype("<f4").tobytes(), media_type="application/octet-stream", headers=headers)
 
