@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse
 from sqlalchemy import ARRAY, Uuid, any_, func, literal, select
 
 from pharos.identity.audit import record_audit
-from pharos.identity.current import CurrentAdmin, CurrentPrincipal, CurrentRuntime
+from pharos.identity.current import CurrentAdmin, CurrentIngester, CurrentPrincipal, CurrentRuntime
 from pharos.infra.errors import NotFound
 from pharos.infra.ids import DocumentId, ProjectId
 from pharos.library import delete, documents, projects, schemas, upload
@@ -79,7 +79,7 @@ async def list_documents(
 
 @router.post("/projects/{project_id}/documents", status_code=201, openapi_extra=UPLOAD_FORM)
 async def upload_document(
-    project_id: ProjectId, request: Request, principal: CurrentPrincipal, runtime: CurrentRuntime
+    project_id: ProjectId, request: Request, principal: CurrentIngester, runtime: CurrentRuntime
 ) -> schemas.Document:
     """Store a file and queue it. Once this answers, no crash loses it; `status` tells how far it is."""
     sent = await read_file_part(request.stream(), request.headers.get("content-type", ""))
@@ -98,7 +98,7 @@ async def get_document(
 
 
 @router.delete("/documents/{document_id}", status_code=204)
-async def delete_document(document_id: DocumentId, principal: CurrentPrincipal, runtime: CurrentRuntime) -> None:
+async def delete_document(document_id: DocumentId, principal: CurrentIngester, runtime: CurrentRuntime) -> None:
     """Remove a document with everything that was made of it."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         await delete.delete_document(session, principal, document_id=document_id)
@@ -106,7 +106,7 @@ async def delete_document(document_id: DocumentId, principal: CurrentPrincipal, 
 
 @router.post("/documents/{document_id}/retry", status_code=202)
 async def retry_document(
-    document_id: DocumentId, principal: CurrentPrincipal, runtime: CurrentRuntime
+    document_id: DocumentId, principal: CurrentIngester, runtime: CurrentRuntime
 ) -> schemas.Document:
     """Queue a failed document again; its file is still here."""
     async with runtime.db.transaction(principal.tenant_id) as session:
