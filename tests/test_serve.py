@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.conftest import ENCRYPTION_KEY
 
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.embedded_postgres import free_port
@@ -22,6 +23,7 @@ def start_web(database_url: str, data_dir: Path, port: int) -> subprocess.Popen[
         "PHAROS_DATABASE_URL": database_url,
         "PHAROS_DATA_DIR": str(data_dir),
         "PHAROS_PORT": str(port),
+        "PHAROS_ENCRYPTION_KEY": ENCRYPTION_KEY,
     }
     command = [sys.executable, "-m", "pharos", "web"]
     return subprocess.Popen(command, env=environment, cwd=data_dir, stderr=subprocess.PIPE, text=True)
