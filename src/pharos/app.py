@@ -24,6 +24,7 @@ from pharos.identity.mail_door_routes import router as mail_doors
 from pharos.identity.people_routes import router as people
 from pharos.identity.request_limits import count_request
 from pharos.identity.routes import router as identity
+from pharos.identity.secret_routes import router as secrets
 from pharos.identity.setup import is_initialised
 from pharos.identity.sign_in_news import sign_in_upkeep
 from pharos.infra.database_roles import connection_urls, refuse_unsafe_role
@@ -66,11 +67,24 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
     if runtime is not None:
         app.state.runtime = runtime
     app.include_router(health)
-    for router in (identity, mail_doors, audit, account, people, access, library, retrieval, chat, shared, stats):
+    for router in (
+        identity,
+        mail_doors,
+        audit,
+        account,
+        people,
+        secrets,
+        access,
+        library,
+        retrieval,
+        chat,
+        shared,
+        stats,
+    ):
         app.include_router(router, dependencies=[Depends(count_stranger)])
     add_pages(app)
     add_error_handlers(app, answer_error)
-    app.add_middleware(EveryRequest, streamed=STREAMED_BODIES, render=answer_error)
+    app.add_middleware(EveryRequest, settings=settings, streamed=STREAMED_BODIES, render=answer_error)
     return app
 
 

@@ -44,6 +44,18 @@ async def test_one_line_a_request_names_its_route_and_never_its_address(
     assert "secret" not in str(logged)
 
 
+@pytest.mark.contract("LO-02")
+async def test_the_line_of_a_request_has_a_shortened_address(runtime: Runtime, logged: list[Any]) -> None:
+    trusting = runtime.settings.model_copy(update={"trusted_proxies": "10.0.0.0/8"})
+    async with open_client(replace(runtime, settings=trusting)) as client:
+        for address in ("203.0.113.77", "2001:db8:1234:5678::9"):
+            await client.get("/bootstrap/status", headers={"X-Forwarded-For": address})
+    assert [event["ip"] for event in logged if event["event"] == "request.answered"] == [
+        "203.0.113.0",
+        "2001:db8:1234::",
+    ]
+
+
 @pytest.mark.contract("LO-03")
 async def test_health_is_dropped_from_the_log_unless_it_is_ill(
     client: httpx.AsyncClient, runtime: Runtime, logged: list[Any]

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.models import SecurityEvent
 from pharos.infra.ids import TenantId
-from pharos.infra.logs import anonymise_ip
+from pharos.infra.redact import anonymise_ip
 
 Severity = Literal["low", "medium", "high", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high", "critical")

@@ -27,7 +27,8 @@ from pharos.identity.tokens import (
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import NotSignedIn
 from pharos.infra.ids import TenantId, UserId, new_id
-from pharos.infra.logs import anonymise_ip, get_logger
+from pharos.infra.logs import get_logger
+from pharos.infra.redact import anonymise_ip
 from pharos.runtime import Runtime
 
 log = get_logger(__name__)

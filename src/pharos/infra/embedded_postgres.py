@@ -69,6 +69,7 @@ password_encryption = scram-sha-256
 log_destination = stderr
 logging_collector = off
 log_line_prefix = '%m [%p] %q%u@%d '
+log_error_verbosity = terse
 log_min_duration_statement = -1
 log_statement = none
 log_parameter_max_length = 0

@@ -33,6 +33,7 @@ from pharos.infra.errors import (
     Unavailable,
 )
 from pharos.infra.logs import get_logger
+from pharos.infra.redact import anonymise_ip
 from pharos.infra.settings import Settings
 
 log = get_logger("pharos.http")
@@ -65,9 +66,10 @@ class MethodNotAllowed(Invalid):
 class EveryRequest:
     """The outermost layer. A header that a route has set itself is left as it is."""
 
-    def __init__(self, app: ASGIApp, *, streamed: re.Pattern[str], render: RenderError) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, streamed: re.Pattern[str], render: RenderError) -> None:
         """`streamed` matches the paths that take bodies of any length and limit them themselves."""
         self.app = app
+        self.settings = settings
         self.streamed = streamed
         self.render = render
 
@@ -95,7 +97,8 @@ class EveryRequest:
         try:
             await self._answer(scope, receive, send_safely, has_begun=lambda: status != 0)
         finally:
-            _log_request(scope, status, time.perf_counter() - started)
+            ip = anonymise_ip(client_ip(Request(scope), self.settings))
+            _log_request(scope, ip, status, time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, *, has_begun: Callable[[], bool]) -> None:
         request = Request(scope, receive)
@@ -244,10 +247,10 @@ def _once(message: Message, receive: Receive) -> Receive:
     return receive_again
 
 
-def _log_request(scope: Scope, status: int, seconds: float) -> None:
+def _log_request(scope: Scope, ip: str, status: int, seconds: float) -> None:
     if status < 500 and QUIET_PATH.fullmatch(scope["path"]):
         return
     # The template, never the address itself: that may hold names and one-time tokens.
     route = getattr(scope.get("route"), "path", "") or ("/static" if "/static/" in scope["path"] else "unknown")
     emit = log.error if status >= 500 or status == 0 else log.info
-    emit("request.answered", status=status, method=scope["method"], path=route, duration=round(seconds, 4))
+    emit("request.answered", status=status, method=scope["method"], path=route, duration=round(seconds, 4), ip=ip)

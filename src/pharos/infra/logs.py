@@ -7,9 +7,7 @@ import sys
 
 import structlog
 
-from pharos.infra.redact import anonymise_ip, redact
-
-__all__ = ["anonymise_ip", "configure_logs", "current_request_id", "get_logger"]
+from pharos.infra.redact import redact
 
 KEPT = frozenset({"time", "level", "_record", "_from_structlog"})
 """What the logger itself puts into an event."""

@@ -9,7 +9,7 @@ from typing import Any
 
 SECRET_FIELDS = frozenset(
     {
-        "access_token", "api_key", "authorization", "ciphertext", "code", "cookie", "credentials", "csrf_token",
+        "access_token", "api_key", "authorization", "ciphertext", "cookie", "credentials", "csrf_token",
         "dsn", "encryption_key", "key", "new_password", "password", "private_key", "refresh_token", "secret",
         "secret_key", "session_token", "set-cookie", "setup_link", "signing_key", "token",
     }
