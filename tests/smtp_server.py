@@ -30,7 +30,7 @@ class Post:
         self, _server: SMTP, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
         self.greetings += 1
-        session.host_name = hostname  # type: ignore[assignment]  # aiosmtpd annotates it as None
+        session.host_name = hostname
         return responses
 
     async def handle_MAIL(
@@ -60,7 +60,7 @@ class Post:
     def authenticate(self, _server: SMTP, _session: Session, _envelope: Envelope, _how: str, data: Any) -> AuthResult:
         assert isinstance(data, LoginPassword)
         self.logins.append((data.login.decode(), data.password.decode()))
-        return AuthResult(success=data.password == b"right / password")
+        return AuthResult(success=data.password == b"right / password", handled=False)
 
 
 def free_port() -> int:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from sqlalchemy import select, text
 from tests.conftest import RunJobs, make_runtime
 from tests.make import MadeTenant
@@ -17,10 +25,10 @@ from pharos.identity import tasks
 from pharos.infra.db import Database
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict
-from pharos.infra.mail import MOST_ATTEMPTS, get_mail, list_mails, note_delayed, queue_mail, retry_mail
+from pharos.infra.mail import MOST_ATTEMPTS, find_waiting, get_mail, list_mails, note_delayed, queue_mail, retry_mail
 from pharos.infra.models import Mail, Secret
 from pharos.infra.settings import Settings
-from pharos.infra.smtp import MailFailed, outbox_file, read_outbox, sender_of, server_of
+from pharos.infra.smtp import MailDelayed, MailFailed, outbox_file, read_outbox, sender_of, server_of
 from pharos.runtime import Runtime
 
 SENDER = "Pharos of Örebro <noreply@pharos.example>"
@@ -43,10 +51,10 @@ def with_server(settings: Settings, db: Database, port: int, *, user: str = "", 
 
 
 @pytest.fixture
-async def mailing(settings: Settings, db: Database, port: int, run_jobs: RunJobs) -> AsyncIterator[Runtime]:
+async def mailing(settings: Settings, db: Database, port: int, run_jobs: RunJobs) -> Runtime:
     """A runtime that sends to the server; nothing of earlier tests is queued."""
     assert run_jobs
-    yield with_server(settings, db, port)
+    return with_server(settings, db, port)
 
 
 async def write(runtime: Runtime, tenant: MadeTenant, recipient: str = "ada@example.org", **mail: str) -> UUID:
@@ -200,7 +208,7 @@ async def test_a_worker_killed_after_the_server_took_the_mail_sends_the_same_mai
 ) -> None:
     mail_id = await write(mailing, tenant)
     async with mailing.db.transaction(tenant.id) as session:
-        waiting = await tasks.find_waiting(session, mailing.vault, tenant_id=tenant.id, mail_id=mail_id)
+        waiting = await find_waiting(session, mailing.vault, tenant_id=tenant.id, mail_id=mail_id)
     assert waiting is not None
     await mailing.mail.deliver(waiting)  # and then the worker dies
     await tasks.deliver_mail(mailing, tenant.id, mail_id=mail_id)
@@ -259,7 +267,60 @@ async def test_mail_that_cannot_leave_is_said_before_anything_is_made(
             await mailing.mail.check()
     assert post.received == []
     await with_server(settings, db, port).mail.check()
-    await with_server(settings, db, free_port()).mail.check()  # down is not wrong
+    silent = with_server(settings, db, free_port()).mail
+    await silent.check()  # down is not wrong
+    with pytest.raises(MailDelayed, match="does not answer"):
+        await silent.probe()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """A server's certificate that this process trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    hour, names = timedelta(hours=1), x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now - hour, now + hour)
+    made = builder.add_extension(names, critical=False).sign(key, SHA256())
+    file, key_file = tmp_path / "cert.pem", tmp_path / "key.pem"
+    file.write_bytes(made.public_bytes(Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file, key_file)
+    return context
+
+
+async def test_a_login_travels_encrypted_and_a_wrong_one_is_said(
+    runtime: Runtime, tenant: MadeTenant, post: Post, certificate: ssl.SSLContext, run_jobs: RunJobs
+) -> None:
+    options: dict[str, Any] = {"authenticator": post.authenticate, "auth_required": True, "require_starttls": True}
+    with smtp_server(post, tls_context=certificate, **options) as port:
+        url = f"smtp://keeper:right%20%2F%20password@localhost:{port}"
+        known, changes = runtime.settings.model_dump(), {"smtp_url": url, "mail_from": SENDER}
+        mailing = make_runtime(Settings(_env_file=None, **{**known, **changes}), runtime.db)
+        await write(mailing, tenant)
+        await run_jobs(mailing)
+        assert post.logins == [("keeper", "right / password")]
+        assert len(post.received) == 1
+        changes["smtp_url"] = url.replace("right", "wrong")
+        wrong = make_runtime(Settings(_env_file=None, **{**known, **changes}), runtime.db)
+        with pytest.raises(MailFailed, match="login"):
+            await wrong.mail.check()
+        mail_id = await write(wrong, tenant)
+        await run_jobs(wrong)
+        assert (await read(wrong, tenant, mail_id)).state == "queued"  # the operator will mend it
+
+
+async def test_no_password_is_told_to_a_server_that_cannot_encrypt(
+    settings: Settings, db: Database, post: Post, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pharos.infra.smtp.THIS_MACHINE", set())
+    changes = {"smtp_url": f"smtp://me:pw@localhost:{port}", "mail_from": SENDER}
+    far = make_runtime(Settings(_env_file=None, **{**settings.model_dump(), **changes}), db)
+    with pytest.raises(MailDelayed, match="STARTTLS"):
+        await far.mail.probe()
+    assert post.logins == []
 
 
 def test_an_address_of_a_server_says_how_to_reach_it(settings: Settings) -> None:

@@ -53,6 +53,14 @@ async def find_waiting(
     )
 
 
+async def find_text(session: AsyncSession, vault: Vault, *, tenant_id: TenantId, mail_id: UUID) -> str | None:
+    """The text of a mail that waits or has failed; None once it is sent. Raises `NotFound`."""
+    mail = await get_mail(session, tenant_id=tenant_id, mail_id=mail_id)
+    if mail.body_secret_id is None:
+        return None
+    return await vault.open(session, tenant_id=tenant_id, secret_id=mail.body_secret_id)
+
+
 async def note_sent(session: AsyncSession, vault: Vault, *, tenant_id: TenantId, mail_id: UUID) -> None:
     """The mail is out of our hands: its text goes, the row stays as the proof."""
     mail = await get_mail(session, tenant_id=tenant_id, mail_id=mail_id)

@@ -94,10 +94,18 @@ class MailTransport:
         if server is None:
             return
         if time.monotonic() - self._checked_at > CHECKED_FOR_SECONDS:
-            self._verdict = await _refusal_of_sender(server, sender)
+            self._verdict = await _verdict(server, sender)
             self._checked_at = time.monotonic()
         if self._verdict is not None:
-            raise MailFailed(f"{self._verdict} {HOW}")
+            raise MailFailed(self._verdict)
+
+    async def probe(self) -> str:
+        """How mail leaves, in words for the operator. Raises `MailFailed`, or `MailDelayed` for a silent server."""
+        server, sender = _settings_of(self._settings)
+        if server is None:
+            return f"No mail server is set: mail lies as files in {self._settings.data_dir / 'outbox'}."
+        await _greet(server, sender, timeout_seconds=TIMEOUT_SECONDS)
+        return f"{server.host}:{server.port} takes mail of {sender}."
 
     async def deliver(self, mail: OutgoingMail) -> None:
         """Hand a mail over. Raises `MailRefused` for good, `MailDelayed` for now, `MailFailed` for wrong settings."""
@@ -117,7 +125,7 @@ class MailTransport:
         except aiosmtplib.SMTPNotSupported as error:
             raise MailRefused(f"The mail server cannot do this: {error.message}") from error
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
-            raise MailDelayed(f"The mail server {server.host}:{server.port} does not answer: {error}") from error
+            raise _silence(server, error) from error
 
 
 def outbox_file(settings: Settings, mail_id: UUID) -> Path:
@@ -211,19 +219,37 @@ def _client(server: SmtpServer, *, timeout_seconds: float) -> aiosmtplib.SMTP:
     )
 
 
-async def _refusal_of_sender(server: SmtpServer, sender: Address) -> str | None:
-    """Why the server will not take mail of this sender; None when it does, or does not say."""
+async def _verdict(server: SmtpServer, sender: Address) -> str | None:
+    """Why no mail of this sender could leave; None when it could, or when the server does not say."""
     try:
-        async with asyncio.timeout(CHECK_SECONDS), _client(server, timeout_seconds=CHECK_SECONDS) as client:
+        await _greet(server, sender, timeout_seconds=CHECK_SECONDS)
+    except MailFailed as error:
+        return error.message
+    except MailDelayed:
+        return None
+    return None
+
+
+async def _greet(server: SmtpServer, sender: Address, *, timeout_seconds: float) -> None:
+    """Ask the server whether it takes mail of this sender. Raises `MailFailed`, or `MailDelayed` when it is silent."""
+    try:
+        async with asyncio.timeout(timeout_seconds), _client(server, timeout_seconds=timeout_seconds) as client:
             await client.mail(sender.addr_spec)
             await client.rset()
     except aiosmtplib.SMTPAuthenticationError as error:
-        return f"The mail server refused the login of PHAROS_SMTP_URL ({error.code})."
+        raise MailFailed(f"The mail server refused the login of PHAROS_SMTP_URL ({error.code}). {HOW}") from error
     except aiosmtplib.SMTPResponseException as error:
-        return f"The mail server refused the sender {sender.addr_spec} ({error.code})." if error.code >= 500 else None
-    except (aiosmtplib.SMTPException, OSError, TimeoutError):
-        return None
-    return None
+        if error.code >= 500:
+            words = f"The mail server refused the sender {sender.addr_spec} ({error.code}). {HOW}"
+            raise MailFailed(words) from error
+        raise _refusal(error) from error
+    except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+        raise _silence(server, error) from error
+
+
+def _silence(server: SmtpServer, error: Exception) -> MailDelayed:
+    words = str(error) or "no answer in time"
+    return MailDelayed(f"The mail server {server.host}:{server.port} does not answer: {words}")
 
 
 def _refusal(error: aiosmtplib.SMTPResponseException) -> MailRefused | MailDelayed:

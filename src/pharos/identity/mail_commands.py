@@ -1,0 +1,124 @@
+"""`pharos mail` and `pharos user invite`: what was mailed, what waits and why, and inviting somebody."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast, get_args
+from uuid import UUID
+
+import typer
+
+from pharos.identity.commands import user_app
+from pharos.identity.invitations import Invited, invite
+from pharos.identity.principal import PlatformRole
+from pharos.identity.tenants import as_operator
+from pharos.infra.errors import Invalid
+from pharos.infra.mail import State, find_text, get_mail, list_mails, retry_mail
+from pharos.infra.models import Mail
+from pharos.infra.settings import Settings
+from pharos.infra.smtp import MailTransport, read_outbox
+from pharos.infra.terminal import AsJson, TenantSlug, echo_json, echo_line, echo_table, run_async
+
+app = typer.Typer()
+mail_app = typer.Typer(help="Mail on its way.", no_args_is_help=True)
+app.add_typer(mail_app, name="mail")
+
+MailId = Annotated[UUID, typer.Argument(help="Id of the mail, as `pharos mail list` shows it.", show_default=False)]
+
+
+@mail_app.command("list")
+def list_all(
+    state: Annotated[str, typer.Option(help="Only queued, sent or failed ones.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest.")] = 50,
+    tenant: TenantSlug = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Mails of a tenant, newest first: where to, how far, and why not further."""
+    if state and state not in get_args(State):
+        raise Invalid(f"A mail is {', '.join(get_args(State))}; “{state}” is none of these.", code="bad_state")
+
+    async def work() -> list[Mail]:
+        wanted = cast(State, state) if state else None
+        async with as_operator(tenant) as (runtime, me), runtime.db.transaction(me.tenant_id) as session:
+            return await list_mails(session, tenant_id=me.tenant_id, state=wanted, limit=limit)
+
+    mails = run_async(work())
+    if as_json:
+        echo_json([_facts(mail) for mail in mails])
+        return
+    rows = [[mail.id, mail.recipient, mail.subject, mail.state, mail.attempts, mail.reason] for mail in mails]
+    echo_table(["id", "to", "subject", "state", "tries", "reason"], rows, empty="There is no such mail.")
+
+
+@mail_app.command()
+def show(mail_id: MailId, tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
+    """One mail with its text, as long as it waits or lies in the file outbox; what an SMTP server took is gone."""
+
+    async def work() -> tuple[Mail, str]:
+        async with as_operator(tenant) as (runtime, principal):
+            async with runtime.db.transaction(principal.tenant_id) as session:
+                mail = await get_mail(session, tenant_id=principal.tenant_id, mail_id=mail_id)
+                text = await find_text(session, runtime.vault, tenant_id=principal.tenant_id, mail_id=mail_id)
+            return mail, read_outbox(runtime.settings, mail_id) if text is None else text
+
+    mail, text = run_async(work())
+    if as_json:
+        echo_json({**_facts(mail), "text": text})
+        return
+    for name, value in _facts(mail).items():
+        if value is not None:
+            echo_line(f"{name}: {value}")
+    echo_line(f"\n{text}")
+
+
+@mail_app.command()
+def retry(mail_id: MailId, tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
+    """Send a failed or waiting mail now."""
+
+    async def work() -> None:
+        async with as_operator(tenant) as (runtime, me), runtime.db.transaction(me.tenant_id) as session:
+            await retry_mail(session, tenant_id=me.tenant_id, mail_id=mail_id)
+
+    run_async(work())
+    if as_json:
+        echo_json({"id": mail_id, "state": "queued"})
+    else:
+        echo_line("It is sent now; `pharos mail list` shows how that went.")
+
+
+@mail_app.command()
+def check(as_json: AsJson = False) -> None:
+    """Ask the mail server, with the settings as they are, whether it takes our mail; sends none."""
+    words = run_async(MailTransport(Settings()).probe())
+    if as_json:
+        echo_json({"ok": True, "message": words})
+    else:
+        echo_line(words)
+
+
+@user_app.command("invite")
+def invite_somebody(
+    email: Annotated[str, typer.Argument(help="Where to send the invitation.", show_default=False)],
+    name: Annotated[str, typer.Option(help="What they are called; they can choose another name.")] = "",
+    role: Annotated[str, typer.Option(help="none, engineer or admin.")] = "none",
+    tenant: TenantSlug = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Invite somebody by mail; they choose their password themselves, within seven days."""
+    if role not in get_args(PlatformRole):
+        raise Invalid("A role is none, engineer or admin.", code="bad_role")
+
+    async def work() -> UUID:
+        async with as_operator(tenant) as (runtime, principal):
+            invited = Invited(email=email, name=name, platform_role=cast(PlatformRole, role))
+            return await invite(runtime, principal, invited)
+
+    invitation_id = run_async(work())
+    if as_json:
+        echo_json({"id": invitation_id, "email": email})
+    else:
+        echo_line(f"{email} is invited; the mail is on its way.")
+
+
+def _facts(mail: Mail) -> dict[str, object]:
+    names = ("id", "recipient", "subject", "state", "attempts", "reason", "created_at", "sent_at")
+    return {name: getattr(mail, name) for name in names}
