@@ -5,7 +5,8 @@ scratch installation; the time runs from the start of that command to its exit, 
 embedding, counting words and storing. Then the texts the embedder was given are made from the stored passages again and
 sent to the same embedder process, by two callers so that its queue never runs dry. The figure is the ratio of the two
 rates in one run, so that the machine's speed does not matter. Other work on the machine does matter a little; beside it
-stands the embedder's share of the processor time, the ratio that a machine with nothing else to do comes near.
+stands the embedder's share of the processor time, the ratio that a machine with nothing else to do comes near. What
+web, worker and embedder hold in memory is taken right after the command.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def main(eval_dir: Path) -> dict[str, Any]:
         )
         states = Counter(json.loads(told)["documents"])
         command = _command_seconds() - command_before
+        memory = scratch.memory()
         passages, alone = asyncio.run(_embed_again(scratch.settings))
     ratio = alone / whole
     return {
@@ -70,6 +72,7 @@ def main(eval_dir: Path) -> dict[str, Any]:
         "ratio": round(ratio, 3),
         "complete_ok": states == Counter(indexed=len(abstracts)),
         "ratio_ok": ratio >= MIN_RATIO,
+        **memory,
     }
 
 

@@ -3,7 +3,7 @@
 Each set is indexed and asked in a scratch installation, through the command an operator would use. The figure is
 nDCG@10. SciFact (5,183 English abstracts, 300 claims) is judged by documents, covidqa-long (92 papers, 505 questions)
 by passages that hold the marked span, XQuAD (240 paragraphs in English, German and Chinese in one corpus) by
-paragraphs, each question by its own language's alone.
+paragraphs, each question by its own language's alone. A set that is absent is named under `not_run`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """`make bench EVAL_DIR=…`: run every benchmark and write bench-results/bench.json.
 
 A benchmark is a module of this folder with `main(eval_dir: Path) -> dict`: figures by name, and for each bound a key
-that ends in `_ok`. It raises FileNotFoundError when the set it measures on is absent, which is reported as not run.
+that ends in `_ok`. What it measures on may be absent: it raises FileNotFoundError, or names under `not_run` the sets of
+several that are. Both are reported as not run, never as ok.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def _is_benchmark(file: Path) -> bool:
 
 
 def run_one(name: str, eval_dir: Path) -> dict[str, Any]:
-    """`{"state": "ok" | "bound missed" | "not run", "seconds": …, "load_before": …, "figures": …}`.
+    """`{"state": "ok" | "bound missed" | "not run", "missed": …, "not_run": …, "seconds": …, "figures": …}`.
+
+    `not run` with figures says that some of it was not run; `not_run` names it.
 
     The load is what other work kept the machine busy with: on two cores, times taken above 2 say little.
     """
@@ -42,9 +45,11 @@ def run_one(name: str, eval_dir: Path) -> dict[str, Any]:
     except FileNotFoundError as missing:
         return {"state": "not run", "reason": str(missing)}
     missed = [key for key, value in figures.items() if key.endswith("_ok") and value is False]
+    not_run = figures.pop("not_run", [])
     return {
-        "state": "bound missed" if missed else "ok",
+        "state": "bound missed" if missed else "not run" if not_run else "ok",
         "missed": missed,
+        "not_run": not_run,
         "seconds": round(time.monotonic() - started, 1),
         "load_before": round(load, 1),
         "figures": figures,
@@ -70,6 +75,8 @@ def main() -> int:
             {"at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine, "benchmarks": results}, indent=1
         )
     )
+    for name, result in results.items():
+        print(f"{name}: {result['state']} {', '.join(result.get('missed') or result.get('not_run') or [])}".rstrip())
     print(f"Written to {RESULTS.relative_to(FOLDER.parent)}")
     return 1 if any(result["state"] == "bound missed" for result in results.values()) else 0
 

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+from benchmarks.memory import PARTS, memory_figures
 
 from pharos.infra.settings import Settings
 from pharos.ops.running import read_state
@@ -83,6 +85,12 @@ class Scratch:
         top = psutil.Process(state.parts[part]["pid"] if part else state.pid)
         return sum(_processor_seconds(process) for process in (top, *top.children(recursive=True)))
 
+    def memory(self) -> dict[str, Any]:
+        """`memory_figures` of the running parts."""
+        state = read_state(self.settings)
+        assert state is not None, "the installation has stopped"
+        return memory_figures({part: state.parts[part]["pid"] for part in PARTS})
+
 
 def _processor_seconds(process: psutil.Process) -> float:
     """Its own, and that of children which have ended: living ones are counted for themselves."""
@@ -96,7 +104,7 @@ def _processor_seconds(process: psutil.Process) -> float:
 def scratch_installation() -> Iterator[Scratch]:
     """Started and ready; stopped and removed at the end. It says nothing of how long the start took."""
     folder = Path(tempfile.mkdtemp(prefix="pharos-bench-"))
-    scratch = Scratch(folder, Settings(_env_file=None, data_dir=folder / "data", port=_free_port()))
+    scratch = Scratch(folder, Settings(_env_file=None, data_dir=folder / "data", port=free_port()))
     try:
         scratch.run("up", "--detach")
         yield scratch
@@ -107,7 +115,7 @@ def scratch_installation() -> Iterator[Scratch]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

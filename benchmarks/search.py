@@ -1,7 +1,8 @@
 """Search among 100,000 passages of 20 projects: what it costs beyond its two parts, and what its index misses.
 
 The passages are windows of SciFact abstracts; their vectors lie between those of 5,000 beginnings, so that questions
-have near and far neighbours as in a real library. They are loaded in bulk: the writing path has its own benchmark.
+have near and far neighbours as in a real library. They are loaded in bulk: the writing path has its own benchmark. At
+the end web and worker are started beside the embedder, the web process is asked, and the memory of the three is taken.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import numpy as np
 import psycopg
+from benchmarks.memory import memory_figures
+from benchmarks.scratch import free_port
 from numpy.typing import NDArray
+from tests.make import make_person, make_token
 from tests.postgres import shared_server
 
-from pharos.identity.principal import operator
+from pharos.identity.principal import Principal, operator
 from pharos.infra.blobs import BlobStore
 from pharos.infra.db import create_database
 from pharos.infra.errors import Unavailable
@@ -43,6 +48,7 @@ from pharos.runtime import Runtime
 
 PASSAGES, PROJECTS, DOCUMENTS_A_PROJECT = 100_000, 20, 50
 QUESTIONS = 100
+ASKED_OVER_HTTP = 50  # below what one person may ask in a minute
 TEXTS_EMBEDDED, WORDS_EMBEDDED = 5000, 40
 WORDS_A_PASSAGE = 90
 HNSW = "ix_passage_vectors_minilm_l6_v2_hnsw"
@@ -64,26 +70,60 @@ def main(eval_dir: Path) -> dict[str, Any]:
         name = f"bench_{secrets.token_hex(4)}"
         urls = server.clone(name)
         settings = Settings(
-            _env_file=None, data_dir=Path(scratch) / "data", database_url=urls.app, secret_key=secrets.token_hex(32)
+            _env_file=None,
+            data_dir=Path(scratch) / "data",
+            database_url=urls.app,
+            secret_key=secrets.token_hex(32),
+            port=free_port(),
         )
         admin_url = f"{server.admin_url.rpartition('/')[0]}/{name}"
-        with embedder(settings):
-            return asyncio.run(measure(settings, admin_url, texts, questions))
+        with part(settings, "embedder") as embedder:
+            figures, principal = asyncio.run(measure(settings, admin_url, texts, questions))
+            with part(settings, "web") as web, part(settings, "worker") as worker:
+                asyncio.run(ask_over_http(settings, principal, questions[:ASKED_OVER_HTTP]))
+                return figures | memory_figures({"embedder": embedder, "web": web, "worker": worker})
 
 
 @contextmanager
-def embedder(settings: Settings) -> Iterator[None]:
-    """The embedder process, as `pharos up` starts it."""
+def part(settings: Settings, name: str) -> Iterator[int]:
+    """A process of the product, as `pharos up` starts it; its id."""
     settings.embedder_socket.parent.mkdir(parents=True, exist_ok=True)
+    assert settings.database_url is not None
+    assert settings.secret_key is not None
     process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "pharos"), "embedder"],
-        env={"PHAROS_DATA_DIR": str(settings.data_dir), "PATH": "/usr/bin:/bin", "HOME": str(settings.data_dir)},
+        [str(Path(sys.executable).parent / "pharos"), name],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(settings.data_dir),
+            "PHAROS_DATA_DIR": str(settings.data_dir),
+            "PHAROS_DATABASE_URL": settings.database_url,
+            "PHAROS_SECRET_KEY": settings.secret_key.get_secret_value(),
+            "PHAROS_PORT": str(settings.port),
+        },
     )
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
+
+
+async def ask_over_http(settings: Settings, principal: Principal, questions: list[str]) -> None:
+    """Search through the web process, so that its memory is that of one at work."""
+    async with open_runtime(settings) as runtime:
+        headers = {"Authorization": f"Bearer {await make_token(runtime, principal)}"}
+    deadline = time.monotonic() + 60
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}", headers=headers, timeout=60) as client:
+        while True:
+            try:
+                (await client.get("/health/live")).raise_for_status()
+                break
+            except httpx.HTTPError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+        for question in questions:
+            (await client.post("/api/v1/search", json={"text": question})).raise_for_status()
 
 
 @asynccontextmanager
@@ -109,7 +149,10 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     await db.dispose()
 
 
-async def measure(settings: Settings, admin_url: str, texts: list[str], questions: list[str]) -> dict[str, Any]:
+async def measure(
+    settings: Settings, admin_url: str, texts: list[str], questions: list[str]
+) -> tuple[dict[str, Any], Principal]:
+    """The figures, and an administrator of the tenant that holds the passages."""
     async with open_runtime(settings) as runtime:
         beginnings = [" ".join(text.split()[:WORDS_EMBEDDED]) for text in texts[:TEXTS_EMBEDDED]]
         base = await runtime.embedding.embed(beginnings)
@@ -125,13 +168,14 @@ async def measure(settings: Settings, admin_url: str, texts: list[str], question
             await search(runtime, principal, text=question)
             whole.append(time.perf_counter() - started)
             recalls.append(await recall_at_10(runtime, stored, question, vector))
+        asker = await make_person(runtime.db, stored.tenant_id, platform_role="superadmin")
     p50 = {
         name: float(np.median(values[5:])) * 1000
         for name, values in (("embedding", embedding), ("statement", bare), ("search", whole))
     }
     overhead = p50["search"] - p50["embedding"] - p50["statement"]
     recall = float(np.mean(recalls[5:]))
-    return {
+    figures = {
         **{f"{name}_p50_ms": round(value, 1) for name, value in p50.items()},
         "search_p95_ms": round(float(np.percentile(whole[5:], 95)) * 1000, 1),
         "overhead_ms": round(overhead, 1),
@@ -141,6 +185,7 @@ async def measure(settings: Settings, admin_url: str, texts: list[str], question
         "passages": PASSAGES,
         "projects": PROJECTS,
     }
+    return figures, asker
 
 
 async def time_statement(runtime: Runtime, stored: Stored, question: str, vector: NDArray[np.float32]) -> float:
@@ -176,6 +221,7 @@ def load(admin_url: str, base: NDArray[np.float32], texts: list[str]) -> Stored:
     with psycopg.connect(admin_url) as connection:
         connection.execute("set session_replication_role = replica")
         connection.execute(f"drop index {HNSW}")
+        connection.execute("update bootstrap_state set is_initialized = true")
         connection.execute("insert into tenants (id, slug, name) values (%s, 'bench', 'Bench')", [tenant])
         size = PASSAGES // PROJECTS
         copy(

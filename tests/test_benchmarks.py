@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import run
+import pytest
+from benchmarks import install, memory, quality, run
 
 
 def planted(name: str, main: Any) -> None:
@@ -30,6 +33,41 @@ def test_an_absent_set_is_not_run_and_never_passed(tmp_path: Path) -> None:
     planted("planted_absent", main)
     outcome = run.run_one("planted_absent", tmp_path)
     assert outcome == {"state": "not run", "reason": "xquad"}
+
+
+def test_a_benchmark_of_which_a_set_is_absent_is_not_run_and_names_it(tmp_path: Path) -> None:
+    planted("planted_half", lambda _: {"scifact_ok": True, "not_run": ["xquad"]})
+    planted("planted_half_bad", lambda _: {"scifact_ok": False, "not_run": ["xquad"]})
+    planted("planted_whole", lambda _: {"scifact_ok": True, "not_run": []})
+    outcome = run.run_one("planted_half", tmp_path)
+    assert (outcome["state"], outcome["not_run"]) == ("not run", ["xquad"])
+    assert run.run_one("planted_half_bad", tmp_path)["state"] == "bound missed"
+    assert run.run_one("planted_whole", tmp_path)["state"] == "ok"
+
+
+def test_the_quality_benchmark_names_the_sets_that_are_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scifact").mkdir()
+    (tmp_path / "scifact" / "corpus.jsonl").touch()
+    monkeypatch.setattr(quality, "scratch_installation", nullcontext)
+    monkeypatch.setattr(quality, "_evaluate", lambda _scratch, folder: {f"{folder.name}_all_ok": True})
+    outcome = run.run_one("quality", tmp_path)
+    assert (outcome["state"], outcome["not_run"]) == ("not run", ["covidqa-long", "xquad"])
+
+
+def test_the_memory_of_parts_is_told_apart_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = dict.fromkeys(memory.PARTS, os.getpid())
+    figures = memory.memory_figures(ours)
+    assert figures["memory_mb"].keys() == {"web", "worker", "embedder"}
+    assert figures["memory_sum_mb"] == pytest.approx(sum(figures["memory_mb"].values()), abs=0.2)
+    monkeypatch.setattr(memory, "MAX_BYTES", 1_000_000)
+    assert memory.memory_figures(ours)["memory_ok"] is False
+
+
+def test_an_install_is_measured_on_the_files_of_the_working_tree(tmp_path: Path) -> None:
+    install.copy_tree(tmp_path / "tree")
+    assert (tmp_path / "tree" / "Makefile").read_text() == (install.ROOT / "Makefile").read_text()
+    assert not (tmp_path / "tree" / ".venv").exists()
+    assert not (tmp_path / "tree" / ".git").exists()
 
 
 def test_only_files_with_a_main_are_benchmarks(tmp_path: Path) -> None:
