@@ -7,6 +7,7 @@ import os
 import sys
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -175,6 +176,11 @@ class _FileVariables(PydanticBaseSettingsSource):
         fields = self.settings_cls.model_fields
         values = {name: self.get_field_value(fields[name], name)[0] for name in self.names}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def is_secret(field: str) -> bool:
+    """Whether a setting's value must not be shown, nor given where other users of the machine see it."""
+    return field in _FileVariables.names or SecretStr in get_args(Settings.model_fields[field].annotation)
 
 
 def setting_error(error: ValidationError) -> Invalid:

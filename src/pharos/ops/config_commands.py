@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import sys
+from io import StringIO
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import SecretStr, ValidationError
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+from pydantic import AliasChoices, SecretStr, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
+from pharos.identity.audit import record_audit
+from pharos.identity.principal import operator
+from pharos.identity.tenants import DEFAULT_SLUG, find_tenant
 from pharos.infra.database_roles import connection_urls, initialise_database, refuse_unsafe_role
-from pharos.infra.errors import Invalid
-from pharos.infra.settings import Settings, setting_error, unknown_variables
-from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table
+from pharos.infra.errors import Invalid, PharosError
+from pharos.infra.secret_files import write_secret
+from pharos.infra.settings import Settings, is_secret, setting_error, unknown_variables
+from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table, run_async
+from pharos.runtime import open_runtime
 
 app = typer.Typer()
 config_app = typer.Typer(help="Settings in pharos.env and the environment.", no_args_is_help=True)
@@ -20,6 +32,8 @@ app.add_typer(config_app, name="config")
 app.add_typer(db_app, name="db")
 
 ENV_FILE = Path("pharos.env")
+PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:@%+,=-]+")
+AUDIT_SECONDS = 5.0
 
 
 @config_app.command("list")
@@ -36,29 +50,97 @@ def list_settings(as_json: AsJson = False) -> None:
 @config_app.command("set")
 def set_setting(
     name: Annotated[str, typer.Argument(help="For instance PHAROS_PORT.")],
-    value: Annotated[str, typer.Argument(help="Its new value.")],
+    value: Annotated[
+        str | None, typer.Argument(help="Its new value; a secret is asked for or read from stdin.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Write one setting into pharos.env after checking it."""
     field = name.removeprefix("PHAROS_").lower()
     if field not in Settings.model_fields:
         raise Invalid(f"There is no setting {name}. `pharos config list` names them all.", code="no_such_setting")
-    try:
-        Settings(**{field: value})  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise Invalid(
-            f"{_variable(field)} cannot be {value!r}: {error.errors()[0]['msg']}.", code="bad_value"
-        ) from error
+    value = _given_value(field, value)
+    _refuse_bad_value(field, value)
+    text = with_variable(ENV_FILE.read_text() if ENV_FILE.exists() else "", name=_variable(field), value=value)
     if dry_run:
         echo_line(f"Would set {_variable(field)} in {ENV_FILE.absolute()}.")
         return
-    lines = ENV_FILE.read_text().splitlines() if ENV_FILE.exists() else []
-    kept = [line for line in lines if not line.startswith(f"{_variable(field)}=")]
-    fresh = ENV_FILE.with_suffix(".new")
-    fresh.touch(mode=0o600)
-    fresh.write_text("\n".join([*kept, f"{_variable(field)}={value}"]) + "\n")
-    fresh.replace(ENV_FILE)
+    write_secret(ENV_FILE.absolute(), text)
     echo_line(f"Set {_variable(field)}. It counts from the next start: `pharos down`, then `pharos up`.")
+    if not run_async(_record_change(field)):
+        echo_line("No database answers, so the audit log does not have it.")
+
+
+def _given_value(field: str, value: str | None) -> str:
+    """The value of the command line; a secret only by hand or by stdin, where no other user sees it."""
+    if value is not None:
+        if is_secret(field):
+            raise Invalid(
+                f"{_variable(field)} is a secret, and a command line is seen by every user of the machine and kept in "
+                f"the shell's history. Run `pharos config set {_variable(field)}` and type it, or give it on stdin.",
+                code="secret_in_arguments",
+            )
+        return value
+    if sys.stdin.isatty():
+        return str(typer.prompt(_variable(field), hide_input=is_secret(field)))
+    return sys.stdin.read().removesuffix("\n")
+
+
+def _refuse_bad_value(field: str, value: str) -> None:
+    """Raise `Invalid` when this setting cannot have this value; others that cannot be read are no reason to refuse."""
+    try:
+        Settings(**{field: value})  # type: ignore[arg-type]
+    except ValidationError as error:
+        alias = Settings.model_fields[field].validation_alias
+        names = {field, *(alias.choices if isinstance(alias, AliasChoices) else ())}
+        for problem in error.errors():
+            if problem["loc"][:1] and problem["loc"][0] in names:
+                shown = "that" if is_secret(field) else repr(value)
+                words = f"{_variable(field)} cannot be {shown}: {problem['msg']}."
+                raise Invalid(words, code="bad_value") from error
+
+
+def with_variable(text: str, *, name: str, value: str) -> str:
+    """The env file's text with one variable set, its other lines as they are.
+
+    Raises `Invalid` for a value that would not be read back as it is: the file knows no sign for a literal `${`.
+    """
+    kept = "".join(line.original.string for line in parse_stream(StringIO(text)) if line.key != name)
+    if kept and not kept.endswith("\n"):
+        kept += "\n"
+    made = f"{kept}{name}={_quoted(value)}\n"
+    as_written = {**_variables(kept, interpolate=False), name: value}
+    is_kept = _variables(made, interpolate=False) == as_written and _variables(made)[name] == value
+    if not is_kept or len(value.splitlines()) > 1:
+        raise Invalid(
+            f"{name} cannot hold a line break or ${{ in {ENV_FILE}. Set it in the environment instead.",
+            code="unwritable_value",
+        )
+    return made
+
+
+def _variables(text: str, *, interpolate: bool = True) -> dict[str, str | None]:
+    return dotenv_values(stream=StringIO(text), interpolate=interpolate)
+
+
+def _quoted(value: str) -> str:
+    if PLAIN_VALUE.fullmatch(value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+async def _record_change(field: str) -> bool:
+    """Tell the audit log of the database in use; False when none answers."""
+    try:
+        async with asyncio.timeout(AUDIT_SECONDS), open_runtime(read_settings()) as runtime:
+            principal = operator(await find_tenant(runtime, DEFAULT_SLUG))
+            async with runtime.db.transaction(principal.tenant_id) as session:
+                subject = f"setting:{_variable(field)}"
+                await record_audit(session, principal, action="settings.changed", subject=subject)
+    except (PharosError, SQLAlchemyError, OSError):  # TimeoutError is one of these
+        return False
+    return True
 
 
 @config_app.command("check")
