@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Interval, cast, func, select, update
 from tests.make import MadeTenant, make_person, make_project
 
 from pharos.identity.api_keys import create_key, list_keys, revoke_key
@@ -170,7 +170,7 @@ class TestOverHttp:
     async def test_a_key_that_expires_says_when(self, as_member: httpx.AsyncClient, runtime: Runtime) -> None:
         made = (await as_member.post("/api-keys", json={"name": "x", "expiresInDays": 30})).json()
         async with runtime.db.transaction(await _tenant_of(as_member)) as session:
-            left = select(ApiKey.expires_at - func.now()).where(ApiKey.id == made["id"])
+            left = select(cast(ApiKey.expires_at - func.now(), Interval)).where(ApiKey.id == made["id"])
             assert timedelta(days=29.9) < (await session.execute(left)).scalar_one() <= timedelta(days=30)
             with pytest.raises(NotFound):
                 await revoke_key(session, operator(await _tenant_of(as_member)), key_id=await _tenant_of(as_member))

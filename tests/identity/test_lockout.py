@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Interval, cast, func, select, update
 from tests.conftest import open_client
 from tests.make import PASSWORD
 
@@ -60,7 +60,7 @@ async def test_four_do_not_and_a_right_one_starts_the_count_anew(runtime: Runtim
 async def test_a_lock_ends_by_itself_and_tries_do_not_prolong_it(runtime: Runtime, member: Principal) -> None:
     await fail(runtime, member, 5)
     async with system_transaction(runtime.db) as session:
-        locked_until = select(User.locked_until - func.now()).where(User.id == member.user_id)
+        locked_until = select(cast(User.locked_until - func.now(), Interval)).where(User.id == member.user_id)
         before = (await session.execute(locked_until)).scalar_one()
     assert timedelta(minutes=4.9) < before <= timedelta(minutes=5)
     await fail(runtime, member, 10)
