@@ -175,3 +175,16 @@ def test_a_forwarded_address_is_believed_from_a_trusted_proxy_only(
 def test_networks_of_proxies_that_are_none_stop_the_start() -> None:
     with pytest.raises(ValidationError):
         Settings(_env_file=None, trusted_proxies="10.0.0.0/8, the office")
+
+
+async def test_a_text_that_the_database_cannot_hold_is_the_senders_and_not_logged(
+    client: httpx.AsyncClient, as_admin: httpx.AsyncClient, logged: list[Any]
+) -> None:
+    sent = {"email": "canary\u0000@example.org", "password": "canary-password"}
+    for answer in (
+        await client.post("/auth/login", json=sent),
+        await as_admin.post("/projects", json={"name": "canary\u0000"}),
+    ):
+        assert (answer.status_code, answer.json()["error"]) == (422, "bad_value")
+        assert "canary" not in answer.text
+    assert "canary" not in str(logged)

@@ -6,9 +6,11 @@ import psycopg
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from pharos.infra.errors import Conflict, NotAllowed, PharosError, StorageFull, Unavailable
+from pharos.infra.errors import Conflict, Invalid, NotAllowed, PharosError, StorageFull, Unavailable
 
 DISK_FULL = "53100"
+UNSTORABLE = (None, "22003", "22021", "22P05")
+"""Refused by the driver (a NUL in a text), out of range, not in the character set: the sender's, not our fault."""
 WITHOUT_SCHEMA = ("42P01", "42703", "42883", "3F000")
 """A table, column, function or schema that is not there: our statements name none that the migrations do not make."""
 
@@ -19,6 +21,8 @@ def as_pharos_error(error: Exception) -> PharosError | None:
     sqlstate = cause.sqlstate if isinstance(cause, psycopg.Error) else None
     if sqlstate == DISK_FULL:
         return StorageFull("The disk of the database is full; nothing of this was kept. Make room there and try again.")
+    if isinstance(cause, psycopg.DataError) and sqlstate in UNSTORABLE:
+        return Invalid("A value holds a character or a number that cannot be stored. Remove it.", code="bad_value")
     if sqlstate in WITHOUT_SCHEMA:
         return Conflict("The database lacks tables of this version. Run `pharos migrate --apply`.", code="not_migrated")
     if isinstance(cause, psycopg.errors.InsufficientPrivilege):

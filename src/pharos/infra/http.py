@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -28,7 +28,6 @@ from pharos.infra.errors import (
     NotFound,
     NotSignedIn,
     PharosError,
-    StorageFull,
     TooLarge,
     Unavailable,
 )
@@ -177,12 +176,12 @@ def add_error_handlers(app: FastAPI, render: RenderError) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         return await render(request, as_pharos_error(error))
 
-    for kind in (PharosError, RequestValidationError, HTTPException, OperationalError, InterfaceError, PoolTimeout):
+    for kind in (PharosError, RequestValidationError, HTTPException, DBAPIError, PoolTimeout):
         app.add_exception_handler(kind, handle)
 
 
 def as_pharos_error(error: Exception) -> PharosError:
-    """The kind that an error of a library below us stands for."""
+    """The kind that an error of a library below us stands for; raises again what only a fault of ours can cause."""
     if isinstance(error, PharosError):
         return error
     if isinstance(error, RequestValidationError):
@@ -190,11 +189,11 @@ def as_pharos_error(error: Exception) -> PharosError:
     if isinstance(error, HTTPException):
         return _of_status(error)
     found = database_errors.as_pharos_error(error)
-    if isinstance(found, StorageFull):
-        log.error("database.disk_full")
-        return found
-    log.error("database.unreachable", error=type(error).__name__)
-    return Unavailable("The database does not answer. Try again in a moment.", code="database_unavailable")
+    if not isinstance(found, (Invalid, Unavailable)):
+        raise error
+    if isinstance(found, Unavailable):
+        log.error("database.failed", code=found.code, error=type(error).__name__)
+    return found
 
 
 def _of_status(error: HTTPException) -> PharosError:
