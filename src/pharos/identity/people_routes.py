@@ -1,16 +1,26 @@
-"""People, departments and groups over HTTP. They are managed by administrators; engineers manage other things."""
+"""People, departments and groups over HTTP, and going from one tenant to another.
+
+They are managed by administrators; engineers manage other things.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 
 from pharos.identity import departments, groups, people
 from pharos.identity import people_schemas as schemas
-from pharos.identity.current import CurrentAdmin, CurrentPerson, CurrentRuntime
-from pharos.infra.errors import NotAllowed
+from pharos.identity.current import CurrentAdmin, CurrentPerson, CurrentRuntime, CurrentVisitor
+from pharos.identity.places import find_place
+from pharos.identity.recognise import forget_person
+from pharos.identity.routes import hand_out
+from pharos.identity.schemas import Tokens
+from pharos.identity.sign_in import sign_out
+from pharos.identity.tenants import list_tenants_of
+from pharos.infra.errors import NotAllowed, NotFound
+from pharos.infra.ids import UserId
 
 router = APIRouter(tags=["people"])
 
@@ -49,6 +59,7 @@ async def change_user(
     changes = body.model_dump(exclude_unset=True)
     async with runtime.db.transaction(principal.tenant_id) as session:
         changed = await people.change_place(session, principal, user_id=user_id, **changes)
+    forget_person(runtime, UserId(user_id))
     return schemas.Person.model_validate(changed)
 
 
@@ -57,6 +68,7 @@ async def disable_user(user_id: UUID, principal: CurrentAdmin, runtime: CurrentR
     """Close this tenant to a person; their sessions in it end."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         changed = await people.set_disabled(session, principal, user_id=user_id, is_disabled=True)
+    forget_person(runtime, UserId(user_id))
     return schemas.Person.model_validate(changed)
 
 
@@ -65,6 +77,7 @@ async def enable_user(user_id: UUID, principal: CurrentAdmin, runtime: CurrentRu
     """Open this tenant to a person again."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         changed = await people.set_disabled(session, principal, user_id=user_id, is_disabled=False)
+    forget_person(runtime, UserId(user_id))
     return schemas.Person.model_validate(changed)
 
 
@@ -152,3 +165,25 @@ async def remove_group_member(group_id: UUID, user_id: UUID, principal: CurrentP
     """Changes nothing when they are not in it."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         await groups.remove_member(session, principal, group_id=group_id, user_id=user_id)
+
+
+@router.get("/auth/tenants")
+async def own_tenants(principal: CurrentPerson, runtime: CurrentRuntime) -> schemas.Tenants:
+    """Where the person may sign in."""
+    assert principal.user_id is not None
+    found = await list_tenants_of(runtime, principal.user_id)
+    return schemas.Tenants(tenants=[schemas.Tenant.model_validate(tenant) for tenant in found])
+
+
+@router.post("/auth/tenant", response_model_exclude_none=True)
+async def go_to_tenant(
+    body: schemas.TenantChoice, request: Request, response: Response, visitor: CurrentVisitor, runtime: CurrentRuntime
+) -> Tokens:
+    """A session in another tenant of the same person; a browser leaves the one it had."""
+    place = await find_place(runtime, visitor.principal.name, tenant=body.slug)
+    if place is None:
+        raise NotFound("You have no place in such a tenant. `GET /auth/tenants` lists yours.", code="no_such_tenant")
+    tokens = await hand_out(request, response, runtime, place, door="tenant")
+    if visitor.by_cookie:
+        await sign_out(runtime, visitor.signed_in)
+    return tokens

@@ -36,7 +36,7 @@ log = get_logger(__name__)
 SESSION_DAYS = 7
 """How long a browser's cookie opens."""
 
-Door = Literal["password", "form", "setup", "magic_link", "invitation", "password_reset"]
+Door = Literal["password", "form", "setup", "magic_link", "invitation", "password_reset", "tenant"]
 Holder = Literal["browser", "program", "brief"]
 
 
