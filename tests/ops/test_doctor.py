@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import secrets
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import psycopg
 import pytest
 from tests.postgres import Server
 
+from pharos import cli
 from pharos.infra import migrate
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.embedded_postgres import free_port
 from pharos.ops import doctor_commands
 
-pytestmark = pytest.mark.slow  # every command is a process of its own
-
 UNAVAILABLE, INVALID = 7, 2
 
 
-def pharos(place: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """A `pharos` command in a directory of its own, with these settings and nobody else's."""
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def pharos(place: Path, *words: str, **settings: str) -> Done:
+    """A `pharos` command in a directory of its own, with these settings and nobody else's, in this process."""
     environment = {"PATH": os.environ["PATH"], "PHAROS_DATA_DIR": str(place / "data"), **settings}
-    command = [sys.executable, "-m", "pharos", *words]
-    return subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=60, check=False)
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(place),
+        mock.patch.dict(os.environ, environment, clear=True),
+        mock.patch.object(sys, "argv", ["pharos", *words]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        cli.main()
+    return Done(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def finding(done: subprocess.CompletedProcess[str]) -> tuple[str, str, str]:
+def finding(done: Done) -> tuple[str, str, str]:
     (found,) = json.loads(done.stdout)
     return found["check"], found["result"], found["cause"]
 
@@ -67,6 +85,7 @@ def test_a_database_that_is_not_there_is_named_with_the_command_that_starts_it(t
     assert finding(done)[2].endswith("Start Pharos: pharos up")
 
 
+@pytest.mark.slow
 @pytest.mark.contract("DE-16")
 def test_pending_migrations_are_named_with_the_command_that_applies_them(
     database_server: Server, tmp_path: Path
