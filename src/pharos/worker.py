@@ -7,12 +7,11 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.identity import tasks as identity_tasks
 from pharos.identity.audit_seals import BATCH, seal_audit
-from pharos.identity.models import Tenant
+from pharos.identity.tenants import list_tenants, remove_abandoned_tenants
 from pharos.infra import jobs
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.db_system import system_transaction
@@ -54,7 +53,7 @@ async def _work(settings: Settings, runtime: Runtime) -> None:
     app = jobs.create_queue(connection_urls(settings).direct)
     async with app.open_async():
         log.info("worker.started", concurrency=settings.worker_concurrency)
-        for tenant_id in await list_tenants(runtime):
+        for tenant_id in await tenant_ids(runtime):
             await load_handbook(runtime, tenant_id)
         await jobs.run_worker(app, context={"runtime": runtime}, concurrency=settings.worker_concurrency)
 
@@ -88,7 +87,7 @@ async def rescue(runtime: Runtime) -> None:
 async def recover(runtime: Runtime) -> int:
     """Queue documents that no live job knows of, in every tenant; returns how many."""
     recovered = 0
-    for tenant_id in await list_tenants(runtime):
+    for tenant_id in await tenant_ids(runtime):
         async with runtime.db.transaction(tenant_id) as session:
             recovered += await recover_documents(session)
     if recovered:
@@ -97,17 +96,18 @@ async def recover(runtime: Runtime) -> int:
 
 
 async def sweep(runtime: Runtime) -> None:
-    """Remove half-written uploads, the bytes of deleted documents and limits whose time is over."""
+    """Remove half-written uploads, bytes of deleted documents, limits whose time is over, abandoned scratch tenants."""
     runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
     await runtime.limits.sweep()
-    for tenant_id in await list_tenants(runtime):
+    await remove_abandoned_tenants(runtime)
+    for tenant_id in await tenant_ids(runtime):
         await sweep_blobs(runtime, tenant_id)
 
 
 async def seal(runtime: Runtime) -> int:
     """Seal what every tenant's audit log gained; returns how many entries."""
     sealed = 0
-    for tenant_id in await list_tenants(runtime):
+    for tenant_id in await tenant_ids(runtime):
         count = BATCH
         while count == BATCH:
             async with runtime.db.transaction(tenant_id) as session:
@@ -116,10 +116,8 @@ async def seal(runtime: Runtime) -> int:
     return sealed
 
 
-async def list_tenants(runtime: Runtime) -> list[TenantId]:
-    """Ids of all tenants, oldest first."""
-    async with system_transaction(runtime.db) as session:
-        return [TenantId(row) for row in (await session.execute(select(Tenant.id).order_by(Tenant.id))).scalars()]
+async def tenant_ids(runtime: Runtime) -> list[TenantId]:
+    return [TenantId(tenant.id) for tenant in await list_tenants(runtime)]
 
 
 async def _every(seconds: float, round_: Callable[[Runtime], Awaitable[object]], runtime: Runtime) -> None:

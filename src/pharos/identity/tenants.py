@@ -6,9 +6,11 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 
 from pharos.identity.audit import record_audit
 from pharos.identity.models import Membership, Tenant, User
@@ -16,10 +18,17 @@ from pharos.identity.principal import Principal, operator
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict, Invalid, NotFound
 from pharos.infra.ids import TenantId, UserId, new_id
+from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.runtime import Runtime, open_runtime
 
+log = get_logger(__name__)
+
 DEFAULT_SLUG = "default"
+SCRATCH = "scratch-"
+"""How the slug of a tenant for a measurement begins; nobody else's may."""
+ABANDONED_AFTER = timedelta(days=1)
+"""No measurement takes longer; a scratch tenant that is still there was left by a killed one."""
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
@@ -36,6 +45,10 @@ async def create_tenant(runtime: Runtime, *, slug: str, name: str) -> TenantId:
     name = " ".join(name.split())
     if SLUG.fullmatch(slug) is None:
         raise Invalid("A slug has 3 to 63 small letters, digits and hyphens between them.", code="bad_slug")
+    if slug.startswith(SCRATCH):
+        raise Invalid(
+            f"{SCRATCH} begins the slugs of measurements, which are removed. Choose another.", code="bad_slug"
+        )
     if not 1 <= len(name) <= 200:
         raise Invalid("A tenant's name has 1 to 200 characters.", code="bad_name")
     tenant_id = TenantId(new_id())
@@ -51,9 +64,11 @@ async def create_tenant(runtime: Runtime, *, slug: str, name: str) -> TenantId:
 
 
 async def list_tenants(runtime: Runtime) -> list[Tenant]:
-    """All tenants of the installation by slug; for the operator."""
+    """All tenants of the installation by slug, for the operator and the worker; none of a measurement, which tends
+    itself and may vanish meanwhile."""
+    lasting = select(Tenant).where(~Tenant.slug.startswith(SCRATCH, autoescape=True)).order_by(Tenant.slug)
     async with system_transaction(runtime.db) as session:
-        return list((await session.execute(select(Tenant).order_by(Tenant.slug))).scalars())
+        return list((await session.execute(lasting)).scalars())
 
 
 async def list_tenants_of(runtime: Runtime, user_id: UserId) -> list[Tenant]:
@@ -110,8 +125,11 @@ async def as_operator(tenant: str) -> AsyncIterator[tuple[Runtime, Principal]]:
 
 @asynccontextmanager
 async def scratch_tenant(runtime: Runtime) -> AsyncIterator[TenantId]:
-    """A tenant for a measurement, removed with all it holds at the end, whatever happens inside."""
-    tenant = Tenant(id=new_id(), slug=f"scratch-{secrets.token_hex(6)}", name="Scratch")
+    """A tenant for a measurement, removed with all it holds at the end, whatever happens inside.
+
+    Nothing inside may be audited: the audit log cannot be deleted, and would keep the tenant.
+    """
+    tenant = Tenant(id=new_id(), slug=f"{SCRATCH}{secrets.token_hex(6)}", name="Scratch")
     async with system_transaction(runtime.db) as session:
         session.add(tenant)
     try:
@@ -119,3 +137,21 @@ async def scratch_tenant(runtime: Runtime) -> AsyncIterator[TenantId]:
     finally:
         async with system_transaction(runtime.db) as session:
             await session.execute(delete(Tenant).where(Tenant.id == tenant.id))
+
+
+async def remove_abandoned_tenants(runtime: Runtime) -> int:
+    """Remove the scratch tenants that a killed measurement left behind; returns how many."""
+    is_abandoned = Tenant.created_at < func.now() - ABANDONED_AFTER
+    abandoned = select(Tenant.id).where(Tenant.slug.startswith(SCRATCH, autoescape=True), is_abandoned)
+    async with system_transaction(runtime.db) as session:
+        ids = (await session.execute(abandoned)).scalars().all()
+    removed = 0
+    for tenant_id in ids:
+        try:
+            async with system_transaction(runtime.db) as session:
+                await session.execute(delete(Tenant).where(Tenant.id == tenant_id))
+        except IntegrityError:  # it has something in its audit log
+            log.warning("tenant.not_removed", tenant_id=str(tenant_id))
+        else:
+            removed += 1
+    return removed

@@ -13,6 +13,7 @@ from sqlalchemy import case, exists, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.projects import Tier, require, visible_projects
+from pharos.identity.audit import record_audit
 from pharos.identity.principal import Principal
 from pharos.infra import jobs
 from pharos.infra.errors import Conflict, NotFound
@@ -88,12 +89,13 @@ async def get_text(session: AsyncSession, principal: Principal, *, document_id: 
 
 
 async def retry(session: AsyncSession, principal: Principal, *, document_id: DocumentId) -> Document:
-    """Queue a failed document again; its file is still there."""
+    """Queue a failed document again; its file is still there. Audited."""
     document = await get_document(session, principal, document_id=document_id, tier="edit")
     if document.status != "failed":
         raise Conflict(f"Only a failed document can be retried; this one is {document.status}.", code="not_failed")
     document.status, document.reason, document.warning = "pending", None, None
     await queue_ingest(session, document)
+    await record_audit(session, principal, action="document.retried", subject=f"document:{document_id}")
     return document
 
 
