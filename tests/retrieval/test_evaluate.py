@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
+from pharos.identity.models import Tenant
+from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Invalid
-from pharos.retrieval.evaluate import is_relevant, mean, measure, read_eval_set
+from pharos.retrieval.evaluate import evaluate, is_relevant, mean, measure, read_eval_set
+from pharos.runtime import Runtime
 
 
 def test_a_perfect_ranking_scores_1_everywhere() -> None:
@@ -68,3 +73,18 @@ def test_a_set_is_read_with_what_is_right(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_set_is_refused_with_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match=r"corpus\.jsonl"):
         read_eval_set(tmp_path)
+
+
+async def test_a_measurement_leaves_no_tenant_behind(runtime: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"id": "d1", "title": "", "text": "The vault opens at noon."}\n')
+    (tmp_path / "queries.jsonl").write_text('{"id": "q1", "text": "When does the vault open?"}\n')
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+    before = await known_tenants(runtime)
+    report = await evaluate(runtime, read_eval_set(tmp_path))
+    assert (report.documents, report.overall.recall_at_5) == (1, 1.0)
+    assert await known_tenants(runtime) == before
+
+
+async def known_tenants(runtime: Runtime) -> set[UUID]:
+    async with system_transaction(runtime.db) as session:
+        return set((await session.execute(select(Tenant.id))).scalars())

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
+from pharos.access.models import Project
 from pharos.identity.principal import Principal, operator
 from pharos.identity.tenants import scratch_tenant
 from pharos.infra.errors import Invalid
 from pharos.infra.ids import DocumentId, ProjectId, TenantId
 from pharos.library.models import Passage
-from pharos.library.projects import create_project
 from pharos.library.texts import NamedText, index_texts
 from pharos.retrieval.search import FoundPassage, search
 from pharos.runtime import Runtime
@@ -112,7 +112,9 @@ async def evaluate(
     async with scratch_tenant(runtime) as tenant_id:
         principal = operator(tenant_id)
         async with runtime.db.transaction(tenant_id) as session:
-            project = await create_project(session, principal, name="Evaluation")
+            # not `create_project`: its audit entry could never be removed, and would keep the tenant
+            project = Project(tenant_id=tenant_id, name="Evaluation")
+            session.add(project)
         names = await _index(runtime, tenant_id, ProjectId(project.id), evaluation.texts, tell)
         spans = await _passage_spans(runtime, tenant_id, names)
         return await _ask(runtime, principal, evaluation, names=names, spans=spans, tell=tell)
