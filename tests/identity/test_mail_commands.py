@@ -1,0 +1,95 @@
+"""`pharos mail` and `pharos user invite` at the machine."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.postgres import Server
+from typer.testing import CliRunner, Result
+
+from pharos.cli import app
+from pharos.infra.errors import Conflict, Invalid, NotAllowed, NotFound
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def database(database_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A fresh installation that the commands find in the environment, with its default tenant."""
+    name = f"test_{secrets.token_hex(6)}"
+    urls = database_server.clone(name)
+    monkeypatch.setenv("PHAROS_DATABASE_URL", urls.app)
+    monkeypatch.setenv("PHAROS_DATA_DIR", str(tmp_path))
+    for unset in ("PHAROS_SMTP_URL", "PHAROS_MAIL_FROM", "SMTP_FROM"):
+        monkeypatch.delenv(unset, raising=False)
+    assert run("seed").exit_code == 0
+    yield urls.migrator
+    database_server.drop(name)
+
+
+def run(*words: str, **environment: str) -> Result:
+    return runner.invoke(app, list(words), env=environment)
+
+
+def set_state(url: str, state: str) -> None:
+    with psycopg.connect(url) as connection:
+        tenant = connection.execute("select id from tenants").fetchone()
+        assert tenant is not None
+        connection.execute("select set_config('pharos.tenant_id', %s, true)", [str(tenant[0])])
+        assert connection.execute("update mails set state = %s", [state]).rowcount == 1
+
+
+def only_mail() -> dict[str, str]:
+    (mail,) = json.loads(run("mail", "list", "--json").stdout)
+    return dict(mail)
+
+
+def test_an_invitation_at_the_machine_is_a_mail_whose_text_can_be_shown(database: str) -> None:
+    invited = run("user", "invite", "Ada@Example.org", "--role", "engineer", "--json")
+    assert invited.exit_code == 0, invited.output
+    mail = only_mail()
+    assert (mail["recipient"], mail["state"]) == ("ada@example.org", "queued")
+    shown = json.loads(run("mail", "show", mail["id"], "--json").stdout)
+    assert "http://localhost:8000/invitation?token=" in shown["text"]
+    assert "/invitation?token=" in run("mail", "show", mail["id"]).stdout
+
+
+def test_the_operator_gives_no_superadmin_and_no_role_that_is_none(database: str) -> None:
+    assert isinstance(run("user", "invite", "a@b.example", "--role", "superadmin").exception, NotAllowed)
+    assert isinstance(run("user", "invite", "a@b.example", "--role", "king").exception, Invalid)
+    assert json.loads(run("mail", "list", "--json").stdout) == []
+
+
+def test_failed_mails_are_found_and_sent_again(database: str) -> None:
+    run("user", "invite", "ada@example.org")
+    mail = only_mail()
+    assert json.loads(run("mail", "list", "--state", "failed", "--json").stdout) == []
+    set_state(database, "failed")
+    assert [found["id"] for found in json.loads(run("mail", "list", "--state", "failed", "--json").stdout)] == [
+        mail["id"]
+    ]
+    assert run("mail", "retry", mail["id"]).exit_code == 0
+    assert only_mail()["state"] == "queued"
+
+
+def test_a_mail_that_an_smtp_server_took_has_no_text_any_more(database: str) -> None:
+    run("user", "invite", "ada@example.org")
+    mail = only_mail()
+    with psycopg.connect(database) as connection:
+        connection.execute("select set_config('pharos.tenant_id', (select id::text from tenants), true)")
+        connection.execute("update mails set state = 'sent', body_secret_id = null")
+    assert isinstance(run("mail", "show", mail["id"]).exception, NotFound)
+    assert isinstance(run("mail", "retry", mail["id"]).exception, Conflict)
+
+
+def test_what_is_not_there_is_said_with_its_kind(database: str) -> None:
+    nobodys = "00000000-0000-7000-8000-000000000000"
+    assert isinstance(run("mail", "show", nobodys).exception, NotFound)
+    assert isinstance(run("mail", "retry", nobodys).exception, NotFound)
+    assert isinstance(run("mail", "list", "--state", "lost").exception, Invalid)
+    assert "There is no such mail." in run("mail", "list").stdout
