@@ -16,13 +16,14 @@ from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.logs import configure_logs
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_line, echo_table, run_async
-from pharos.ops import config_commands, doctor_commands
+from pharos.ops import config_commands, doctor_commands, fence_commands
 from pharos.ops.listen import refuse_busy_port
 from pharos.ops.log_files import log_file, open_log
 from pharos.ops.running import State, part_process, read_state, supervisor_lock
 from pharos.ops.supervisor import PARTS, READY_SECONDS, Supervisor, models_lines, setup_lines
 
 app = typer.Typer()
+config_commands.db_app.add_typer(fence_commands.rls_app, name="rls")
 app.add_typer(config_commands.app)
 app.add_typer(doctor_commands.app)
 
