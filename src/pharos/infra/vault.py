@@ -173,6 +173,7 @@ def refuse_missing(settings: Settings, registered: dict[str, bool]) -> None:
             f"{', '.join(wanted)}. Put the file back from a backup, or set PHAROS_ENCRYPTION_KEY to that key; then run "
             "`pharos secrets check`.",
             code="missing_encryption_key",
+            lacking=wanted,
         )
 
 
@@ -186,6 +187,7 @@ def refuse_wrong(settings: Settings, keys: tuple[EncryptionSecret, ...], registe
             f"{key_source(settings)} holds {', '.join(given)}. Put the old key back there, or add it as a second one "
             "after a comma; then run `pharos secrets check`.",
             code="wrong_encryption_key",
+            lacking=lacking,
         )
     if registered.get(given[0]) is False:
         raise Conflict(

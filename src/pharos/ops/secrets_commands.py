@@ -101,6 +101,7 @@ def check(as_json: AsJson = False) -> None:
                 "fits": refusal is None and unreadable == 0,
                 "error": refusal.code if refusal else None,
                 "message": refusal.message if refusal else None,
+                "lacking": refusal.details.get("lacking", []) if refusal else [],
                 "source": key_source(Settings()),
                 "tenants": [asdict(tenant) for tenant in tenants],
             }
