@@ -26,10 +26,11 @@ COMMAND_SECONDS = 900
 
 @dataclass(frozen=True)
 class Scratch:
-    """`settings` let this process open the installation's runtime."""
+    """`settings` let this process open the installation's runtime; `variables` are set for its commands."""
 
     folder: Path
     settings: Settings
+    variables: dict[str, str]
 
     def run(self, *arguments: str) -> tuple[float, str]:
         """A `pharos` command: the seconds it took from start to exit, and its stdout. Raises when it fails."""
@@ -54,6 +55,7 @@ class Scratch:
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
+            **self.variables,
             "PHAROS_DATA_DIR": str(self.settings.data_dir),
             "PHAROS_PORT": str(self.settings.port),
         }
@@ -101,10 +103,10 @@ def _processor_seconds(process: psutil.Process) -> float:
 
 
 @contextmanager
-def scratch_installation() -> Iterator[Scratch]:
+def scratch_installation(**variables: str) -> Iterator[Scratch]:
     """Started and ready; stopped and removed at the end. It says nothing of how long the start took."""
     folder = Path(tempfile.mkdtemp(prefix="pharos-bench-"))
-    scratch = Scratch(folder, Settings(_env_file=None, data_dir=folder / "data", port=free_port()))
+    scratch = Scratch(folder, Settings(_env_file=None, data_dir=folder / "data", port=free_port()), variables)
     try:
         scratch.run("up", "--detach")
         yield scratch

@@ -1,6 +1,6 @@
 """Passwords: Argon2id, and the same work whether or not there is somebody to compare with.
 
-Hashing takes tens of milliseconds on purpose. It runs in two threads of its own with a lower claim on the
+Hashing takes tens of milliseconds on purpose. It runs in one or two threads of its own with a lower claim on the
 processor, so that many sign-ins at once wait for each other and nobody else waits for them.
 """
 
@@ -23,7 +23,8 @@ MIN_CHARACTERS = 12
 MAX_CHARACTERS = 200
 RANDOM_CHARACTERS = 24
 """Of a password that we make (F-39)."""
-THREADS = 2
+THREADS = max(1, min(2, (os.cpu_count() or 1) - 1))
+"""One processor always stays free for everybody else's requests."""
 NICENESS = 5
 
 # One lane: the library's four would be four threads a hash, which on a small machine take the processor from
