@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.identity import tasks as identity_tasks
 from pharos.identity.audit_seals import BATCH, seal_audit
+from pharos.identity.sessions import sweep_sessions
 from pharos.identity.tenants import list_tenants, remove_abandoned_tenants
 from pharos.infra import jobs
 from pharos.infra.database_roles import connection_urls
@@ -96,12 +97,14 @@ async def recover(runtime: Runtime) -> int:
 
 
 async def sweep(runtime: Runtime) -> None:
-    """Remove half-written uploads, bytes of deleted documents, limits whose time is over, abandoned scratch tenants."""
+    """Remove what nothing needs: half uploads, bytes without a document, old limits and sessions, scratch tenants."""
     runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
     await runtime.limits.sweep()
     await remove_abandoned_tenants(runtime)
     for tenant_id in await tenant_ids(runtime):
         await sweep_blobs(runtime, tenant_id)
+        async with runtime.db.transaction(tenant_id) as session:
+            await sweep_sessions(session)
 
 
 async def seal(runtime: Runtime) -> int:

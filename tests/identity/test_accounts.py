@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import httpx
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from tests.conftest import open_client
 from tests.make import PASSWORD, MadeTenant, make_person
 
 from pharos.identity.current import COOKIE
-from pharos.identity.models import Membership, SecurityEvent, SignInSession, User
+from pharos.identity.models import Membership, RefreshToken, SecurityEvent, SignInSession, User
 from pharos.identity.principal import Principal
 from pharos.identity.recognise import find_by_session_token
+from pharos.identity.sessions import sweep_sessions
 from pharos.identity.sign_in import Origin, open_session
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import NotSignedIn
@@ -132,3 +135,17 @@ async def test_signing_out_works_before_the_password_is_changed(
     async with runtime.db.transaction(member.tenant_id) as session:
         ended = select(SignInSession.revoked_at).where(SignInSession.user_id == member.user_id)
         assert (await session.execute(ended)).scalar_one() is not None
+
+
+async def test_what_ended_long_ago_is_removed_and_nothing_else(runtime: Runtime, member: Principal) -> None:
+    ended = {"old": 31, "recent": 29, "open": 0}
+    for agent, days in ended.items():
+        await open_session(runtime, member, holder="program", origin=Origin(agent=agent))
+        async with runtime.db.transaction(member.tenant_id) as session:
+            over = update(SignInSession).where(SignInSession.agent == agent, days > 0)
+            await session.execute(over.values(revoked_at=func.now() - timedelta(days=days)))
+    async with runtime.db.transaction(member.tenant_id) as session:
+        assert await sweep_sessions(session) == 1
+        assert (await session.execute(select(func.count()).select_from(RefreshToken))).scalar_one() == 2
+        left = (await session.execute(select(SignInSession.agent))).scalars().all()
+    assert sorted(left) == ["open", "recent"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
-from pharos.identity.models import SignInSession
+from pharos.identity.models import RefreshToken, SignInSession
 from pharos.identity.principal import Principal
 from pharos.infra.errors import NotFound
+
+KEPT = timedelta(days=30)
 
 
 async def list_sessions(session: AsyncSession, *, user_id: UUID) -> list[SignInSession]:
@@ -48,3 +51,14 @@ async def end_sessions(
     if ids:
         await record_audit(session, actor, action="sessions.ended", subject=f"user:{user_id}", sessions=len(ids))
     return ids
+
+
+async def sweep_sessions(session: AsyncSession) -> int:
+    """Remove what ended a month ago: until then a copy of a used refresh token still gives its thief away.
+
+    Returns how many sessions went.
+    """
+    await session.execute(delete(RefreshToken).where(RefreshToken.used_at < func.now() - KEPT))
+    over = func.least(SignInSession.expires_at, func.coalesce(SignInSession.revoked_at, SignInSession.expires_at))
+    gone = await session.execute(delete(SignInSession).where(over < func.now() - KEPT).returning(SignInSession.id))
+    return len(gone.all())
