@@ -141,9 +141,10 @@ async def test_what_ended_long_ago_is_removed_and_nothing_else(runtime: Runtime,
     ended = {"old": 31, "recent": 29, "open": 0}
     for agent, days in ended.items():
         await open_session(runtime, member, holder="program", origin=Origin(agent=agent))
-        async with runtime.db.transaction(member.tenant_id) as session:
-            over = update(SignInSession).where(SignInSession.agent == agent, days > 0)
-            await session.execute(over.values(revoked_at=func.now() - timedelta(days=days)))
+        if days:
+            async with runtime.db.transaction(member.tenant_id) as session:
+                over = update(SignInSession).where(SignInSession.agent == agent)
+                await session.execute(over.values(revoked_at=func.now() - timedelta(days=days)))
     async with runtime.db.transaction(member.tenant_id) as session:
         assert await sweep_sessions(session) == 1
         assert (await session.execute(select(func.count()).select_from(RefreshToken))).scalar_one() == 2
