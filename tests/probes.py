@@ -125,7 +125,10 @@ def list_probes(openapi: Mapping[str, Any], kinds: list[str]) -> list[Probe]:
 
 
 def _places(openapi: Mapping[str, Any], operation: Mapping[str, Any]) -> list[str]:
-    parameters = [p["name"] for p in operation.get("parameters", []) if _is_uuid(p["schema"])]
+    # A cursor is a position in a list, by its value; nothing is looked up by it.
+    cursors = {"before", "after"}
+    listed = [p for p in operation.get("parameters", []) if p["name"] not in cursors]
+    parameters = [p["name"] for p in listed if _is_uuid(p["schema"])]
     properties = _body_schema(openapi, operation).get("properties", {})
     return parameters + [f"body.{name}" for name, schema in properties.items() if _is_uuid(schema)]
 
