@@ -160,11 +160,15 @@ def use_doors(caller: Caller, email: str, password: str) -> None:
 def use_keys_and_secrets(caller: Caller) -> None:
     canaries = caller.canaries
     key = canaries.add(
-        "API key", caller.ask("POST", "/api-keys", json={"name": "nightly", "scopes": ["ask"]}).json()["key"]
+        "API key", caller.ask("POST", "/api-keys", json={"name": "nightly", "scopes": ["read", "ask"]}).json()["key"]
     )
+    person = caller.headers.pop("Authorization")
+    assert caller.ask("GET", "/projects", headers={"X-API-Key": key}).status_code == 200
     for value in (key, key[:-1] + "!", canaries.word("API key", form=f"pha_{TENANT}_{{}}")):
-        for headers in ({"Authorization": f"Bearer {value}"}, {"X-API-Key": value, "Authorization": ""}):
-            caller.ask("GET", "/projects", headers=headers)
+        for headers in ({"Authorization": f"Bearer {value}"}, {"X-API-Key": value}):
+            caller.ask("POST", "/departments", json={"name": value}, headers=headers)
+            caller.ask("GET", f"/projects?key={value}", headers=headers)
+    caller.headers["Authorization"] = person
     secret = canaries.word("secret", form="sk-proj-{}0123456789")
     assert caller.ask("PUT", "/secrets/llm/openai", json={"value": secret}).status_code == 200
     caller.ask("PUT", "/secrets/unknown/openai", json={"value": secret})
@@ -194,7 +198,8 @@ def use_library(caller: Caller) -> None:
         "broken.docx": f"PK {canaries.word('document')}",
     }
     for name, text in files.items():
-        caller.ask("POST", f"/projects/{project}/documents", files={"file": (name, text.encode())})
+        known_as = {"X-Request-Id": f"upload-{name}"}
+        caller.ask("POST", f"/projects/{project}/documents", files={"file": (name, text.encode())}, headers=known_as)
     caller.ask("POST", f"/projects/{project}/documents", files={"file": (f"{canaries.word('name')}.exe", b"MZ\0\0")})
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -241,6 +246,7 @@ def use_badly(caller: Caller) -> None:
 @pytest.mark.slow
 @pytest.mark.xdist_group("supervisor")
 @pytest.mark.contract("LO-07")
+@pytest.mark.contract("LO-01", part="one request is followed through web, worker and embedder")
 @pytest.mark.contract("LO-02", part="no whole address in any log of a running installation")
 def test_no_canary_sings_in_a_log_a_metric_or_an_error(record_property: Any) -> None:
     canaries = Canaries()
@@ -251,6 +257,7 @@ def test_no_canary_sings_in_a_log_a_metric_or_an_error(record_property: Any) -> 
             use(caller)
             in_place(data, "ratelimit", "reset")
         metrics = caller.ask("GET", "/metrics")
+        followed = in_place(data, "logs", "--request", "upload-good.md", "--json").splitlines()
         texts = {path.name: path.read_text(errors="replace") for path in (data / "logs").iterdir()}
     texts["metrics"] = metrics.text
     assert {name: found for name, text in texts.items() if (found := canaries.found_in(text))} == {}
@@ -259,6 +266,7 @@ def test_no_canary_sings_in_a_log_a_metric_or_an_error(record_property: Any) -> 
     requests = texts["web.log"].count('"request.answered"')
     assert requests >= sum(caller.statuses.values()) - 1, "the log that was searched is the log of these requests"
     assert {"web.log", "worker.log", "embedder.log", "postgres.log", "supervisor.log"} <= texts.keys()
+    assert {json.loads(line)["part"] for line in followed} == {"web", "worker", "embedder"}
     assert len(caller.refused) > 50
     assert caller.statuses.keys() >= {"200", "201", "401", "404", "409", "413", "422"}, caller.statuses
     assert caller.statuses.get("429", 0) < 5, "hardly any was kept away by a limit"

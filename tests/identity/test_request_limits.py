@@ -13,6 +13,7 @@ from tests.conftest import open_client
 from tests.make import MadeTenant, make_project, make_tenant
 from tests.postgres import Server
 
+from pharos.identity.api_keys import create_key
 from pharos.identity.principal import Principal
 from pharos.identity.request_limits import limit_subject
 from pharos.infra.limits import GENERAL, LLM, Policy
@@ -59,6 +60,21 @@ def test_a_key_of_no_person_is_a_subject_of_its_own(member: Principal) -> None:
     assert limit_subject(key) not in {None, limit_subject(replace(key, name="key:other")), limit_subject(member)}
     assert limit_subject(replace(member, kind="program", name="key:mine")) == limit_subject(member)
     assert limit_subject(replace(member, user_id=None, kind="guest", name="guest")) is None
+
+
+@pytest.mark.contract("RL-01", part="over HTTP, by API key where there is no person")
+async def test_two_keys_of_nobody_have_a_hundred_each(runtime: Runtime, tenant: MadeTenant) -> None:
+    headers = []
+    for name in ("nightly", "weekly"):
+        async with runtime.db.transaction(tenant.id) as session:
+            _, key = await create_key(
+                session, tenant.admin, name=name, scopes=["read"], user_id=None, expires_in_days=None
+            )
+        headers.append({"X-API-Key": key})
+    async with open_client(runtime) as client:
+        assert [(await client.get("/projects", headers=key)).status_code for key in headers] == [200, 200]
+        await asyncio.gather(*(client.get("/projects", headers=headers[0]) for _ in range(99)))
+        assert [(await client.get("/projects", headers=key)).status_code for key in headers] == [429, 200]
 
 
 @pytest.mark.contract("RL-01", part="by address where nobody is known")

@@ -106,6 +106,35 @@ def test_only_the_general_and_the_model_limit_open_without_their_store(policy: P
     assert (policy.when_store_is_gone == "open") == (policy.name in {"general", "llm"})
 
 
+# The parts of the product that need them come later; what they will be limited by is here.
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [
+        pytest.param("inquiry.email", 60, marks=pytest.mark.contract("RL-05", part="the window of an address")),
+        pytest.param("inquiry.ip", 20, marks=pytest.mark.contract("RL-05", part="the window of a place")),
+        pytest.param("invitation.ip", 60, marks=pytest.mark.contract("RL-06", part="the window")),
+        pytest.param("invitation.ip", 60, marks=pytest.mark.contract("RL-07", part="the window of adding")),
+        pytest.param("invitation.resend", 60, marks=pytest.mark.contract("RL-07", part="the window of resending")),
+        pytest.param("upload", 5, marks=pytest.mark.contract("RL-08", part="the window")),
+    ],
+)
+async def test_a_second_try_within_its_window_is_refused_with_what_is_left_of_it(
+    runtime: Runtime, name: str, seconds: float
+) -> None:
+    (policy,) = [policy for policy in POLICIES if policy.name == name]
+    subject = somebody()
+    await runtime.limits.hit(policy, subject)
+    with pytest.raises(LimitReached) as refused:
+        await runtime.limits.hit(policy, subject)
+    assert refused.value.retry_after_seconds == pytest.approx(seconds, abs=2)
+
+
+@pytest.mark.contract("RL-04", part="counted by policy; the metric comes with the others")
+async def test_what_was_refused_is_counted_by_policy(runtime: Runtime) -> None:
+    assert await allowed(runtime.limits, NARROW, somebody(), 5) == 3
+    assert runtime.limits.limited == {"narrow": 2}
+
+
 @pytest.mark.contract("C-28", part="forgetting in the store; the command has its own test")
 async def test_a_reset_forgets_one_subject_or_all(runtime: Runtime) -> None:
     subject, other = somebody(), somebody()

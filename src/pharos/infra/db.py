@@ -59,7 +59,7 @@ class Database:
     async def fetch(self, statement: TextClause, values: dict[str, object]) -> Row[Any] | None:
         """The only row of one statement that names its tenant itself, in one round trip.
 
-        For reads alone: on a connection that was found dead the statement is asked once more.
+        For reads, and for counts that may be one too high: on a connection that was found dead it is asked once more.
         """
         for may_be_stale in (True, False):
             try:
