@@ -75,6 +75,7 @@ async def test_a_key_without_a_person_sees_no_private_project(
         assert [project["name"] for project in found] == ["Open"]
 
 
+@pytest.mark.contract("SE-08")
 @pytest.mark.contract("ID-07", part="stored as hashes, per tenant, several at once, revocable")
 async def test_keys_are_kept_as_hashes_and_end_one_by_one(runtime: Runtime, tenant: MadeTenant) -> None:
     keys = [await make_key(runtime, tenant.admin, user_id=tenant.admin.user_id, name=name) for name in "ab"]

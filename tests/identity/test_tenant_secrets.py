@@ -20,7 +20,7 @@ async def opened(runtime: Runtime, tenant: MadeTenant, *, kind: str = "llm", nam
         return await open_tenant_secret(session, runtime.vault, tenant.id, kind=kind, name=name)
 
 
-@pytest.mark.contract("LP-10", "SE-05", "C-22")
+@pytest.mark.contract("LP-10", "SE-05")
 async def test_an_administrator_enters_a_key_and_sees_only_its_beginning(
     as_admin: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant
 ) -> None:
@@ -56,7 +56,8 @@ async def test_a_key_switched_off_is_kept_and_a_removed_one_is_gone(
     assert (await as_admin.delete("/secrets/llm/openai")).status_code == 404
 
 
-@pytest.mark.contract("LP-13", "SE-07")
+@pytest.mark.contract("SE-07")
+@pytest.mark.contract("LP-13", part="stored for each tenant, and the words where it is missing")
 async def test_without_a_github_token_features_say_so(
     as_admin: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant
 ) -> None:
