@@ -71,7 +71,6 @@ def show(email: str) -> dict[str, object]:
 
 
 @pytest.mark.contract("ID-09")
-@pytest.mark.contract("C-23", part="whoever is made at the machine closes the setup")
 def test_the_first_administrator_is_made_once_with_a_random_password(database: str) -> None:
     made = json.loads(run("bootstrap-admin", "--json").stdout)
     assert (made["email"], made["username"], len(made["password"])) == ("admin@localhost", "admin", 24)

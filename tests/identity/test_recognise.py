@@ -25,8 +25,6 @@ from pharos.infra.errors import NotSignedIn
 from pharos.infra.recent import Recent
 from pharos.runtime import Runtime
 
-pytestmark = pytest.mark.contract("C-06", part="every door ends in the same principal")
-
 
 @pytest.fixture
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
@@ -20,6 +21,7 @@ from pharos.identity.principal import Principal
 from pharos.identity.sign_in import open_session
 from pharos.identity.signing_keys import key_id, signing_key
 from pharos.infra.db_system import system_transaction
+from pharos.infra.settings import Settings
 from pharos.runtime import Runtime
 
 PAGE = {"X-CSRF-Token": ""}  # what the pages' script sends
@@ -128,6 +130,16 @@ async def test_a_token_we_did_not_sign_in_this_form_is_refused(
         {"tenant": "not a tenant"},
     ):
         assert await status(claims=change) == 401, change
+
+
+@pytest.mark.contract("ID-06")
+async def test_an_access_token_is_hs256_and_lives_as_long_as_is_set(runtime: Runtime, member: Principal) -> None:
+    assert Settings(_env_file=None).access_token_minutes == 30
+    for minutes in (30, 5):
+        settings = runtime.settings.model_copy(update={"access_token_minutes": minutes})
+        token = (await open_session(replace(runtime, settings=settings), member)).access_token
+        claims = jwt.decode(token, signing_key(settings), algorithms=["HS256"], audience="pharos-api")
+        assert claims["exp"] - claims["iat"] == minutes * 60
 
 
 @pytest.mark.parametrize("header", ["Basic YTpi", "Bearer", "Bearer ", "Bearer a.b.c", "nonsense", "Bearer \xff"])
