@@ -224,6 +224,35 @@ def expected(world: Organisation, person: Principal, project: Project) -> Verdic
     return (None, None) if project.is_private else (NUMBERS[project.baseline_tier], "public")
 
 
+def give_at_random(world: Organisation, dice: random.Random, groups: list[UUID], departments: list[UUID]) -> None:
+    key = {"tenant_id": world.people[0].tenant_id}
+    ids = [person.user_id for person in world.people]
+    grantees: dict[str, list[UUID | None]] = {
+        "user": [*ids],
+        "group": [*groups],
+        "department": [*departments],
+    }
+    ends = [None, datetime.now(UTC) - timedelta(minutes=1), datetime.now(UTC) + timedelta(hours=1)]
+    for project in world.projects:
+        for kind, several in grantees.items():
+            for grantee in dice.sample(several, k=dice.randint(0, 2)):
+                world.grants.append(
+                    ProjectGrant(
+                        **key,
+                        id=new_id(),
+                        project_id=project.id,
+                        grantee_kind=kind,
+                        grantee_id=grantee,
+                        tier=dice.choice(list(NUMBERS)),
+                        expires_at=dice.choice(ends),
+                    )
+                )
+        for one in dice.sample(ids, k=dice.randint(0, 1)):
+            world.members.append(
+                ProjectMember(**key, project_id=project.id, user_id=one, tier=dice.choice(list(NUMBERS)))
+            )
+
+
 async def random_organisation(db: Database, tenant: MadeTenant, dice: random.Random) -> Organisation:
     world, key = Organisation(people=[tenant.admin]), {"tenant_id": tenant.id}
     departments = [Department(**key, id=new_id(), name=f"D{n}") for n in range(3)]
@@ -252,30 +281,7 @@ async def random_organisation(db: Database, tenant: MadeTenant, dice: random.Ran
                 is_handbook=number == 0,
             )
         )
-    grantees: dict[str, list[UUID | None]] = {
-        "user": [*ids],
-        "group": [one.id for one in groups],
-        "department": [one.id for one in departments],
-    }
-    ends = [None, datetime.now(UTC) - timedelta(minutes=1), datetime.now(UTC) + timedelta(hours=1)]
-    for project in world.projects:
-        for kind, several in grantees.items():
-            for grantee in dice.sample(several, k=dice.randint(0, 2)):
-                world.grants.append(
-                    ProjectGrant(
-                        **key,
-                        id=new_id(),
-                        project_id=project.id,
-                        grantee_kind=kind,
-                        grantee_id=grantee,
-                        tier=dice.choice(list(NUMBERS)),
-                        expires_at=dice.choice(ends),
-                    )
-                )
-        for one in dice.sample(ids, k=dice.randint(0, 1)):
-            world.members.append(
-                ProjectMember(**key, project_id=project.id, user_id=one, tier=dice.choice(list(NUMBERS)))
-            )
+    give_at_random(world, dice, [one.id for one in groups], [one.id for one in departments])
     rows: list[list[object]] = [
         [*departments, *groups, *(user for user, _ in places)],
         [place for _, place in places],
