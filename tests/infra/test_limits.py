@@ -60,15 +60,15 @@ async def test_somebody_else_and_another_policy_have_windows_of_their_own(runtim
 async def test_a_refused_try_does_not_extend_the_wait(runtime: Runtime) -> None:
     subject, short = somebody(), Policy("short", 1, 0.4, "local")
     await runtime.limits.hit(short, subject)
-    waits = []
-    for _ in range(3):
-        with pytest.raises(LimitReached) as refused:
-            await runtime.limits.hit(short, subject)
-        assert refused.value.retry_after_seconds is not None
-        waits.append(refused.value.retry_after_seconds)
-    assert waits == sorted(waits, reverse=True)
-    await asyncio.sleep(waits[-1])  # the window itself is what is waited for
-    await runtime.limits.hit(short, subject)
+    with pytest.raises(LimitReached) as refused:
+        await runtime.limits.hit(short, subject)
+    assert 0 < (refused.value.retry_after_seconds or 0) <= 0.4
+    # somebody who goes on trying all the time gets through when the window ends
+    tries = 0
+    async with asyncio.timeout(5):
+        while not await allowed(runtime.limits, short, subject, 1):
+            tries += 1
+    assert tries > 0
 
 
 @pytest.mark.contract("C-15", part="the limiter stores a keyed hash")
