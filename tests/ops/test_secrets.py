@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import jwt
 import psycopg
 import pytest
 from sqlalchemy import select, text, update
@@ -27,7 +28,7 @@ from pharos.cli import app
 from pharos.identity.current import COOKIE
 from pharos.identity.models import AuditEntry, BootstrapState, SecurityEvent
 from pharos.identity.sign_in import open_session
-from pharos.identity.signing_keys import JWT, SESSION, previous_file, secret_file
+from pharos.identity.signing_keys import JWT, SESSION, key_id, previous_file, secret_file
 from pharos.infra.db import create_database
 from pharos.infra.db_system import system_transaction
 from pharos.infra.embedded_postgres import free_port
@@ -231,7 +232,8 @@ class TestSigningSecrets:
     @pytest.mark.contract("SE-03", part="`--grace`: the previous secret only verifies, until its tokens have expired")
     async def test_with_a_grace_old_tokens_verify_until_it_ends(self, installation: Installation) -> None:
         runtime, admin = installation.runtime, installation.tenant.admin
-        old = await make_token(runtime, admin)
+        session = await open_session(runtime, admin, holder="program")
+        old, refresh_token = session.access_token, session.refresh_token
         before = secret_file(installation.settings, JWT).read_text()
         code, _, complained = await installation.run("secrets", "rotate", "jwt", "--grace")
         assert code == 0, complained
@@ -242,6 +244,9 @@ class TestSigningSecrets:
         async with open_client(runtime) as client:
             headers = {"Authorization": f"Bearer {old}"}
             assert (await client.get("/projects", headers=headers)).status_code == 200
+            refreshed = (await client.post("/auth/refresh", json={"refresh_token": refresh_token})).json()
+            renewed = jwt.get_unverified_header(refreshed["accessToken"])["kid"]
+            assert renewed == key_id(secret_file(installation.settings, JWT).read_bytes())
             over = {**previous, "until": datetime.now(UTC).isoformat()}
             previous_file(installation.settings, JWT).write_text(json.dumps(over))
             assert (await client.get("/projects", headers=headers)).status_code == 401
