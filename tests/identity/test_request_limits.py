@@ -30,8 +30,7 @@ async def ask(client: httpx.AsyncClient, project: object) -> httpx.Response:
 
 
 @pytest.mark.contract("RL-01", part="by person; the API key has its own test")
-@pytest.mark.contract("RL-10", part="429 with Retry-After and retryAfterMs")
-@pytest.mark.contract("C-30", part="ours is `rate_limited`")
+@pytest.mark.contract("RL-10", part="429 with Retry-After and retryAfterMs; its code is `rate_limited`")
 async def test_the_hundred_and_first_request_in_a_minute_is_told_when_to_come_back(
     runtime: Runtime, as_member: httpx.AsyncClient, member: Principal, as_admin: httpx.AsyncClient
 ) -> None:
@@ -121,7 +120,7 @@ async def test_the_eleventh_question_in_a_minute_is_refused(
     assert (await as_admin.get("/projects")).status_code == 200
 
 
-@pytest.mark.contract("RL-03")
+@pytest.mark.contract("RL-03", part="counted and logged; the metric comes with the others")
 async def test_the_app_works_while_the_limits_are_away(fresh_runtime: Runtime, database_server: Server) -> None:
     tenant = await make_tenant(fresh_runtime.db)
     urls = database_server.urls((fresh_runtime.settings.database_url or "").rpartition("/")[2])

@@ -47,7 +47,7 @@ async def run(runtime: Runtime, *arguments: str) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, app, list(arguments), env=environment)
 
 
-@pytest.mark.contract("C-15", part="a security event carries the anonymised address")
+@pytest.mark.contract("RL-10", part="the whole address is in memory only: a security event has the shortened one")
 @pytest.mark.contract("LO-02", part="security events")
 async def test_administrators_see_events_without_whole_addresses(
     as_admin: httpx.AsyncClient, events: MadeTenant
@@ -84,7 +84,7 @@ async def test_events_are_listed_by_severity(runtime: Runtime, events: MadeTenan
     assert isinstance(wrong.exception, Invalid)
 
 
-@pytest.mark.contract("C-28", part="the command")
+@pytest.mark.contract("RL-09", part="`pharos ratelimit reset` gives the effect of a restart")
 async def test_an_operator_gives_somebody_their_tries_back(runtime: Runtime) -> None:
     for subject in ("ip:203.0.113.77", "account:locked@example.org", "ip:203.0.113.78"):
         await runtime.limits.hit(LOGIN, subject)

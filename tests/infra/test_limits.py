@@ -71,7 +71,7 @@ async def test_a_refused_try_does_not_extend_the_wait(runtime: Runtime) -> None:
     assert tries > 0
 
 
-@pytest.mark.contract("C-15", part="the limiter stores a keyed hash")
+@pytest.mark.contract("RL-10", part="the whole address is in memory only: the table has a keyed hash")
 async def test_no_address_is_stored(runtime: Runtime) -> None:
     await runtime.limits.hit(NARROW, ip_subject("203.0.113.77"))
     async with system_transaction(runtime.db) as session:
@@ -80,8 +80,7 @@ async def test_no_address_is_stored(runtime: Runtime) -> None:
     assert not [key for key in keys if "203" in key and "113" in key and "." in key]
 
 
-@pytest.mark.contract("RL-03")
-@pytest.mark.contract("C-09")
+@pytest.mark.contract("RL-03", part="counted and logged; the metric comes with the others")
 @pytest.mark.contract("AU-04", part="every hit let through is counted and logged once a minute; the alert comes later")
 async def test_without_its_store_a_general_limit_lets_through_and_says_so_once(runtime: Runtime) -> None:
     limits = limits_without_store(runtime)
@@ -92,7 +91,7 @@ async def test_without_its_store_a_general_limit_lets_through_and_says_so_once(r
     assert [(event["log_level"], event["policy"]) for event in told] == [("error", "general")]
 
 
-@pytest.mark.contract("RL-03")
+@pytest.mark.contract("RL-03", part="counted and logged; the metric comes with the others")
 async def test_without_its_store_a_limit_that_protects_sign_in_counts_in_the_process(runtime: Runtime) -> None:
     limits, subject = limits_without_store(runtime), somebody()
     assert await allowed(limits, NARROW, subject, 10) == NARROW.hits
@@ -100,7 +99,7 @@ async def test_without_its_store_a_limit_that_protects_sign_in_counts_in_the_pro
     assert limits.failed_open == {}
 
 
-@pytest.mark.contract("RL-03")
+@pytest.mark.contract("RL-03", part="counted and logged; the metric comes with the others")
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 def test_only_the_general_and_the_model_limit_open_without_their_store(policy: Policy) -> None:
     assert (policy.when_store_is_gone == "open") == (policy.name in {"general", "llm"})
@@ -135,7 +134,7 @@ async def test_what_was_refused_is_counted_by_policy(runtime: Runtime) -> None:
     assert runtime.limits.limited == {"narrow": 2}
 
 
-@pytest.mark.contract("C-28", part="forgetting in the store; the command has its own test")
+@pytest.mark.contract("RL-09", part="counts can be forgotten on purpose")
 async def test_a_reset_forgets_one_subject_or_all(runtime: Runtime) -> None:
     subject, other = somebody(), somebody()
     for name in (subject, other):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from pharos.cli import app
 from pharos.infra.errors import Invalid, NotFound
+from pharos.ops import log_files
 from pharos.ops.read_logs import Wanted, ends_of, follow_lines
 
 NOW = datetime.now(UTC)
@@ -115,3 +117,19 @@ def _write(web: Path, seen: list[str]) -> None:
     while len(seen) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     web.write_text(line(0, "three"))
+
+
+@pytest.mark.contract("LO-06", part="files of one machine are kept 31 days; the central collector comes later")
+def test_a_large_log_is_set_aside_and_kept_for_31_days(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_files, "ROTATE_BYTES", 100)
+    logs = data_dir / "logs"
+    kept, dropped = logs / "web-20251201-000000.log", logs / "web-20251101-000000.log"
+    for path, days in ((kept, 30.9), (dropped, 31.1)):
+        path.write_text(line(0, "web.aside"))
+        os.utime(path, (time.time() - days * 86400,) * 2)
+    before = (logs / "web.log").read_text()
+    log_files.rotate_logs(data_dir)
+    assert (kept.exists(), dropped.exists()) == (True, False)
+    (aside,) = [path for path in logs.glob("web-*.log") if path.read_text() == before]
+    assert ((logs / "web.log").read_text(), aside.stem[-1].isdigit()) == ("", True)
+    assert len(events("web", "--since", "1h")) == 5
