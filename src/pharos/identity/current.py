@@ -33,7 +33,7 @@ KEY_REFUSED = "key_not_allowed"
 PASSWORD_CHANGE_REQUIRED = "password_change_required"  # noqa: S105 - a code, not a password
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 ADMIN_ROLES = {"admin", "superadmin"}
-ENGINEER_ROLES = {"engineer", *ADMIN_ROLES}
+ENGINEER_ROLES = {"engineer", "superadmin"}
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ async def current_admin(principal: Annotated[Principal, Depends(current_person)]
 
 
 async def current_engineer(principal: Annotated[Principal, Depends(current_person)]) -> Principal:
-    """A signed-in engineer or administrator. Raises `NotAllowed` for anybody else."""
+    """Whoever looks after providers and their keys: administrators do not. Raises `NotAllowed`."""
     if principal.platform_role not in ENGINEER_ROLES:
-        raise NotAllowed("This is for engineers and administrators. Ask one of yours.", code="not_an_engineer")
+        raise NotAllowed("This is for engineers. Ask one of yours, or the superadmin.", code="not_an_engineer")
     return principal
 
 
