@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from fastapi import Request
 from markupsafe import Markup
 
+from pharos.web.admin_pages import SECTIONS
 from pharos.web.html import STATIC, TEMPLATES, page
 from pharos.web.reader import document_view
 from pharos.web.views import BLANKS, SourceLine, Turn
@@ -35,7 +38,7 @@ PROJECT = SimpleNamespace(id="p", name=HOSTILE, documents=1, is_private=True, is
 DOCUMENTS = [document(status) for status in ("pending", "processing", "indexed", "failed")]
 SOURCE = SourceLine(href="/projects/p", index=1, document=HOSTILE, page=2, text=HOSTILE)
 ANSWER = Turn(role="assistant", html=Markup("<p>Yes.</p>"), mode="model", grounded=True, sources=(SOURCE,))
-PERSON = {"person": SimpleNamespace(name=HOSTILE), "csrf_token": HOSTILE}
+PERSON = {"person": SimpleNamespace(name=HOSTILE, administrates=True), "csrf_token": HOSTILE}
 SHELF = {"documents": DOCUMENTS, "busy": True, "more_count": 3, "filtered": False, "can_edit": True}
 WORKBENCH = {
     **PERSON,
@@ -45,6 +48,7 @@ WORKBENCH = {
     "conversations": [SimpleNamespace(id="c", title=HOSTILE)],
     "conversation_id": "c",
     "max_upload_bytes": 1000,
+    "can_share": True,
 }
 READER = {**PERSON, "project": PROJECT, "document": document("indexed"), "is_code": True}
 VIEW = document_view(HOSTILE * 3, [0, 10], start=4, end=20)
@@ -56,6 +60,73 @@ LINK = {"email": HOSTILE, "token": HOSTILE}
 def invited(*, has_account: bool) -> SimpleNamespace:
     return SimpleNamespace(email=HOSTILE, name=HOSTILE, tenant=HOSTILE, has_account=has_account)
 
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Anything(SimpleNamespace):
+    """A row of any kind: every text of it is hostile."""
+
+    def __init__(self, **known: Any) -> None:
+        texts = ("name", "email", "department", "requested_by", "project", "message", "decided_by", "grantee", "actor")
+        more = ("granted_by", "subject", "agent", "ip", "event_type", "created_by", "prefix", "action")
+        times = dict.fromkeys(("at", "created_at", "expires_at", "decided_at", "last_used_at", "rotated_at"), AT)
+        super().__init__(**(dict.fromkeys((*texts, *more), HOSTILE) | times | {"id": "r", "last_seen_at": AT} | known))
+
+
+SESSION = Anything(id="s")
+KEYS = {"keys": [Anything(scopes=["read"])], "scopes": ("read", "ask"), "chosen": ("read",), "for_program": True}
+SOMEONE = Anything(platform_role="admin", org_position="ceo", is_disabled=True, department_id="d")
+GROUP = Anything(members=2)
+GRANT = Anything(grantee_kind="user", tier="use", is_expired=False)
+ACCESS = Anything(tier="use", source="group", project_id="p")
+LINKED = Anything(state="approved", link=Anything(uses=1, is_open=True))
+PEOPLE_OF_A_PROJECT = {
+    **PERSON,
+    "project": PROJECT,
+    "grants": [GRANT, Anything(grantee_kind="group", tier="full", is_expired=True)],
+    "who": [ACCESS],
+    "groups": [GROUP],
+    "departments": [GROUP],
+    "tiers": ("use", "full"),
+}
+SHARED = {
+    **BLANKS,
+    "token": HOSTILE,
+    "shared": Anything(title=HOSTILE),
+    "conversation_id": "c",
+    "messages": [Turn(role="user", text=HOSTILE), replace(ANSWER, sources=(replace(SOURCE, href="#quoted-1"),))],
+    "branch": [Turn(role="user", text=HOSTILE)],
+}
+ROLES = {"roles": ("none", "admin"), "positions": ("member", "ceo"), "departments": [Anything(people=1)]}
+LISTED = {"words": HOSTILE, "following": "x"}
+ADMINISTRATION: list[tuple[str, str, dict[str, Any]]] = [
+    ("people", "people", {"people": [SOMEONE], "invited": [Anything()], **ROLES, **LISTED}),
+    ("people", "people", {"people": [], "invited": [], **ROLES, **LISTED, "following": None}),
+    ("person", "people", {"someone": SOMEONE, "visible": [ACCESS], "is_self": False, **ROLES}),
+    ("person", "people", {"someone": SOMEONE, "visible": [], "is_self": True, **ROLES}),
+    ("organisation", "organisation", {**ROLES, "groups": [GROUP]}),
+    ("organisation", "organisation", {"departments": [], "groups": []}),
+    ("group", "organisation", {"group": GROUP, "members": [Anything(user_id="u")], "others": [Anything()], **LISTED}),
+    ("shares", "shares", {"waiting": [Anything()], "decided": [LINKED, Anything(state="rejected", link=None)]}),
+    ("shares", "shares", {"waiting": [], "decided": []}),
+    ("keys", "keys", KEYS),
+    ("secrets", "secrets", {"secrets": [Anything(kind="llm", length=51, is_enabled=False)], "kinds": ("llm",)}),
+    ("secrets", "secrets", {"secrets": [], "kinds": ("llm", "github")}),
+    ("audit", "audit", {"entries": [Anything(detail={HOSTILE: HOSTILE})], "actor": HOSTILE, "action": "", **LISTED}),
+    ("audit", "audit", {"entries": [], "actor": "", "action": "", "following": None}),
+    *(
+        (
+            "security",
+            "security",
+            context | {"event_type": HOSTILE, "severities": ("low",), "severity": "low", "days": 90},
+        )
+        for context in (
+            {"events": [Anything(severity="low")], "counts": [Anything(events=2)], "following": "x"},
+            {"events": [], "counts": [], "following": None},
+        )
+    ),
+]
 
 PAGES: list[tuple[str, dict[str, Any]]] = [
     ("onboarding.html", SETUP),
@@ -80,6 +151,16 @@ PAGES: list[tuple[str, dict[str, Any]]] = [
     ),
     ("project.html", WORKBENCH | {"messages": [Turn(role="user", text=HOSTILE), ANSWER]}),
     ("project.html", WORKBENCH | {"messages": [], "documents": [], "conversations": []}),
+    ("change_password.html", {}),
+    ("account.html", {**PERSON, **KEYS, "email": HOSTILE, "sessions": [SESSION], "current": "s", "for_program": False}),
+    ("account.html", {**PERSON, **KEYS, "email": HOSTILE, "sessions": [SESSION] * 2, "current": "t", "keys": []}),
+    ("project_people.html", PEOPLE_OF_A_PROJECT),
+    ("project_people.html", PEOPLE_OF_A_PROJECT | {"grants": [], "groups": [], "departments": []}),
+    ("shared.html", SHARED),
+    *(
+        (f"admin_{name}.html", {**PERSON, "sections": SECTIONS, "section": section, **context})
+        for name, section, context in ADMINISTRATION
+    ),
     ("_documents.html", SHELF | {"project": PROJECT}),
     ("document.html", READER | {"view": VIEW}),
     ("document.html", READER | {"view": None}),

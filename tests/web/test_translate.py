@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from pharos.access.projects import ORDER, TIERS
+from pharos.identity.api_keys import SCOPES
+from pharos.identity.principal import ORG_POSITIONS, PLATFORM_ROLES
+from pharos.identity.security import SEVERITIES
+from pharos.identity.tenant_secrets import KINDS as KINDS_OF_SECRETS
+from pharos.web.admin_pages import SECTIONS
 from pharos.web.html import SPOKEN_PREFIXES
 from pharos.web.translate import CATALOGS, DEFAULT, catalog, languages, pick_language, translator
 
@@ -15,6 +21,20 @@ WEB = CATALOGS.parent
 BUILT = {
     "documents.%s": ("pending", "processing", "indexed", "failed"),
     **dict.fromkeys(("error.%s", "error.%s_lead", "mail.%s", "mail.%s_lead", "mail.%s_submit"), ()),
+}
+KINDS = {
+    "admin.%s": SECTIONS,
+    "admin.%s_lead": SECTIONS,
+    "role.%s": PLATFORM_ROLES,
+    "position.%s": ORG_POSITIONS,
+    "tier.%s": TIERS,
+    "source.%s": ORDER,
+    "severity.%s": SEVERITIES,
+    "access.kind_%s": ("user", "group", "department"),
+    "access.to_%s": ("user", "group", "department"),
+    "keys.scope_%s": SCOPES,
+    "secrets.kind_%s": KINDS_OF_SECRETS,
+    "shares.%s": ("closed", "rejected"),
 }
 ERROR_KINDS = ("403", "404", "422", "429", "500", "503")
 MAIL_KINDS = ("link", "forgot", "enter", "address")
@@ -26,9 +46,10 @@ def keys_in(path: Path) -> set[str]:
 
 def said_anywhere() -> set[str]:
     texts = [path for pattern in ("templates/*", "static/*.js", "*.py") for path in WEB.glob(pattern)]
-    said = set().union(*map(keys_in, texts)) - set(BUILT)
+    said = set().union(*map(keys_in, texts)) - set(BUILT) - set(KINDS)
     in_lists = re.findall(r'"((?:ask|documents)\.[a-z_0-9]+)"', "".join(path.read_text("utf-8") for path in texts))
     said |= set(in_lists) | {f"documents.{state}" for state in BUILT["documents.%s"]}
+    said |= {key % value for key, values in KINDS.items() for value in values}
     said |= {f"mail.{kind}{end}" for kind in MAIL_KINDS for end in ("", "_lead", "_submit")}
     return said | {f"error.{kind}{end}" for kind in ERROR_KINDS for end in ("", "_lead")}
 

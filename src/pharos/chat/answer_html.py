@@ -11,10 +11,11 @@ from pharos.infra.ids import ProjectId
 from pharos.infra.render import CitationLink, render_markdown, render_quoted
 
 
-def answer_html(body: str, *, mode: str | None, project_id: ProjectId, sources: Sequence[Source]) -> str:
+def answer_html(body: str, *, mode: str | None, project_id: ProjectId | None, sources: Sequence[Source]) -> str:
     """The safe fragment that the page shows for a stored answer and at the end of a stream.
 
-    What a model wrote is markdown; an extractive answer is quoted text and keeps every character.
+    What a model wrote is markdown; an extractive answer is quoted text and keeps every character. Without a project the
+    numbers lead to the quotations on the same page.
     """
     links = {
         source.index: CitationLink(href=passage_path(project_id, source), title=_title(source)) for source in sources
@@ -39,8 +40,10 @@ async def with_html(events: AsyncIterator[Event], *, project_id: ProjectId) -> A
         yield event
 
 
-def passage_path(project_id: ProjectId, source: Source) -> str:
-    """The page that shows the passage of a source, marked, within this server."""
+def passage_path(project_id: ProjectId | None, source: Source) -> str:
+    """The page that shows the passage of a source, marked; for a guest, who has no such page, its quotation here."""
+    if project_id is None:
+        return f"#quoted-{source.document_id}-{source.start}-{source.end}"
     span = {"start": source.start, "end": source.end} | ({"page": source.page} if source.page else {})
     return f"/projects/{project_id}/documents/{source.document_id}?{urlencode(span)}#passage"
 

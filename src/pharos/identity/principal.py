@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 from uuid import UUID
 
 from pharos.infra.ids import ProjectId, TenantId, UserId
 
 PlatformRole = Literal["none", "admin", "engineer", "superadmin"]
+PLATFORM_ROLES: tuple[PlatformRole, ...] = get_args(PlatformRole)
 Kind = Literal["person", "operator", "program", "guest", "product"]
 OrgPosition = Literal["member", "manager", "ceo"]
+ORG_POSITIONS: tuple[OrgPosition, ...] = get_args(OrgPosition)
 
 
 @dataclass(frozen=True)

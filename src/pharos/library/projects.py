@@ -88,7 +88,7 @@ async def create_project(
     session: AsyncSession, principal: Principal, *, name: str, is_private: bool = False, is_handbook: bool = False
 ) -> Project:
     """A new project owned by the principal. Raises `Conflict` when the name is taken, `NotAllowed`, `Invalid`."""
-    if not (principal.kind in {"operator", "product"} or principal.platform_role in {"admin", "superadmin"}):
+    if not principal.administrates:
         raise NotAllowed("Only administrators make projects. Ask one to make it and to add you.", code="not_an_admin")
     name = " ".join(name.split())
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS:

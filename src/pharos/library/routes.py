@@ -48,7 +48,6 @@ async def create_project(
     """A new project owned by the caller, who must be an administrator."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         made = await projects.create_project(session, principal, name=body.name, is_private=body.is_private)
-        await record_audit(session, principal, action="project.created", subject=f"project:{made.id}")
         view = await projects.get_project(session, principal, project_id=ProjectId(made.id))
     return schemas.Project.model_validate(view)
 

@@ -7,12 +7,14 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
+from pharos.identity.current import PASSWORD_CHANGE_REQUIRED
 from pharos.identity.setup import SETUP_PATH
 from pharos.infra.errors import NotSignedIn, PharosError
 from pharos.infra.http import error_headers
 from pharos.web.html import HEADERS, page
 
 NOT_INITIALIZED = "not_initialized"
+CHANGE_PASSWORD_PATH = "/password/change"  # noqa: S105 - an address
 KINDS = frozenset({403, 404, 422, 429, 500, 503})
 
 
@@ -22,9 +24,11 @@ def wants_page(request: Request) -> bool:
 
 
 def error_page(request: Request, error: PharosError, *, request_id: str) -> Response:
-    """The page for a failure. Nobody signed in leads to the sign-in page, nobody set up to the setup."""
+    """The page for a failure. Nobody signed in leads to the sign-in page, nobody set up to the setup, and so on."""
     if error.code == NOT_INITIALIZED:
         return RedirectResponse(SETUP_PATH, status_code=303, headers=HEADERS)
+    if error.code == PASSWORD_CHANGE_REQUIRED:
+        return RedirectResponse(CHANGE_PASSWORD_PATH, status_code=303, headers=HEADERS)
     if isinstance(error, NotSignedIn):
         wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         path = f"/sign-in?next={quote(wanted, safe='')}" if request.method == "GET" and wanted != "/" else "/sign-in"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     jinja.filters["size"] = human_size
+    jinja.filters["moment"] = moment
     jinja.globals["static"] = static_path
     return jinja
 
@@ -75,6 +77,15 @@ def environment() -> Environment:
 def static_path(name: str) -> str:
     """Where a browser finds a file of `static/`."""
     return f"/static/{name}"
+
+
+def moment(at: datetime | None) -> str:
+    """A time as pages show it, to the minute; "–" for one that has not come.
+
+    >>> moment(datetime(2026, 3, 1, 9, 5, tzinfo=UTC)), moment(None)
+    ('2026-03-01 09:05 UTC', '–')
+    """
+    return "–" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def human_size(size_bytes: int) -> str:

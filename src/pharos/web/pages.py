@@ -20,6 +20,8 @@ from pharos.infra.ids import ConversationId, DocumentId, ProjectId
 from pharos.library import documents as library_documents
 from pharos.library import projects as library_projects
 from pharos.library.documents import FoundDocuments, find_documents
+from pharos.web.account_pages import router as account_pages
+from pharos.web.admin_pages import router as admin_pages
 from pharos.web.html import HEADERS, STATIC, page
 from pharos.web.mail_door_pages import router as mail_door_pages
 from pharos.web.reader import document_view
@@ -51,6 +53,8 @@ def add_pages(app: FastAPI) -> None:
     app.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
     app.include_router(router)
     app.include_router(mail_door_pages)
+    app.include_router(account_pages)
+    app.include_router(admin_pages)
 
 
 @router.get("/")
@@ -138,6 +142,7 @@ async def project_page(
         **BLANKS,
         project=project,
         can_edit=project.tier != "use",
+        can_share=project.tier == "full",
         conversations=conversations,
         conversation_id=conversation,
         messages=said,

@@ -58,9 +58,9 @@ class StoredMessage(Protocol):
 
 
 def turns(
-    project_id: ProjectId, messages: Sequence[StoredMessage], sources: Mapping[MessageId, Sequence[Source]]
+    project_id: ProjectId | None, messages: Sequence[StoredMessage], sources: Mapping[MessageId, Sequence[Source]]
 ) -> list[Turn]:
-    """The turns of a stored conversation, oldest first."""
+    """The turns of a stored conversation, oldest first; without a project their sources are only quoted."""
     return [
         Turn(role="user", text=message.body)
         if message.role == "user"
@@ -69,7 +69,7 @@ def turns(
     ]
 
 
-def _answer(project_id: ProjectId, message: StoredMessage, sources: Sequence[Source]) -> Turn:
+def _answer(project_id: ProjectId | None, message: StoredMessage, sources: Sequence[Source]) -> Turn:
     html = answer_html(message.body, mode=message.mode, project_id=project_id, sources=sources)
     lines = tuple(
         SourceLine(

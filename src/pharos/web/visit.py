@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,9 +18,10 @@ from pharos.web.errors import NOT_INITIALIZED
 
 @dataclass(frozen=True)
 class Person:
-    """Who the page greets."""
+    """Who the page greets; `administrates` decides which links it offers."""
 
     name: str
+    administrates: bool
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,18 @@ class Visit:
     def principal(self) -> Principal:
         return self.visitor.principal
 
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """One transaction of the person's tenant."""
+        return self.runtime.db.transaction(self.principal.tenant_id)
+
+    @property
+    def _person(self) -> Person:
+        return Person(self.visitor.signed_in.display_name, administrates=self.principal.administrates)
+
     @property
     def context(self) -> dict[str, Any]:
         """What every page of a signed-in person shows or sends back."""
-        return {"person": Person(self.visitor.signed_in.display_name), "csrf_token": self.visitor.csrf_token}
+        return {"person": self._person, "csrf_token": self.visitor.csrf_token}
 
 
 async def current_visit(request: Request) -> Visit:

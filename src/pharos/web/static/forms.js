@@ -1,11 +1,14 @@
-// Forms that speak JSON: <form data-json-form data-next="/where/to">, its fields by name, "a.b" as an object in an object.
+// Forms that speak JSON: <form data-json-form data-next="/where/to/{id}">, its fields by name, "a.b" as an object in an
+// object.
+// data-method: another method than POST. data-next=".": look at the same page anew. data-shows: instead of going
+// anywhere, show this field of the answer, which is never seen again. data-confirm: ask first.
 
 import { call, t } from "./api.js";
 
 for (const form of document.querySelectorAll("form[data-json-form]")) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    send(form);
+    if (!form.dataset.confirm || confirm(form.dataset.confirm)) send(form);
   });
 }
 
@@ -28,9 +31,13 @@ async function send(form) {
   button.setAttribute("aria-busy", "true");
   button.textContent = form.dataset.working;
   try {
-    const reply = await call(new URL(form.action).pathname, { method: "POST", json: values(form) });
+    const method = form.dataset.method ?? "POST";
+    const json = method === "DELETE" ? undefined : values(form);
+    const reply = await call(address(form), { method, json });
     const answer = reply.status === 204 ? {} : await reply.json();
-    location.assign(form.dataset.next.replace("{id}", encodeURIComponent(answer.id ?? "")));
+    if (form.dataset.shows) show(form, answer[form.dataset.shows]);
+    else if (form.dataset.next === ".") location.reload();
+    else location.assign(form.dataset.next.replace(/{(\w+)}/g, (_, name) => encodeURIComponent(answer[name] ?? "")));
   } catch (problem) {
     error.textContent = problem.message;
     error.hidden = false;
@@ -39,12 +46,40 @@ async function send(form) {
   }
 }
 
-/** The form as an object; fields left empty are left out, check boxes are true or false. */
+/** Where a form goes; a place {field} in its address is filled with that field's value. */
+function address(form) {
+  return form.getAttribute("action").replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(form.elements[name].value.trim()));
+}
+
+function show(form, text) {
+  const box = form.parentElement.querySelector("[data-shown]");
+  box.querySelector("output").textContent = text;
+  box.hidden = false;
+  form.hidden = true;
+}
+
+function valueOf(field) {
+  if ("boolean" in field.dataset) return field.checked;
+  if ("nothing" in field.dataset && field.value === "") return null;
+  if ("number" in field.dataset && field.value !== "") return Number(field.value);
+  if (field.type === "date" && field.value !== "") return `${field.value}T23:59:59Z`;
+  return field.value;
+}
+
+/**
+ * The form as an object. Fields left empty are left out (null with data-nothing), a check box with data-boolean is true
+ * or false, those with data-list are gathered by name, data-number is a number, and a date means the end of that day.
+ */
 export function values(form) {
   const result = {};
   for (const field of form.elements) {
-    if (!field.name || field.name === "csrf_token") continue;
-    const value = "boolean" in field.dataset ? field.checked : field.value;
+    if (!field.name || field.name === "csrf_token" || "inAddress" in field.dataset) continue;
+    if ("list" in field.dataset) {
+      result[field.name] ??= [];
+      if (field.checked) result[field.name].push(field.value);
+      continue;
+    }
+    const value = valueOf(field);
     if (value === "") continue;
     const path = field.name.split(".");
     const last = path.pop();

@@ -1,0 +1,188 @@
+"""The pages of an administrator: people, departments and groups, shares, keys, secrets, audit and security events."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+
+from pharos.access import explain, shares
+from pharos.identity import api_keys, audit, invitations, security, tenant_secrets
+from pharos.identity.departments import list_departments
+from pharos.identity.groups import list_groups, list_members
+from pharos.identity.people import get_person, list_people, require_administrator
+from pharos.identity.principal import ORG_POSITIONS, PLATFORM_ROLES
+from pharos.infra.errors import NotFound
+from pharos.web.html import page
+from pharos.web.visit import CurrentVisit, Visit
+
+router = APIRouter(prefix="/admin", include_in_schema=False)
+
+Words = Annotated[str, Query(max_length=200)]
+SECTIONS = ("people", "organisation", "shares", "keys", "secrets", "audit", "security")
+GIVEN_ROLES = tuple(role for role in PLATFORM_ROLES if role != "superadmin")  # nobody is made one here (F-02)
+PAGE_ROWS = 50
+REPORT_DAYS = 90
+
+
+def administrators_visit(visit: CurrentVisit) -> Visit:
+    """A visit of somebody who administrates. Raises `NotAllowed` for anybody else."""
+    require_administrator(visit.principal)
+    return visit
+
+
+AdminVisit = Annotated[Visit, Depends(administrators_visit)]
+
+
+@router.get("/people")
+async def people_page(request: Request, visit: AdminVisit, q: Words = "", after: Words = "") -> Response:
+    """Who belongs to the organisation, who is invited, and a form to invite."""
+    async with visit.transaction() as session:
+        people, following = await list_people(session, words=q, after=after, limit=PAGE_ROWS)
+        invited = await invitations.list_invitations(session)
+        departments = await list_departments(session)
+    return _page(
+        request,
+        visit,
+        "people",
+        people=people,
+        following=following,
+        invited=invited,
+        departments=departments,
+        words=q,
+        roles=GIVEN_ROLES,
+    )
+
+
+@router.get("/people/{user_id}")
+async def person_page(request: Request, user_id: UUID, visit: AdminVisit) -> Response:
+    """One person: their place, which can be changed, and what they can see."""
+    async with visit.transaction() as session:
+        someone = await get_person(session, user_id)
+        departments = await list_departments(session)
+        visible = await explain.list_what(session, visit.principal.tenant_id, person=someone)
+    roles = PLATFORM_ROLES if someone.platform_role == "superadmin" else GIVEN_ROLES
+    return _page(
+        request,
+        visit,
+        "people",
+        template="admin_person.html",
+        someone=someone,
+        departments=departments,
+        visible=visible,
+        roles=roles,
+        positions=ORG_POSITIONS,
+        is_self=user_id == visit.principal.user_id,
+    )
+
+
+@router.get("/organisation")
+async def organisation_page(request: Request, visit: AdminVisit) -> Response:
+    """Departments and groups."""
+    async with visit.transaction() as session:
+        departments, groups = await list_departments(session), await list_groups(session)
+    return _page(request, visit, "organisation", departments=departments, groups=groups)
+
+
+@router.get("/groups/{group_id}")
+async def group_page(request: Request, group_id: UUID, visit: AdminVisit, q: Words = "") -> Response:
+    """The members of a group, and people to add."""
+    async with visit.transaction() as session:
+        members = await list_members(session, group_id=group_id)
+        group = next((each for each in await list_groups(session) if each.id == group_id), None)
+        found, _ = await list_people(session, words=q, limit=PAGE_ROWS)
+    if group is None:
+        raise NotFound("There is no such group.", code="no_such_group")
+    inside = {member.user_id for member in members}
+    others = [person for person in found if person.id not in inside]
+    return _page(
+        request,
+        visit,
+        "organisation",
+        template="admin_group.html",
+        group=group,
+        members=members,
+        others=others,
+        words=q,
+    )
+
+
+@router.get("/shares")
+async def shares_page(request: Request, visit: AdminVisit) -> Response:
+    """Who asked to share a conversation, and the links that are open."""
+    async with visit.transaction() as session:
+        asked = await shares.list_requests(session, visit.principal)
+    waiting = [each for each in asked if each.state == "pending"]
+    return _page(request, visit, "shares", waiting=waiting, decided=[each for each in asked if each.state != "pending"])
+
+
+@router.get("/keys")
+async def keys_page(request: Request, visit: AdminVisit) -> Response:
+    """API keys of programs and people."""
+    async with visit.transaction() as session:
+        keys = await api_keys.list_keys(session, visit.principal)
+    return _page(
+        request, visit, "keys", keys=keys, scopes=api_keys.SCOPES, chosen=api_keys.DEFAULT_SCOPES, for_program=True
+    )
+
+
+@router.get("/secrets")
+async def secrets_page(request: Request, visit: AdminVisit) -> Response:
+    """Keys of model providers and other services, with age and last use; never a value."""
+    async with visit.transaction() as session:
+        kept = await tenant_secrets.list_tenant_secrets(session, visit.principal.tenant_id)
+    return _page(request, visit, "secrets", secrets=kept, kinds=tenant_secrets.KINDS)
+
+
+@router.get("/audit")
+async def audit_page(
+    request: Request, visit: AdminVisit, actor: Words = "", action: Words = "", before: UUID | None = None
+) -> Response:
+    """What was done and by whom, newest first."""
+    async with visit.transaction() as session:
+        entries = await audit.list_audit(
+            session, actor=actor or None, action=action or None, before=before, limit=PAGE_ROWS
+        )
+    return _page(request, visit, "audit", entries=entries, actor=actor, action=action, following=_following(entries))
+
+
+@router.get("/security")
+async def security_page(
+    request: Request,
+    visit: AdminVisit,
+    event_type: Words = "",
+    severity: security.Severity = "low",
+    before: UUID | None = None,
+) -> Response:
+    """Sign-ins that failed, locked accounts, tokens used twice, keys made and changed."""
+    since = datetime.now(UTC) - timedelta(days=REPORT_DAYS)
+    async with visit.transaction() as session:
+        events = await security.list_security_events(
+            session, event_type=event_type or None, severity=severity, before=before, limit=PAGE_ROWS
+        )
+        counts = await security.count_security_events(session, since=since)
+    return _page(
+        request,
+        visit,
+        "security",
+        events=events,
+        counts=counts,
+        event_type=event_type,
+        severity=severity,
+        severities=security.SEVERITIES,
+        days=REPORT_DAYS,
+        following=_following(events),
+    )
+
+
+def _following(rows: list[Any]) -> UUID | None:
+    """Where the next page begins; None on the last one."""
+    return rows[-1].id if len(rows) == PAGE_ROWS else None
+
+
+def _page(request: Request, visit: Visit, section: str, *, template: str = "", **context: Any) -> Response:
+    name = template or f"admin_{section}.html"
+    return page(request, name, **visit.context, sections=SECTIONS, section=section, **context)
