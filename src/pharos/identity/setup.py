@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import re
@@ -15,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
 from pharos.identity.models import BootstrapState, Membership, User
-from pharos.identity.passwords import check_new_password, hash_password
+from pharos.identity.passwords import check_new_password, hash_apart
 from pharos.identity.principal import Principal, operator
 from pharos.identity.sign_in import as_principal, normal_email
 from pharos.identity.tenants import ensure_default_tenant
@@ -82,7 +81,7 @@ async def initialise(runtime: Runtime, *, token: str, owner: NewPerson, ceo: New
         raise Invalid("The first account needs a password.", code="weak_password")
     if len({person.email for person in people}) < len(people):
         raise Invalid("The two accounts need different e-mail addresses.", code="same_email")
-    hashes = [await asyncio.to_thread(hash_password, p.password) if p.password else None for p in people]
+    hashes = [await hash_apart(person.password) if person.password else None for person in people]
     tenant_id = await ensure_default_tenant(runtime)
     async with runtime.db.transaction(tenant_id) as session:
         if await _is_closed(session):
