@@ -33,7 +33,6 @@ KEY_REFUSED = "key_not_allowed"
 PASSWORD_CHANGE_REQUIRED = "password_change_required"  # noqa: S105 - a code, not a password
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 ADMIN_ROLES = {"admin", "superadmin"}
-ENGINEER_ROLES = {"engineer", "superadmin"}
 
 
 @dataclass(frozen=True)
@@ -103,13 +102,6 @@ async def current_admin(principal: Annotated[Principal, Depends(current_person)]
     return principal
 
 
-async def current_engineer(principal: Annotated[Principal, Depends(current_person)]) -> Principal:
-    """Whoever looks after providers and their keys: administrators do not. Raises `NotAllowed`."""
-    if principal.platform_role not in ENGINEER_ROLES:
-        raise NotAllowed("This is for engineers. Ask one of yours, or the superadmin.", code="not_an_engineer")
-    return principal
-
-
 async def current_principal(request: Request) -> Principal:
     """A person, or a program whose key may read; a program changes nothing where the route names no other scope."""
     return await _principal(request, scope="read" if request.method in SAFE_METHODS else None)
@@ -135,7 +127,6 @@ AnyVisitor = Annotated[Visitor, Depends(any_visitor)]
 CurrentVisitor = Annotated[Visitor, Depends(current_visitor)]
 CurrentPerson = Annotated[Principal, Depends(current_person)]
 CurrentAdmin = Annotated[Principal, Depends(current_admin)]
-CurrentEngineer = Annotated[Principal, Depends(current_engineer)]
 CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
 CurrentReader = Annotated[Principal, Depends(current_reader)]
 CurrentAsker = Annotated[Principal, Depends(current_asker)]

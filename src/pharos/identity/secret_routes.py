@@ -1,4 +1,4 @@
-"""A tenant's keys and tokens over HTTP, for its engineers; a value goes in and never comes out."""
+"""A tenant's keys and tokens over HTTP, for its administrators (C-35); a value goes in and never comes out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from pharos.identity import tenant_secrets
-from pharos.identity.current import CurrentEngineer, CurrentRuntime
+from pharos.identity.current import CurrentAdmin, CurrentRuntime
 from pharos.infra.errors import Invalid
 
 router = APIRouter(tags=["secrets"])
@@ -45,7 +45,7 @@ class SecretChange(BaseModel):
 
 
 @router.get("/secrets")
-async def list_secrets(principal: CurrentEngineer, runtime: CurrentRuntime) -> TenantSecrets:
+async def list_secrets(principal: CurrentAdmin, runtime: CurrentRuntime) -> TenantSecrets:
     """The tenant's keys with age and last use, without their values."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         found = await tenant_secrets.list_tenant_secrets(session, principal.tenant_id)
@@ -54,7 +54,7 @@ async def list_secrets(principal: CurrentEngineer, runtime: CurrentRuntime) -> T
 
 @router.put("/secrets/{kind}/{name}")
 async def put_secret(
-    kind: str, name: str, body: SecretChange, principal: CurrentEngineer, runtime: CurrentRuntime
+    kind: str, name: str, body: SecretChange, principal: CurrentAdmin, runtime: CurrentRuntime
 ) -> TenantSecret:
     """Enter a key or its successor, or switch one off and on while it is kept. Kinds: `llm`, `github`."""
     if body.value is None and body.is_enabled is None:
@@ -72,7 +72,7 @@ async def put_secret(
 
 
 @router.delete("/secrets/{kind}/{name}", status_code=204)
-async def delete_secret(kind: str, name: str, principal: CurrentEngineer, runtime: CurrentRuntime) -> None:
+async def delete_secret(kind: str, name: str, principal: CurrentAdmin, runtime: CurrentRuntime) -> None:
     """Delete a key; what needs it says so from the next request on."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         await tenant_secrets.remove_tenant_secret(session, principal, kind=kind, name=name)

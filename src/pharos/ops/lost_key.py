@@ -13,7 +13,7 @@ from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.keyring import read_keys
 from pharos.infra.models import DataKey, EncryptionKey, Secret
-from pharos.ops.secrets_check import list_tenants
+from pharos.ops.secrets_check import every_tenant
 from pharos.runtime import Runtime
 
 
@@ -38,7 +38,7 @@ async def forget_key(runtime: Runtime, key_id: str, *, dry_run: bool) -> list[Lo
     if known.retired_at is not None or key_id in {key.id for key in read_keys(runtime.settings)}:
         raise Conflict(f"Key {key_id} is not lost: nothing has to be given up for it.", code="key_not_lost")
     lost: list[LostSecret] = []
-    for tenant_id, slug in await list_tenants(runtime):
+    for tenant_id, slug in await every_tenant(runtime):
         rests = select(DataKey.id).where(DataKey.tenant_id == tenant_id, DataKey.encryption_key_id == key_id)
         gone = (Secret.tenant_id == tenant_id, Secret.data_key_id.in_(rests))
         async with runtime.db.transaction(tenant_id) as session:

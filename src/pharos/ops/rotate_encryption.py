@@ -35,7 +35,7 @@ from pharos.infra.keyring import (
 from pharos.infra.models import DataKey, EncryptionKey, Secret
 from pharos.infra.settings import Settings
 from pharos.infra.vault import data_keys, sealed_secrets
-from pharos.ops.secrets_check import list_tenants
+from pharos.ops.secrets_check import every_tenant
 from pharos.runtime import Runtime
 
 BATCH = 50
@@ -68,12 +68,12 @@ async def rotate_encryption(runtime: Runtime) -> Rotation:
         async with system_transaction(runtime.db) as session:
             await runtime.vault.check(session)
         rotation = _begin(settings)
-        tenants = await list_tenants(runtime)
+        tenants = await every_tenant(runtime)
         for tenant_id, _ in tenants:
             await _rotate_tenant(runtime, tenant_id, rotation)
         await _retire(runtime, rotation.old_keys)
         # A tenant made meanwhile by a process with the old key at hand; after the retirement there can be no more.
-        for tenant_id, _ in await list_tenants(runtime):
+        for tenant_id, _ in await every_tenant(runtime):
             await _rotate_tenant(runtime, tenant_id, rotation)
         await _prove(runtime, rotation)
         for tenant_id, _ in tenants:
@@ -93,7 +93,7 @@ async def plan_rotation(runtime: Runtime) -> Rotation:
         old_keys=[key.id for key in (keys[1:] if is_resumed else keys)],
         is_resumed=is_resumed,
     )
-    for tenant_id, _ in await list_tenants(runtime):
+    for tenant_id, _ in await every_tenant(runtime):
         old = DataKey.encryption_key_id.in_(plan.old_keys)
         async with runtime.db.transaction(tenant_id) as session:
             wrapped = (await session.execute(data_keys(tenant_id).where(old))).all()
@@ -210,7 +210,7 @@ async def _retire(runtime: Runtime, old_keys: list[str]) -> None:
 async def _prove(runtime: Runtime, rotation: Rotation) -> None:
     """Try every data key and every secret with each old key alone. Raises `Conflict` when anything opens."""
     old = [key for key in read_keys(runtime.settings) if key.id in rotation.old_keys]
-    for tenant_id, _ in await list_tenants(runtime):
+    for tenant_id, _ in await every_tenant(runtime):
         async with runtime.db.transaction(tenant_id) as session:
             opened = await _opened_by(session, tenant_id, old, rotation)
         rotation.opened_by_old += opened

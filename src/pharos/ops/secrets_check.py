@@ -55,8 +55,8 @@ def refuse_bad_signing_secrets(settings: Settings) -> None:
         current_key(settings, which)
 
 
-async def list_tenants(runtime: Runtime) -> list[tuple[TenantId, str]]:
-    """Id and slug of every tenant, oldest first."""
+async def every_tenant(runtime: Runtime) -> list[tuple[TenantId, str]]:
+    """Id and slug of every tenant, those of measurements too, oldest first."""
     async with system_transaction(runtime.db) as session:
         found = await session.execute(select(Tenant.id, Tenant.slug).order_by(Tenant.id))
     return [(TenantId(row.id), row.slug) for row in found]
@@ -65,7 +65,7 @@ async def list_tenants(runtime: Runtime) -> list[tuple[TenantId, str]]:
 async def count_unreadable(runtime: Runtime) -> list[TenantSecrets]:
     """Try every secret of every tenant that has any; tenants in the order they were made."""
     counts = []
-    for tenant_id, slug in await list_tenants(runtime):
+    for tenant_id, slug in await every_tenant(runtime):
         async with runtime.db.transaction(tenant_id) as session:
             rows = (await session.execute(sealed_secrets(tenant_id))).all()
         unreadable = 0

@@ -24,8 +24,8 @@ from pharos.ops.rotate_encryption import Rotation, plan_rotation, rotate_encrypt
 from pharos.ops.secrets_check import (
     TenantSecrets,
     count_unreadable,
+    every_tenant,
     list_known_secrets,
-    list_tenants,
     refuse_bad_signing_secrets,
     refuse_wrong_secrets,
 )
@@ -197,7 +197,7 @@ def longest_life(settings: Settings, which: SigningSecret) -> timedelta:
 
 async def record_rotation(runtime: Runtime, which: SigningSecret, *, keep_until: datetime | None) -> None:
     """Tell every tenant that its sign-ins end; before the change, so that it cannot happen unrecorded."""
-    for tenant_id, _ in await list_tenants(runtime):
+    for tenant_id, _ in await every_tenant(runtime):
         async with runtime.db.transaction(tenant_id) as session:
             subject, until = f"signing_secret:{which.name}", keep_until.isoformat() if keep_until else None
             await record_security_event(
