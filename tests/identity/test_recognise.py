@@ -211,11 +211,11 @@ async def test_uses_are_written_beside_the_requests(
 def test_a_memory_is_short_and_bounded() -> None:
     now = 0.0
     recent: Recent[int, str] = Recent(seconds=30, most=2, clock=lambda: now)
-    recent.keep(0, "deaf", changes=recent.changes)
+    recent.keep(0, "deaf", group="a", changes=recent.changes)
     assert recent.find(0) is None
     recent.listen()
     for key in (1, 2, 3):
-        recent.keep(key, f"value {key}", changes=recent.changes)
+        recent.keep(key, f"value {key}", group="a", changes=recent.changes)
     assert [recent.find(key) for key in (1, 2, 3)] == [None, "value 2", "value 3"]
     now = 29.9
     assert recent.find(3) == "value 3"
@@ -227,6 +227,17 @@ def test_what_was_asked_before_a_change_is_not_remembered_after_it() -> None:
     recent: Recent[int, str] = Recent(seconds=30, most=2)
     recent.listen()
     asked_at = recent.changes
-    recent.forget(lambda _value: False)
-    recent.keep(1, "old", changes=asked_at)
+    recent.forget(7)
+    recent.keep(1, "old", group="a", changes=asked_at)
     assert recent.find(1) is None
+
+
+def test_one_value_or_one_group_is_forgotten_and_no_other() -> None:
+    recent: Recent[int, str] = Recent(seconds=30, most=9)
+    recent.listen()
+    for key, group in ((1, "a"), (2, "a"), (3, "a"), (4, "b")):
+        recent.keep(key, "value", group=group, changes=recent.changes)
+    recent.forget(1)
+    assert [recent.find(key) for key in (1, 2, 3, 4)] == [None, "value", "value", "value"]
+    recent.forget_group("a")
+    assert [recent.find(key) for key in (1, 2, 3, 4)] == [None, None, None, "value"]

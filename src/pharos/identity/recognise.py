@@ -54,7 +54,7 @@ async def find_by_claims(runtime: Runtime, claims: AccessClaims) -> SignedIn:
     else:
         changes = runtime.sign_ins.changes
         signed_in = await _ask(runtime, claims.tenant_id, session_id=claims.session_id, token_hashes=[])
-        runtime.sign_ins.keep(claims.session_id, signed_in, changes=changes)
+        runtime.sign_ins.keep(claims.session_id, signed_in, group=signed_in.principal.user_id, changes=changes)
     if (signed_in.principal.tenant_id, signed_in.principal.user_id) != (claims.tenant_id, claims.user_id):
         raise NotSignedIn(SIGN_IN_AGAIN)
     _note_use(runtime, claims.tenant_id, "sessions", claims.session_id)
@@ -110,12 +110,12 @@ def signed_in_of(tenant_id: TenantId, row: Row[Any]) -> SignedIn:
 
 def forget_session(runtime: Runtime, session_id: UUID) -> None:
     """This process knows nothing of a session any more; the others hear it from the database."""
-    runtime.sign_ins.forget(lambda found: isinstance(found, SignedIn) and found.session_id == session_id)
+    runtime.sign_ins.forget(session_id)
 
 
 def forget_person(runtime: Runtime, user_id: UUID) -> None:
     """As `forget_session`, for all sessions of a person."""
-    runtime.sign_ins.forget(lambda found: isinstance(found, SignedIn) and found.principal.user_id == user_id)
+    runtime.sign_ins.forget_group(user_id)
 
 
 def _note_use(runtime: Runtime, tenant_id: TenantId, table: str, row_id: UUID) -> None:
