@@ -79,7 +79,7 @@ async def test_passages_can_be_dropped_and_rebuilt_from_the_kept_file(
     before = await passages_of(runtime, tenant)
     async with runtime.db.transaction(tenant.id) as session:
         await session.execute(text("update documents set status = 'pending'"))
-    await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+    await ingest.ingest_documents(runtime, tenant.id, [DocumentId(document.id)])
     assert await passages_of(runtime, tenant) == before
     async with runtime.db.transaction(tenant.id) as session:
         assert (await check_index(session)).out_of_step == 0
@@ -88,7 +88,7 @@ async def test_passages_can_be_dropped_and_rebuilt_from_the_kept_file(
 async def test_ingesting_twice_at_once_leaves_one_set_of_passages(runtime: Runtime, tenant: MadeTenant) -> None:
     project = await make_project(runtime.db, tenant.admin)
     document = await make_document(runtime, tenant.admin, project)
-    await asyncio.gather(*(ingest.ingest_document(runtime, tenant.id, DocumentId(document.id)) for _ in range(4)))
+    await asyncio.gather(*(ingest.ingest_documents(runtime, tenant.id, [DocumentId(document.id)]) for _ in range(4)))
     assert len(await passages_of(runtime, tenant)) == 1
     async with runtime.db.transaction(tenant.id) as session:
         assert (await check_index(session)).out_of_step == 0
@@ -110,12 +110,12 @@ async def test_a_run_that_was_thought_dead_cannot_overwrite_its_successor(runtim
     document = await make_document(runtime, tenant.admin, project)
 
     async def a_successor_finishes() -> None:
-        await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+        await ingest.ingest_documents(runtime, tenant.id, [DocumentId(document.id)])
         async with runtime.db.transaction(tenant.id) as session:
             await session.execute(text("update passages set text = 'the successor was here'"))
 
     slow = replace(runtime, embedding=InterruptedEmbedding(a_successor_finishes))
-    await ingest.ingest_document(slow, tenant.id, DocumentId(document.id))
+    await ingest.ingest_documents(slow, tenant.id, [DocumentId(document.id)])
     assert await passages_of(runtime, tenant) == ["the successor was here"]
 
 
@@ -184,7 +184,7 @@ async def test_a_document_whose_job_was_lost_is_queued_again_once(
     async with runtime.db.transaction(tenant.id) as session:
         assert await documents.recover_documents(session) == 0
         await session.execute(
-            text("delete from procrastinate_jobs where lock = :lock"), {"lock": f"document:{document.id}"}
+            text("delete from procrastinate_jobs where args->'document_ids' ? :id"), {"id": str(document.id)}
         )
     async with runtime.db.transaction(tenant.id) as session:
         assert await documents.recover_documents(session) == 1
@@ -205,9 +205,9 @@ async def test_an_embedder_that_is_away_is_tried_again_and_the_document_is_not_f
 
     without = replace(runtime, embedding=InterruptedEmbedding(it_is_away))
     with pytest.raises(Unavailable):
-        await ingest.ingest_document(without, tenant.id, DocumentId(document.id))
+        await ingest.ingest_documents(without, tenant.id, [DocumentId(document.id)])
     assert (await read(runtime, tenant, document.id)).status == "processing"
-    await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+    await ingest.ingest_documents(runtime, tenant.id, [DocumentId(document.id)])
     assert (await read(runtime, tenant, document.id)).status == "indexed"
 
 
