@@ -20,7 +20,7 @@ from pharos.infra.errors import Invalid, NotAllowed, NotFound, TooLarge, Unavail
 from pharos.infra.ids import DocumentId, TenantId, new_id
 from pharos.library import documents, ingest
 from pharos.library.check import check_index, repair_index
-from pharos.library.delete import delete_document, sweep_blobs
+from pharos.library.delete import delete_documents, sweep_blobs
 from pharos.library.handbook import load_handbook
 from pharos.library.models import Document, Passage
 from pharos.library.upload import DuplicateDocument
@@ -157,7 +157,7 @@ async def test_a_deleted_document_leaves_no_rows_and_after_the_grace_no_bytes(
     document = await make_document(runtime, tenant.admin, project)
     await run_jobs(runtime)
     async with runtime.db.transaction(tenant.id) as session:
-        await delete_document(session, tenant.admin, document_id=DocumentId(document.id))
+        await delete_documents(session, tenant.admin, document_ids=[DocumentId(document.id)])
     with pytest.raises(NotFound):
         await read(runtime, tenant, document.id)
     async with runtime.db.transaction(tenant.id) as session:
@@ -256,7 +256,7 @@ async def test_a_document_deleted_while_it_is_being_stored_leaves_the_counts_rig
 
     async def delete_it() -> None:
         async with runtime.db.transaction(tenant.id) as session:
-            await delete_document(session, tenant.admin, document_id=document_id)
+            await delete_documents(session, tenant.admin, document_ids=[document_id])
 
     async with runtime.db.transaction(tenant.id) as session:
         # What a run does in its last transaction: the row's lock, then the passages and their counts.
