@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from pharos.infra.ids import DocumentId, TenantId, new_id
 from pharos.library import documents, ingest
 from pharos.library.check import check_index, repair_index
 from pharos.library.delete import delete_documents, sweep_blobs
+from pharos.library.folder import ingest_files, list_files
 from pharos.library.handbook import load_handbook
 from pharos.library.models import Document, Passage
 from pharos.library.upload import DuplicateDocument
@@ -314,3 +316,35 @@ ADD_PASSAGE = text(
     select tenant_id, :project, 7, 1 from projects where id = :project
     """
 )
+
+
+class RefusingEmbedding(FakeEmbedding):
+    """It breaks on a text that speaks of poison."""
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if any("poison" in each for each in texts):
+            raise ZeroDivisionError
+        return await super().embed(texts)
+
+
+async def test_a_document_that_breaks_its_job_breaks_no_other_of_the_same_job(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs, tmp_path: Path
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    for word in ("bread", "poison", "water"):
+        (tmp_path / f"{word}.txt").write_text(f"A note about {word}.")
+    files = list_files([tmp_path])
+    received = [each async for each in ingest_files(runtime, tenant.admin, project_id=project, files=files)]
+    async with runtime.db.transaction(tenant.id) as session:
+        waiting = await session.execute(text("select count(*) from procrastinate_jobs where status = 'todo'"))
+        assert waiting.scalar_one() == 1
+    world = replace(runtime, embedding=RefusingEmbedding())
+    await run_jobs(world)
+    async with runtime.db.transaction(tenant.id) as session:
+        await session.execute(text("update procrastinate_jobs set scheduled_at = null"))
+    await run_jobs(world)  # divides the job
+    await run_jobs(world)
+    states = {each.name: (await read(runtime, tenant, each.document_id)).status for each in received}
+    assert states == {"bread.txt": "indexed", "poison.txt": "processing", "water.txt": "indexed"}
+    async with runtime.db.transaction(tenant.id) as session:
+        assert (await check_index(session)).out_of_step == 0
