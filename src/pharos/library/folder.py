@@ -90,7 +90,7 @@ def _groups(files: Iterable[tuple[Path, str]]) -> Iterator[list[tuple[Path, str]
     group: list[tuple[Path, str]] = []
     group_bytes = 0
     for path, name in files:
-        size_bytes = path.stat().st_size if path.is_file() else 0
+        size_bytes = _size_bytes(path)
         if group and (len(group) == TOGETHER_FILES or group_bytes + size_bytes > TOGETHER_BYTES):
             yield group
             group, group_bytes = [], 0
@@ -98,6 +98,13 @@ def _groups(files: Iterable[tuple[Path, str]]) -> Iterator[list[tuple[Path, str]
         group_bytes += size_bytes
     if group:
         yield group
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # who reads it says what is wrong with it
+        return 0
 
 
 async def _ingest_group(

@@ -122,7 +122,7 @@ def sparse_literal(terms: Counter[int]) -> str:
 
 def dense_literal(vector: NDArray[np.float32]) -> str:
     """A vector as pgvector reads it; five digits, more than a half-precision float holds."""
-    return "[" + ",".join(map("%.5g".__mod__, vector.tolist())) + "]"
+    return f"[{','.join(['%.5g'] * len(vector))}]" % tuple(vector.tolist())
 
 
 @dataclass
