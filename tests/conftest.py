@@ -179,7 +179,7 @@ async def run_jobs(runtime: Runtime) -> RunJobs:
         await session.execute(text("delete from procrastinate_jobs"))  # what earlier tests of this process left
 
     async def run(world: Runtime = runtime, /) -> None:
-        assert tasks.ingest_document  # registered by their import
+        assert tasks.ingest_documents  # registered by their import
         assert identity_tasks.send_mail
         assert world.settings.database_url is not None
         app = jobs.create_queue(world.settings.database_url)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pharos.infra.blobs import BlobStore, read_file
+from pharos.infra.blobs import BlobStore
 from pharos.infra.errors import StorageFull, TooLarge, Unavailable
 from pharos.infra.ids import TenantId, new_id
 
@@ -85,7 +85,7 @@ async def test_two_senders_of_the_same_bytes_keep_one_whole_file(tmp_path: Path)
     body = os.urandom(300_000)
     (tmp_path / "sent").write_bytes(body)
     blobs = await asyncio.gather(
-        *(store.write(TENANT, read_file(tmp_path / "sent"), max_bytes=10**6) for _ in range(8))
+        *(asyncio.to_thread(store.write_file, TENANT, tmp_path / "sent", max_bytes=10**6) for _ in range(8))
     )
     assert {blob.sha256 for blob in blobs} == {hashlib.sha256(body).hexdigest()}
     assert store.path(TENANT, blobs[0].sha256).read_bytes() == body

@@ -110,9 +110,9 @@ async def test_a_job_that_has_killed_too_many_workers_is_given_up_and_its_docume
         await session.execute(
             text(
                 "update procrastinate_jobs set status = 'doing', attempts = :attempts, worker_id = null "
-                "where lock = :lock"
+                "where args->'document_ids' ? :id"
             ),
-            {"attempts": jobs.MAX_ATTEMPTS - 1, "lock": f"document:{document.id}"},
+            {"attempts": jobs.MAX_ATTEMPTS - 1, "id": str(document.id)},
         )
     await worker.rescue(runtime)
     async with runtime.db.transaction(tenant.id) as session:

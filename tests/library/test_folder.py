@@ -8,10 +8,12 @@ import pytest
 from tests.conftest import RunJobs
 from tests.make import MadeTenant, make_document, make_project
 
+from pharos.infra import jobs
 from pharos.infra.errors import Invalid
 from pharos.infra.ids import ProjectId
 from pharos.library import documents
-from pharos.library.folder import FileOutcome, ingest_files, list_files
+from pharos.library.check import check_index
+from pharos.library.folder import TOGETHER_FILES, FileOutcome, ingest_files, list_files
 from pharos.runtime import Runtime
 
 
@@ -93,3 +95,36 @@ async def test_a_file_that_cannot_be_read_does_not_stop_the_others(
     outcomes = [each async for each in ingest_files(runtime, tenant.admin, project_id=project, files=files)]
     assert [each.outcome for each in outcomes] == ["refused", "added"]
     assert "cannot be read" in (outcomes[0].reason or "")
+
+
+async def test_many_files_make_few_jobs_and_each_its_document(
+    runtime: Runtime, tenant: MadeTenant, tmp_path: Path, run_jobs: RunJobs
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    for number in range(2 * TOGETHER_FILES + 1):
+        (tmp_path / f"{number:03}.txt").write_text(f"Note {number} on the lighthouse.")
+    (tmp_path / "000-again.txt").write_text("Note 0 on the lighthouse.")
+    outcomes = await bring(runtime, tenant, project, tmp_path)
+    assert [each.name for each in outcomes] == [name for _, name in list_files([tmp_path])]
+    assert sorted(each.outcome for each in outcomes) == ["added"] * (2 * TOGETHER_FILES + 1) + ["unchanged"]
+    async with runtime.db.transaction(tenant.id) as session:
+        (line,) = await jobs.list_queue(session)
+    assert line.jobs == 3
+    await run_jobs(runtime)
+    async with runtime.db.transaction(tenant.id) as session:
+        found = await documents.list_documents(session, tenant.admin, project_id=project)
+        assert (await check_index(session)).out_of_step == 0
+    assert {(each.status, each.passage_count) for each in found} == {("indexed", 1)}
+
+
+async def test_two_files_that_swap_their_bytes_lose_neither(
+    runtime: Runtime, tenant: MadeTenant, tmp_path: Path
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    (tmp_path / "a.txt").write_text("The tariff is 5 euros.")
+    (tmp_path / "b.txt").write_text("The tariff is 6 euros.")
+    before = {each.document_id for each in await bring(runtime, tenant, project, tmp_path)}
+    (tmp_path / "a.txt").write_text("The tariff is 6 euros.")
+    (tmp_path / "b.txt").write_text("The tariff is 5 euros.")
+    assert {each.document_id for each in await bring(runtime, tenant, project, tmp_path)} == before
+    assert len(await names(runtime, tenant, project)) == 2

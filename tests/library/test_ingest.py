@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from pharos.infra.errors import Invalid, NotAllowed, NotFound, TooLarge, Unavail
 from pharos.infra.ids import DocumentId, TenantId, new_id
 from pharos.library import documents, ingest
 from pharos.library.check import check_index, repair_index
-from pharos.library.delete import delete_document, sweep_blobs
+from pharos.library.delete import delete_documents, sweep_blobs
+from pharos.library.folder import ingest_files, list_files
 from pharos.library.handbook import load_handbook
 from pharos.library.models import Document, Passage
 from pharos.library.upload import DuplicateDocument
@@ -79,7 +81,7 @@ async def test_passages_can_be_dropped_and_rebuilt_from_the_kept_file(
     before = await passages_of(runtime, tenant)
     async with runtime.db.transaction(tenant.id) as session:
         await session.execute(text("update documents set status = 'pending'"))
-    await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+    await ingest.ingest_documents(runtime, tenant.id, [DocumentId(document.id)])
     assert await passages_of(runtime, tenant) == before
     async with runtime.db.transaction(tenant.id) as session:
         assert (await check_index(session)).out_of_step == 0
@@ -88,7 +90,7 @@ async def test_passages_can_be_dropped_and_rebuilt_from_the_kept_file(
 async def test_ingesting_twice_at_once_leaves_one_set_of_passages(runtime: Runtime, tenant: MadeTenant) -> None:
     project = await make_project(runtime.db, tenant.admin)
     document = await make_document(runtime, tenant.admin, project)
-    await asyncio.gather(*(ingest.ingest_document(runtime, tenant.id, DocumentId(document.id)) for _ in range(4)))
+    await asyncio.gather(*(ingest.ingest_documents(runtime, tenant.id, [DocumentId(document.id)]) for _ in range(4)))
     assert len(await passages_of(runtime, tenant)) == 1
     async with runtime.db.transaction(tenant.id) as session:
         assert (await check_index(session)).out_of_step == 0
@@ -110,12 +112,12 @@ async def test_a_run_that_was_thought_dead_cannot_overwrite_its_successor(runtim
     document = await make_document(runtime, tenant.admin, project)
 
     async def a_successor_finishes() -> None:
-        await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+        await ingest.ingest_documents(runtime, tenant.id, [DocumentId(document.id)])
         async with runtime.db.transaction(tenant.id) as session:
             await session.execute(text("update passages set text = 'the successor was here'"))
 
     slow = replace(runtime, embedding=InterruptedEmbedding(a_successor_finishes))
-    await ingest.ingest_document(slow, tenant.id, DocumentId(document.id))
+    await ingest.ingest_documents(slow, tenant.id, [DocumentId(document.id)])
     assert await passages_of(runtime, tenant) == ["the successor was here"]
 
 
@@ -157,7 +159,7 @@ async def test_a_deleted_document_leaves_no_rows_and_after_the_grace_no_bytes(
     document = await make_document(runtime, tenant.admin, project)
     await run_jobs(runtime)
     async with runtime.db.transaction(tenant.id) as session:
-        await delete_document(session, tenant.admin, document_id=DocumentId(document.id))
+        await delete_documents(session, tenant.admin, document_ids=[DocumentId(document.id)])
     with pytest.raises(NotFound):
         await read(runtime, tenant, document.id)
     async with runtime.db.transaction(tenant.id) as session:
@@ -184,7 +186,7 @@ async def test_a_document_whose_job_was_lost_is_queued_again_once(
     async with runtime.db.transaction(tenant.id) as session:
         assert await documents.recover_documents(session) == 0
         await session.execute(
-            text("delete from procrastinate_jobs where lock = :lock"), {"lock": f"document:{document.id}"}
+            text("delete from procrastinate_jobs where args->'document_ids' ? :id"), {"id": str(document.id)}
         )
     async with runtime.db.transaction(tenant.id) as session:
         assert await documents.recover_documents(session) == 1
@@ -205,9 +207,9 @@ async def test_an_embedder_that_is_away_is_tried_again_and_the_document_is_not_f
 
     without = replace(runtime, embedding=InterruptedEmbedding(it_is_away))
     with pytest.raises(Unavailable):
-        await ingest.ingest_document(without, tenant.id, DocumentId(document.id))
+        await ingest.ingest_documents(without, tenant.id, [DocumentId(document.id)])
     assert (await read(runtime, tenant, document.id)).status == "processing"
-    await ingest.ingest_document(runtime, tenant.id, DocumentId(document.id))
+    await ingest.ingest_documents(runtime, tenant.id, [DocumentId(document.id)])
     assert (await read(runtime, tenant, document.id)).status == "indexed"
 
 
@@ -256,7 +258,7 @@ async def test_a_document_deleted_while_it_is_being_stored_leaves_the_counts_rig
 
     async def delete_it() -> None:
         async with runtime.db.transaction(tenant.id) as session:
-            await delete_document(session, tenant.admin, document_id=document_id)
+            await delete_documents(session, tenant.admin, document_ids=[document_id])
 
     async with runtime.db.transaction(tenant.id) as session:
         # What a run does in its last transaction: the row's lock, then the passages and their counts.
@@ -314,3 +316,35 @@ ADD_PASSAGE = text(
     select tenant_id, :project, 7, 1 from projects where id = :project
     """
 )
+
+
+class RefusingEmbedding(FakeEmbedding):
+    """It breaks on a text that speaks of poison."""
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if any("poison" in each for each in texts):
+            raise ZeroDivisionError
+        return await super().embed(texts)
+
+
+async def test_a_document_that_breaks_its_job_breaks_no_other_of_the_same_job(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs, tmp_path: Path
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    for word in ("bread", "poison", "water"):
+        (tmp_path / f"{word}.txt").write_text(f"A note about {word}.")
+    files = list_files([tmp_path])
+    received = [each async for each in ingest_files(runtime, tenant.admin, project_id=project, files=files)]
+    async with runtime.db.transaction(tenant.id) as session:
+        waiting = await session.execute(text("select count(*) from procrastinate_jobs where status = 'todo'"))
+        assert waiting.scalar_one() == 1
+    world = replace(runtime, embedding=RefusingEmbedding())
+    await run_jobs(world)
+    async with runtime.db.transaction(tenant.id) as session:
+        await session.execute(text("update procrastinate_jobs set scheduled_at = null"))
+    await run_jobs(world)  # divides the job
+    await run_jobs(world)
+    states = {each.name: (await read(runtime, tenant, each.document_id)).status for each in received}
+    assert states == {"bread.txt": "indexed", "poison.txt": "processing", "water.txt": "indexed"}
+    async with runtime.db.transaction(tenant.id) as session:
+        assert (await check_index(session)).out_of_step == 0

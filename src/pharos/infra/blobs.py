@@ -46,35 +46,31 @@ class BlobStore:
 
         Raises `TooLarge`, `StorageFull`, or `Unavailable` when the folder cannot be written.
         """
-        digest, size = hashlib.sha256(), 0
-        with self._temporary() as (descriptor, temporary):
+        with self._temporary(max_bytes) as temporary:
             async for chunk in chunks:
-                size += len(chunk)
-                if size > max_bytes:
-                    raise TooLarge(
-                        f"The file is larger than the {max_bytes // 2**20} MiB allowed. Split it, or ask the operator "
-                        "to raise PHAROS_MAX_UPLOAD_BYTES.",
-                        limit_bytes=max_bytes,
-                    )
-                digest.update(chunk)
-                with _storage_errors(self.root):
-                    await asyncio.to_thread(_write_all, descriptor, chunk)
-            target = self.path(tenant_id, digest.hexdigest())
-            with _storage_errors(self.root):
-                return await asyncio.to_thread(self._keep, descriptor, temporary, target, size)
+                await asyncio.to_thread(temporary.add, chunk)
+            return await asyncio.to_thread(self._keep, temporary, tenant_id)
 
-    def _keep(self, descriptor: int, temporary: Path, target: Path, size_bytes: int) -> Blob:
-        with self._lock():
+    def write_file(self, tenant_id: TenantId, source: Path, *, max_bytes: int) -> Blob:
+        """The same with a local file, for a thread. Raises also `OSError` when the file cannot be read."""
+        with source.open("rb") as file, self._temporary(max_bytes) as temporary:
+            while chunk := file.read(CHUNK_BYTES):
+                temporary.add(chunk)
+            return self._keep(temporary, tenant_id)
+
+    def _keep(self, temporary: _Temporary, tenant_id: TenantId) -> Blob:
+        target = self.path(tenant_id, temporary.digest.hexdigest())
+        with _storage_errors(self.root), self._lock():
             was_known = True
             try:
                 os.utime(target)  # starts the sweep's grace anew: a row that names it is about to be written
             except FileNotFoundError:
                 was_known = False
-                os.fsync(descriptor)
+                os.fsync(temporary.descriptor)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                temporary.replace(target)
+                temporary.path.replace(target)
                 _flush_folder(target.parent)
-        return Blob(sha256=target.name, size_bytes=size_bytes, was_known=was_known)
+        return Blob(sha256=target.name, size_bytes=temporary.size_bytes, was_known=was_known)
 
     @contextlib.contextmanager
     def _lock(self, *, exclusive: bool = False) -> Iterator[None]:
@@ -89,17 +85,17 @@ class BlobStore:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def _temporary(self) -> Iterator[tuple[int, Path]]:
+    def _temporary(self, max_bytes: int) -> Iterator[_Temporary]:
         with _storage_errors(self.root):
             folder = self.root / "incoming"
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor, name = tempfile.mkstemp(dir=folder)
-        temporary = Path(name)
+        temporary = _Temporary(self.root, Path(name), descriptor, max_bytes)
         try:
-            yield descriptor, temporary
+            yield temporary
         finally:
             os.close(descriptor)
-            temporary.unlink(missing_ok=True)
+            temporary.path.unlink(missing_ok=True)
 
     def delete_older_than(self, tenant_id: TenantId, hashes: Iterable[str], seconds: float, *, now: float) -> int:
         """Remove blobs that no row names any more, except those sent again meanwhile; returns how many."""
@@ -126,10 +122,26 @@ class BlobStore:
         return len(leftovers)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+class _Temporary:
+    """A file that is being written, with the hash and the size of what it holds."""
+
+    def __init__(self, root: Path, path: Path, descriptor: int, max_bytes: int) -> None:
+        self.root, self.path, self.descriptor, self.max_bytes = root, path, descriptor, max_bytes
+        self.digest, self.size_bytes = hashlib.sha256(), 0
+
+    def add(self, chunk: bytes) -> None:
+        self.size_bytes += len(chunk)
+        if self.size_bytes > self.max_bytes:
+            raise TooLarge(
+                f"The file is larger than the {self.max_bytes // 2**20} MiB allowed. Split it, or ask the operator "
+                "to raise PHAROS_MAX_UPLOAD_BYTES.",
+                limit_bytes=self.max_bytes,
+            )
+        self.digest.update(chunk)
+        with _storage_errors(self.root):
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(self.descriptor, view) :]
 
 
 def _flush_folder(folder: Path) -> None:
@@ -156,10 +168,3 @@ def _storage_errors(root: Path) -> Iterator[None]:
             code="server_misconfigured",
             folder=str(root),
         ) from error
-
-
-async def read_file(path: Path) -> AsyncIterator[bytes]:
-    """A local file as a stream, for `BlobStore.write`."""
-    with await asyncio.to_thread(path.open, "rb") as file:
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            yield chunk

@@ -77,7 +77,7 @@ async def enqueue(
     queue: str = "default",
     lock: str | None = None,
     after_seconds: float = 0.0,
-    **ids: str,
+    **ids: str | list[str],
 ) -> int:
     """Store a job in the session's transaction: it exists exactly if its cause does. Returns the job's id.
 
@@ -113,7 +113,7 @@ class Orphan:
 
     id: int
     task_name: str
-    ids: dict[str, str]
+    ids: dict[str, Any]
     given_up: bool
 
 

@@ -200,7 +200,7 @@ def delete_document(
         ):
             document = await documents.get_document(session, principal, document_id=DocumentId(document_id))
             if is_real:
-                await delete.delete_document(session, principal, document_id=DocumentId(document_id))
+                await delete.delete_documents(session, principal, document_ids=[DocumentId(document_id)])
             return f"“{document.name}” with {document.passage_count} passages"
 
     name = run_async(work(is_real=False))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ARRAY, Text, any_, delete, literal, select, text
+from sqlalchemy import ARRAY, Text, Uuid, any_, delete, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
@@ -18,21 +18,27 @@ from pharos.library.passages import delete_passages
 from pharos.runtime import Runtime
 
 # Quotations are kept with answers so that these stay readable; of a deleted document they go too.
-BLANK_QUOTATIONS = text("update message_sources set text = '' where document_id = :document_id")
+BLANK_QUOTATIONS = text("update message_sources set text = '' where document_id = any(:document_ids)")
 
 BLOB_GRACE_SECONDS = 24 * 3600
 """Bytes that no document names wait this long: an upload of the same bytes may be on its way to its row."""
 
 
-async def delete_document(session: AsyncSession, principal: Principal, *, document_id: DocumentId) -> None:
-    """Remove a document the principal may edit, with all that was made of it; `sweep_blobs` takes its bytes."""
-    await get_document(session, principal, document_id=document_id, tier="edit")
-    # A run that is just storing this document's passages holds its row: they must be there to be counted off.
-    await session.execute(select(Document.id).where(Document.id == document_id).with_for_update())
-    await delete_passages(session, document_ids=[document_id])
-    await session.execute(BLANK_QUOTATIONS, {"document_id": document_id})
-    await session.execute(delete(Document).where(Document.id == document_id))
-    await record_audit(session, principal, action="document.deleted", subject=f"document:{document_id}")
+async def delete_documents(session: AsyncSession, principal: Principal, *, document_ids: Sequence[DocumentId]) -> None:
+    """Remove documents the principal may edit, with all that was made of them; `sweep_blobs` takes their bytes."""
+    for document_id in document_ids:
+        await get_document(session, principal, document_id=document_id, tier="edit")
+    if not document_ids:
+        return
+    # A run that is just storing passages holds the rows of their documents: they must be there to be counted off.
+    # All rows first, in the order of their ids, as that run takes them: so neither can wait for the other.
+    are_these = Document.id == any_(literal(list(document_ids), ARRAY(Uuid)))
+    await session.execute(select(Document.id).where(are_these).order_by(Document.id).with_for_update())
+    await delete_passages(session, document_ids=document_ids)
+    await session.execute(BLANK_QUOTATIONS, {"document_ids": list(document_ids)})
+    await session.execute(delete(Document).where(are_these).execution_options(synchronize_session=False))
+    for document_id in document_ids:
+        await record_audit(session, principal, action="document.deleted", subject=f"document:{document_id}")
 
 
 async def sweep_blobs(runtime: Runtime, tenant_id: TenantId, *, grace_seconds: float = BLOB_GRACE_SECONDS) -> int:

@@ -20,7 +20,7 @@ from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.ids import DocumentId, ProjectId
 from pharos.library.models import Document, DocumentText
 
-INGEST_TASK = "ingest_document"
+INGEST_TASK = "ingest_documents"
 UNFINISHED = ("pending", "processing")
 GAVE_UP = "The document stopped the worker again and again and was given up. Split it or convert it, then retry."
 
@@ -99,15 +99,23 @@ async def retry(session: AsyncSession, principal: Principal, *, document_id: Doc
     return document
 
 
-async def queue_ingest(session: AsyncSession, document: Document) -> None:
-    """One ingest job for a document, in this transaction; the lock keeps two runs of it apart."""
+async def queue_ingest(session: AsyncSession, *together: Document) -> None:
+    """One ingest job for these documents of a tenant, in this transaction; `epoch` keeps two runs of one apart."""
     await jobs.enqueue(
         session,
         INGEST_TASK,
-        lock=f"document:{document.id}",
-        tenant_id=str(document.tenant_id),
-        document_id=str(document.id),
+        tenant_id=str(together[0].tenant_id),
+        document_ids=[str(document.id) for document in together],
     )
+
+
+async def queue_apart(session: AsyncSession, document_ids: Sequence[DocumentId]) -> None:
+    """A job of its own for each of these documents that is unfinished."""
+    found = await session.execute(
+        select(Document).where(Document.id.in_(document_ids), Document.status.in_(UNFINISHED))
+    )
+    for document in found.scalars():
+        await queue_ingest(session, document)
 
 
 async def give_up(session: AsyncSession, *, document_id: DocumentId, reason: str, epoch: int | None = None) -> None:
@@ -131,9 +139,9 @@ async def recover_documents(session: AsyncSession) -> int:
         .where(
             Document.status.in_(UNFINISHED),
             text(
-                "not exists (select from procrastinate_jobs job where job.status in ('todo', 'doing') "
-                "and job.lock = 'document:' || documents.id)"
-            ),
+                "documents.id not in (select cast(jsonb_array_elements_text(job.args->'document_ids') as uuid) "
+                "from procrastinate_jobs job where job.status in ('todo', 'doing') and job.task_name = :task)"
+            ).bindparams(task=f"{jobs.NAMESPACE}:{INGEST_TASK}"),
         )
         .with_for_update(skip_locked=True)
     )

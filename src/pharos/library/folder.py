@@ -11,16 +11,20 @@ from typing import Literal
 
 from pharos.access.projects import find_project_by_name
 from pharos.identity.principal import Principal
-from pharos.infra.blobs import read_file
 from pharos.infra.errors import Invalid, PharosError
 from pharos.infra.ids import DocumentId, ProjectId
-from pharos.library.delete import delete_document
+from pharos.library.delete import delete_documents
 from pharos.library.extract.sniff import safe_name
 from pharos.library.projects import create_project
-from pharos.library.upload import DuplicateDocument, find_by_name, record, store
+from pharos.library.upload import Stored, find_by_name, record, store_file
 from pharos.runtime import Runtime
 
 Outcome = Literal["added", "replaced", "unchanged", "refused"]
+
+TOGETHER_FILES = 16
+TOGETHER_BYTES = 256 * 1024
+"""Files in one transaction and one job. The first saves statements: with short files their number is most of the cost,
+and more together saves little more. The second keeps a job to seconds, so that nobody waits long for the first file."""
 
 
 @dataclass(frozen=True)
@@ -75,38 +79,79 @@ def _files_below(folder: Path) -> Iterator[tuple[Path, str]]:
 async def ingest_files(
     runtime: Runtime, principal: Principal, *, project_id: ProjectId, files: Iterable[tuple[Path, str]]
 ) -> AsyncIterator[FileOutcome]:
-    """Receive files one after the other; a file that is refused does not stop the others."""
+    """Receive files in their order; a file that is refused does not stop the others."""
+    for group in _groups(files):
+        for outcome in await _ingest_group(runtime, principal, project_id=project_id, files=group):
+            yield outcome
+
+
+def _groups(files: Iterable[tuple[Path, str]]) -> Iterator[list[tuple[Path, str]]]:
+    """The files, in their order, so many together as are worth one transaction and one job."""
+    group: list[tuple[Path, str]] = []
+    group_bytes = 0
+    for path, name in files:
+        size_bytes = _size_bytes(path)
+        if group and (len(group) == TOGETHER_FILES or group_bytes + size_bytes > TOGETHER_BYTES):
+            yield group
+            group, group_bytes = [], 0
+        group.append((path, name))
+        group_bytes += size_bytes
+    if group:
+        yield group
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # who reads it says what is wrong with it
+        return 0
+
+
+async def _ingest_group(
+    runtime: Runtime, principal: Principal, *, project_id: ProjectId, files: list[tuple[Path, str]]
+) -> list[FileOutcome]:
+    received = await asyncio.to_thread(_receive, runtime, principal, files)
+    stored = [each for each in received if isinstance(each, Stored)]
+    try:
+        recorded = iter(await _record(runtime, principal, project_id=project_id, files=stored) if stored else [])
+    except PharosError as error:
+        recorded = iter([FileOutcome(name=file.name, outcome="refused", reason=error.message) for file in stored])
+    return [next(recorded) if isinstance(each, Stored) else each for each in received]
+
+
+def _receive(runtime: Runtime, principal: Principal, files: list[tuple[Path, str]]) -> list[Stored | FileOutcome]:
+    received: list[Stored | FileOutcome] = []
     for path, name in files:
         try:
-            yield await _ingest_file(runtime, principal, project_id=project_id, path=path, name=name)
+            received.append(store_file(runtime, principal.tenant_id, name=name, path=path))
         except PharosError as error:
-            yield FileOutcome(name=name, outcome="refused", reason=error.message)
+            received.append(FileOutcome(name=name, outcome="refused", reason=error.message))
         except OSError as error:
             words = f"The file cannot be read ({error.strerror}). Check its permissions and bring it again."
-            yield FileOutcome(name=name, outcome="refused", reason=words)
+            received.append(FileOutcome(name=name, outcome="refused", reason=words))
+    return received
 
 
-async def _ingest_file(
-    runtime: Runtime, principal: Principal, *, project_id: ProjectId, path: Path, name: str
-) -> FileOutcome:
-    """One transaction a file: with a thousand small files their number is most of the cost.
-
-    It takes the place of the one document of its name. Where several have that name nobody can say which is the older
-    version, so they stay.
-    """
-    stored = await store(runtime, principal.tenant_id, name=name, chunks=read_file(path))
+async def _record(
+    runtime: Runtime, principal: Principal, *, project_id: ProjectId, files: list[Stored]
+) -> list[FileOutcome]:
+    """Each takes the place of the one document of its name. Where several have that name nobody can say which is the
+    older version, so they stay; and so does what is another file's document by now."""
     async with runtime.db.transaction(principal.tenant_id) as session:
-        older = await find_by_name(session, project_id=project_id, name=name)
-        outcome: Outcome = "added"
-        try:
-            document = await record(session, principal, project_id=project_id, name=name, stored=stored)
-        except DuplicateDocument as duplicate:
-            document, outcome = duplicate.existing, "unchanged"
-        replaced = older[0] if len(older) == 1 and older[0] != document.id else None
-        if replaced is not None:
-            await delete_document(session, principal, document_id=replaced)
-            outcome = "replaced"
-    return FileOutcome(name=name, outcome=outcome, document_id=DocumentId(document.id))
+        older = await find_by_name(session, project_id=project_id, names=[file.name for file in files])
+        recorded = await record(session, principal, project_id=project_id, files=files)
+        current = {document.id for document, _ in recorded}
+        outcomes: list[FileOutcome] = []
+        replaced: list[DocumentId] = []
+        for file, (document, is_new) in zip(files, recorded, strict=True):
+            outcome: Outcome = "added" if is_new else "unchanged"
+            same_name = older.get(file.name, [])
+            if len(same_name) == 1 and same_name[0] not in current:
+                replaced += same_name
+                outcome = "replaced"
+            outcomes.append(FileOutcome(name=file.name, outcome=outcome, document_id=DocumentId(document.id)))
+        await delete_documents(session, principal, document_ids=replaced)
+    return outcomes
 
 
 @dataclass(frozen=True)

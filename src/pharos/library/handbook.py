@@ -10,7 +10,7 @@ from pharos.access.models import Project
 from pharos.identity.principal import product
 from pharos.infra.ids import DocumentId, ProjectId, TenantId
 from pharos.infra.shipped import shipped_folder
-from pharos.library.delete import delete_document
+from pharos.library.delete import delete_documents
 from pharos.library.folder import ingest_files, list_files
 from pharos.library.models import Document
 from pharos.library.projects import HANDBOOK_NAME, create_project
@@ -36,8 +36,8 @@ async def load_handbook(runtime: Runtime, tenant_id: TenantId) -> ProjectId:
         gone = await session.execute(
             select(Document.id).where(Document.project_id == project_id, Document.name.not_in(names))
         )
-        for document_id in gone.scalars().all():
-            await delete_document(session, principal, document_id=DocumentId(document_id))
+        old = [DocumentId(document_id) for document_id in gone.scalars()]
+        await delete_documents(session, principal, document_ids=old)
     return ProjectId(project_id)
 
 

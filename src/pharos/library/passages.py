@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from uuid import UUID
 
@@ -90,24 +90,22 @@ def embedded_text(title: str, piece: Piece) -> str:
     return f"{title[:MAX_TITLE_CHARACTERS]}\n{piece.text}" if title else piece.text
 
 
-async def replace_passages(session: AsyncSession, prepared: PreparedPassages) -> None:
-    """Put these passages in the place of whatever the document had; safe to run twice."""
-    removed = await _remove(session, [prepared.document_id])
-    if prepared.rows:
+async def replace_passages(session: AsyncSession, prepared: Sequence[PreparedPassages]) -> None:
+    """Put these passages in the place of whatever their documents had; safe to run twice."""
+    removed = await _remove(session, [document.document_id for document in prepared])
+    added: dict[ProjectId, Counted] = {}
+    for document in prepared:
+        counted = added.setdefault(document.project_id, Counted())
+        for row in document.rows:
+            counted.add(row.terms)
+    if any(document.rows for document in prepared):
         await session.execute(INSERT, _parameters(prepared))
-    added = Counter(term for row in prepared.rows for term in row.terms)
-    before = removed.get(prepared.project_id, Removed(passages=0, terms=Counter()))
-    added.subtract(before.terms)
-    await _count(session, prepared.project_id, passages=len(prepared.rows) - before.passages, terms=added)
+    await _count(session, added=added, removed=removed)
 
 
 async def delete_passages(session: AsyncSession, *, document_ids: Iterable[DocumentId]) -> None:
     """Remove all passages of documents, and what search counted of them."""
-    # In the order of their ids: two deletions over the same projects must not wait for each other.
-    for project_id, removed in sorted((await _remove(session, list(document_ids))).items()):
-        lost: Counter[int] = Counter()
-        lost.subtract(removed.terms)
-        await _count(session, project_id, passages=-removed.passages, terms=lost)
+    await _count(session, added={}, removed=await _remove(session, list(document_ids)))
 
 
 def bm25_weight(count: int, length: int) -> float:
@@ -124,55 +122,72 @@ def sparse_literal(terms: Counter[int]) -> str:
 
 def dense_literal(vector: NDArray[np.float32]) -> str:
     """A vector as pgvector reads it; five digits, more than a half-precision float holds."""
-    return "[" + ",".join(map("%.5g".__mod__, vector.tolist())) + "]"
+    return f"[{','.join(['%.5g'] * len(vector))}]" % tuple(vector.tolist())
 
 
-@dataclass(frozen=True)
-class Removed:
-    """Passages taken from a project, and in how many of them each term stood."""
+@dataclass
+class Counted:
+    """Passages of a project, and in how many of them each term stands."""
 
-    passages: int
-    terms: Counter[int]
+    passages: int = 0
+    terms: Counter[int] = field(default_factory=Counter)
+
+    def add(self, terms: Iterable[int]) -> None:
+        """One more passage, with these terms."""
+        self.passages += 1
+        self.terms.update(iter(terms))
 
 
-async def _remove(session: AsyncSession, document_ids: list[DocumentId]) -> dict[ProjectId, Removed]:
+async def _remove(session: AsyncSession, document_ids: list[DocumentId]) -> dict[ProjectId, Counted]:
     rows = await session.execute(REMOVE, {"documents": document_ids})
-    removed: dict[ProjectId, Removed] = {}
+    removed: dict[ProjectId, Counted] = {}
     for project_id, literal in rows:
-        known = removed.get(project_id, Removed(passages=0, terms=Counter()))
-        terms = [int(entry.partition(":")[0]) for entry in literal[1 : literal.index("}")].split(",") if entry]
-        removed[project_id] = Removed(known.passages + 1, known.terms + Counter(terms))
+        entries = literal[1 : literal.index("}")].split(",")
+        removed.setdefault(project_id, Counted()).add(int(entry.partition(":")[0]) for entry in entries if entry)
     return removed
 
 
-async def _count(session: AsyncSession, project_id: ProjectId, *, passages: int, terms: Counter[int]) -> None:
+async def _count(session: AsyncSession, *, added: dict[ProjectId, Counted], removed: dict[ProjectId, Counted]) -> None:
+    # In the order of their ids: two writers over the same projects must not wait for each other.
+    for project_id in sorted(added.keys() | removed.keys()):
+        new, old = added.get(project_id, Counted()), removed.get(project_id, Counted())
+        new.terms.subtract(old.terms)
+        await _count_project(session, project_id, passages=new.passages - old.passages, terms=new.terms)
+
+
+async def _count_project(session: AsyncSession, project_id: ProjectId, *, passages: int, terms: Counter[int]) -> None:
     # The project's row is the lock under which its lexicon is written: two writers cannot wait for each other.
     await session.execute(COUNT_PASSAGES, {"project": project_id, "passages": passages})
-    changed = {term: change for term, change in terms.items() if change}
+    changed = sorted((term, change) for term, change in terms.items() if change)
     if changed:
         await session.execute(
-            COUNT_TERMS, {"project": project_id, "terms": list(changed), "changes": list(changed.values())}
+            COUNT_TERMS,
+            {
+                "project": project_id,
+                "terms": [term for term, _ in changed],
+                "changes": [change for _, change in changed],
+            },
         )
-    lost = [term for term, change in changed.items() if change < 0]
+    lost = [term for term, change in changed if change < 0]
     if lost:
         await session.execute(DROP_UNUSED_TERMS, {"project": project_id, "terms": lost})
 
 
-def _parameters(prepared: PreparedPassages) -> dict[str, object]:
-    rows = prepared.rows
+def _parameters(prepared: Sequence[PreparedPassages]) -> dict[str, object]:
+    rows = [(document, row) for document in prepared for row in document.rows]
     return {
-        "tenant": prepared.tenant_id,
-        "project": prepared.project_id,
-        "document": prepared.document_id,
-        "ids": [row.id for row in rows],
-        "ordinals": [row.ordinal for row in rows],
-        "pages": [row.piece.page for row in rows],
-        "starts": [row.piece.start for row in rows],
-        "ends": [row.piece.end for row in rows],
-        "headings": [row.piece.heading for row in rows],
-        "texts": [row.piece.text for row in rows],
-        "terms": [sparse_literal(row.terms) for row in rows],
-        "vectors": [dense_literal(row.vector) for row in rows],
+        "tenant": prepared[0].tenant_id,
+        "projects": [document.project_id for document, _ in rows],
+        "documents": [document.document_id for document, _ in rows],
+        "ids": [row.id for _, row in rows],
+        "ordinals": [row.ordinal for _, row in rows],
+        "pages": [row.piece.page for _, row in rows],
+        "starts": [row.piece.start for _, row in rows],
+        "ends": [row.piece.end for _, row in rows],
+        "headings": [row.piece.heading for _, row in rows],
+        "texts": [row.piece.text for _, row in rows],
+        "terms": [sparse_literal(row.terms) for _, row in rows],
+        "vectors": [dense_literal(row.vector) for _, row in rows],
     }
 
 
@@ -180,22 +195,24 @@ INSERT = text(
     """
     with given as (
         select * from unnest(
-            cast(:ids as uuid[]), cast(:ordinals as int[]), cast(:pages as int[]), cast(:starts as int[]),
-            cast(:ends as int[]), cast(:headings as text[]), cast(:texts as text[]), cast(:terms as text[]),
-            cast(:vectors as text[])
-        ) as row (id, ordinal, page, start_char, end_char, heading, text, terms, vector)
+            cast(:projects as uuid[]), cast(:documents as uuid[]), cast(:ids as uuid[]), cast(:ordinals as int[]),
+            cast(:pages as int[]), cast(:starts as int[]), cast(:ends as int[]), cast(:headings as text[]),
+            cast(:texts as text[]), cast(:terms as text[]), cast(:vectors as text[])
+        ) as row (
+            project_id, document_id, id, ordinal, page, start_char, end_char, heading, text, terms, vector
+        )
     ), passage as (
         insert into passages
             (tenant_id, id, project_id, document_id, ordinal, page, start_char, end_char, heading, text)
-        select :tenant, id, :project, :document, ordinal, page, start_char, end_char, heading, text from given
+        select :tenant, id, project_id, document_id, ordinal, page, start_char, end_char, heading, text from given
         returning id
     ), term as (
         insert into passage_terms (tenant_id, passage_id, project_id, terms)
-        select :tenant, id, :project, cast(terms as sparsevec) from given
+        select :tenant, id, project_id, cast(terms as sparsevec) from given
         returning passage_id
     )
     insert into passage_vectors_minilm_l6_v2 (tenant_id, passage_id, project_id, embedding)
-    select :tenant, id, :project, cast(vector as halfvec) from given
+    select :tenant, id, project_id, cast(vector as halfvec) from given
     """
 )
 REMOVE = text(

@@ -100,7 +100,7 @@ async def get_document(
 async def delete_document(document_id: DocumentId, principal: CurrentIngester, runtime: CurrentRuntime) -> None:
     """Remove a document with everything that was made of it."""
     async with runtime.db.transaction(principal.tenant_id) as session:
-        await delete.delete_document(session, principal, document_id=document_id)
+        await delete.delete_documents(session, principal, document_ids=[document_id])
 
 
 @router.post("/documents/{document_id}/retry", status_code=202)

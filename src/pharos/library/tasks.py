@@ -12,30 +12,40 @@ from pharos.infra.errors import PharosError
 from pharos.infra.ids import DocumentId, TenantId
 from pharos.infra.logs import get_logger
 from pharos.library import ingest
-from pharos.library.documents import GAVE_UP, INGEST_TASK, give_up
+from pharos.library.documents import GAVE_UP, INGEST_TASK, give_up, queue_apart
 from pharos.runtime import Runtime
 
 log = get_logger(__name__)
 
 
 @jobs.durable_task(INGEST_TASK)
-async def ingest_document(context: JobContext, *, tenant_id: str, document_id: str) -> None:
-    """Ingest one document; on the last attempt an error becomes the document's reason."""
+async def ingest_documents(context: JobContext, *, tenant_id: str, document_ids: list[str]) -> None:
+    """Ingest documents together; on the last attempt an error becomes the reason of each."""
     runtime: Runtime = context.additional_context["runtime"]
-    tenant, document = TenantId(UUID(tenant_id)), DocumentId(UUID(document_id))
+    tenant, together = TenantId(UUID(tenant_id)), _ids(document_ids)
+    if context.job.attempts and len(together) > 1:
+        # One of them may be what stopped the worker: from now on each succeeds and fails alone.
+        async with runtime.db.transaction(tenant) as session:
+            await queue_apart(session, together)
+        return
     try:
-        await ingest.ingest_document(runtime, tenant, document)
+        await ingest.ingest_documents(runtime, tenant, together)
     except Exception as error:
         if context.job.attempts + 1 >= jobs.MAX_ATTEMPTS:
-            await mark_given_up(runtime, tenant_id=tenant_id, document_id=document_id, reason=_reason(error))
+            await mark_given_up(runtime, tenant_id=tenant_id, document_ids=document_ids, reason=_reason(error))
         raise
 
 
-async def mark_given_up(runtime: Runtime, *, tenant_id: str, document_id: str, reason: str = GAVE_UP) -> None:
-    """Fail the document of a job that will not be tried again."""
+async def mark_given_up(runtime: Runtime, *, tenant_id: str, document_ids: list[str], reason: str = GAVE_UP) -> None:
+    """Fail the documents of a job that will not be tried again."""
     async with runtime.db.transaction(TenantId(UUID(tenant_id))) as session:
-        await give_up(session, document_id=DocumentId(UUID(document_id)), reason=reason)
-    log.warning("document.given_up", document_id=document_id)
+        for document_id in _ids(document_ids):
+            await give_up(session, document_id=document_id, reason=reason)
+    log.warning("documents.given_up", document_ids=document_ids)
+
+
+def _ids(texts: list[str]) -> list[DocumentId]:
+    return [DocumentId(UUID(text)) for text in texts]
 
 
 def _reason(error: Exception) -> str:

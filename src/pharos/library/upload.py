@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import ARRAY, Text, any_, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -49,13 +50,17 @@ async def receive(
         await require(session, principal, project_id, "edit")
     stored = await store(runtime, principal.tenant_id, name=name, chunks=chunks)
     async with runtime.db.transaction(principal.tenant_id) as session:
-        return await record(session, principal, project_id=project_id, name=name, stored=stored)
+        ((document, is_new),) = await record(session, principal, project_id=project_id, files=[stored])
+    if not is_new:
+        raise DuplicateDocument(document)
+    return document
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A file whose bytes are safe on the disk, and what it is by its content."""
+    """A file whose bytes are safe on the disk, and what it is by its content; `name` is as it will be shown."""
 
+    name: str
     blob: Blob
     media_type: str
 
@@ -63,46 +68,67 @@ class Stored:
 async def store(runtime: Runtime, tenant_id: TenantId, *, name: str, chunks: AsyncIterator[bytes]) -> Stored:
     """The bytes of a file into the tenant's store. Raises `TooLarge`, `StorageFull`, or `Invalid` for an empty one."""
     blob = await runtime.blobs.write(tenant_id, chunks, max_bytes=runtime.settings.max_upload_bytes)
+    return await asyncio.to_thread(_describe, runtime, tenant_id, name=name, blob=blob)
+
+
+def store_file(runtime: Runtime, tenant_id: TenantId, *, name: str, path: Path) -> Stored:
+    """The same with a local file, for a thread. Raises also `OSError` when the file cannot be read."""
+    blob = runtime.blobs.write_file(tenant_id, path, max_bytes=runtime.settings.max_upload_bytes)
+    return _describe(runtime, tenant_id, name=name, blob=blob)
+
+
+def _describe(runtime: Runtime, tenant_id: TenantId, *, name: str, blob: Blob) -> Stored:
     if blob.size_bytes == 0:
         raise Invalid("The file is empty. Check it and send it again.", code="empty_file")
-    path = runtime.blobs.path(tenant_id, blob.sha256)
-    return Stored(blob, await asyncio.to_thread(sniff_file, path, name=name))
+    return Stored(safe_name(name), blob, sniff_file(runtime.blobs.path(tenant_id, blob.sha256), name=name))
 
 
 async def record(
-    session: AsyncSession, principal: Principal, *, project_id: ProjectId, name: str, stored: Stored
-) -> Document:
-    """The row and the job of a stored file. Raises `DuplicateDocument`."""
+    session: AsyncSession, principal: Principal, *, project_id: ProjectId, files: Sequence[Stored]
+) -> list[tuple[Document, bool]]:
+    """The rows of stored files and one job for those that are new.
+
+    For each file, in their order: its document, and whether it is new; otherwise the project held these bytes already.
+    """
     await require(session, principal, project_id, "edit")
-    new = insert(Document).values(
-        tenant_id=principal.tenant_id,
-        id=new_id(),
-        project_id=project_id,
-        name=safe_name(name),
-        sha256=stored.blob.sha256,
-        size_bytes=stored.blob.size_bytes,
-        media_type=stored.media_type,
-    )
+    # In the order of their bytes: two such transactions with the same files must not wait for each other.
+    rows = [
+        {
+            "tenant_id": principal.tenant_id,
+            "id": new_id(),
+            "project_id": project_id,
+            "name": file.name,
+            "sha256": file.blob.sha256,
+            "size_bytes": file.blob.size_bytes,
+            "media_type": file.media_type,
+        }
+        for file in sorted(files, key=lambda file: file.blob.sha256)
+    ]
     # The unique index decides between two uploads of the same bytes at once; a look-up before would not.
-    kept = await session.execute(new.on_conflict_do_nothing(index_elements=UNIQUE_BYTES).returning(Document))
-    document = kept.scalar_one_or_none()
-    if document is None:
-        existing = await find_by_bytes(session, project_id=project_id, sha256=stored.blob.sha256)
-        assert existing is not None
-        raise DuplicateDocument(existing)
-    await queue_ingest(session, document)
-    return document
+    new = insert(Document).on_conflict_do_nothing(index_elements=UNIQUE_BYTES).returning(Document)
+    added = {document.sha256: document for document in (await session.execute(new, rows)).scalars()}
+    if added:
+        await queue_ingest(session, *added.values())
+    known = await find_by_bytes(session, project_id=project_id, hashes=[file.blob.sha256 for file in files])
+    return [(known[file.blob.sha256], added.pop(file.blob.sha256, None) is not None) for file in files]
 
 
-async def find_by_bytes(session: AsyncSession, *, project_id: ProjectId, sha256: str) -> Document | None:
-    """The document of a project that has these bytes."""
-    found = await session.execute(select(Document).where(Document.project_id == project_id, Document.sha256 == sha256))
-    return found.scalar_one_or_none()
+async def find_by_bytes(session: AsyncSession, *, project_id: ProjectId, hashes: Sequence[str]) -> dict[str, Document]:
+    """The documents of a project that have these bytes, by their hash."""
+    is_one = Document.sha256 == any_(literal(list(hashes), ARRAY(Text)))
+    found = await session.execute(select(Document).where(Document.project_id == project_id, is_one))
+    return {document.sha256: document for document in found.scalars()}
 
 
-async def find_by_name(session: AsyncSession, *, project_id: ProjectId, name: str) -> list[DocumentId]:
-    """Documents of a project with this name, oldest first."""
+async def find_by_name(
+    session: AsyncSession, *, project_id: ProjectId, names: Sequence[str]
+) -> dict[str, list[DocumentId]]:
+    """The documents of a project with these names, as they are shown; those of one name oldest first."""
+    is_one = Document.name == any_(literal(list(names), ARRAY(Text)))
     found = await session.execute(
-        select(Document.id).where(Document.project_id == project_id, Document.name == safe_name(name)).order_by("id")
+        select(Document.name, Document.id).where(Document.project_id == project_id, is_one).order_by(Document.id)
     )
-    return [DocumentId(row) for row in found.scalars()]
+    by_name: dict[str, list[DocumentId]] = {}
+    for name, document_id in found:
+        by_name.setdefault(name, []).append(DocumentId(document_id))
+    return by_name
