@@ -100,6 +100,15 @@ SHARED = {
 }
 ROLES = {"roles": ("none", "admin"), "positions": ("member", "ceo"), "departments": [Anything(people=1)]}
 LISTED = {"words": HOSTILE, "following": "x"}
+SECURITY: dict[str, Any] = {
+    "event_type": HOSTILE,
+    "severities": ("low",),
+    "severity": "low",
+    "days": 90,
+    "events": [],
+    "counts": [],
+    "following": "x",
+}
 ADMINISTRATION: list[tuple[str, str, dict[str, Any]]] = [
     ("people", "people", {"people": [SOMEONE], "invited": [Anything()], **ROLES, **LISTED}),
     ("people", "people", {"people": [], "invited": [], **ROLES, **LISTED, "following": None}),
@@ -115,17 +124,8 @@ ADMINISTRATION: list[tuple[str, str, dict[str, Any]]] = [
     ("secrets", "secrets", {"secrets": [], "kinds": ("llm", "github")}),
     ("audit", "audit", {"entries": [Anything(detail={HOSTILE: HOSTILE})], "actor": HOSTILE, "action": "", **LISTED}),
     ("audit", "audit", {"entries": [], "actor": "", "action": "", "following": None}),
-    *(
-        (
-            "security",
-            "security",
-            context | {"event_type": HOSTILE, "severities": ("low",), "severity": "low", "days": 90},
-        )
-        for context in (
-            {"events": [Anything(severity="low")], "counts": [Anything(events=2)], "following": "x"},
-            {"events": [], "counts": [], "following": None},
-        )
-    ),
+    ("security", "security", SECURITY | {"events": [Anything(severity="low")], "counts": [Anything(events=2)]}),
+    ("security", "security", SECURITY | {"following": None}),
 ]
 
 PAGES: list[tuple[str, dict[str, Any]]] = [
