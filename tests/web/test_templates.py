@@ -38,7 +38,10 @@ PROJECT = SimpleNamespace(id="p", name=HOSTILE, documents=1, is_private=True, is
 DOCUMENTS = [document(status) for status in ("pending", "processing", "indexed", "failed")]
 SOURCE = SourceLine(href="/projects/p", index=1, document=HOSTILE, page=2, text=HOSTILE)
 ANSWER = Turn(role="assistant", html=Markup("<p>Yes.</p>"), mode="model", grounded=True, sources=(SOURCE,))
-PERSON = {"person": SimpleNamespace(name=HOSTILE, administrates=True), "csrf_token": HOSTILE}
+PERSON = {
+    "person": SimpleNamespace(name=HOSTILE, email=HOSTILE, administrates=True, manages_groups=False),
+    "csrf_token": HOSTILE,
+}
 SHELF = {"documents": DOCUMENTS, "busy": True, "more_count": 3, "filtered": False, "can_edit": True}
 WORKBENCH = {
     **PERSON,
@@ -112,8 +115,8 @@ SECURITY: dict[str, Any] = {
 ADMINISTRATION: list[tuple[str, str, dict[str, Any]]] = [
     ("people", "people", {"people": [SOMEONE], "invited": [Anything()], **ROLES, **LISTED}),
     ("people", "people", {"people": [], "invited": [], **ROLES, **LISTED, "following": None}),
-    ("person", "people", {"someone": SOMEONE, "visible": [ACCESS], "is_self": False, **ROLES}),
-    ("person", "people", {"someone": SOMEONE, "visible": [], "is_self": True, **ROLES}),
+    ("person", "people", {"someone": SOMEONE, "visible": [ACCESS], "is_self": False, "role_is_fixed": False, **ROLES}),
+    ("person", "people", {"someone": SOMEONE, "visible": [], "is_self": True, "role_is_fixed": True, **ROLES}),
     ("organisation", "organisation", {**ROLES, "groups": [GROUP]}),
     ("organisation", "organisation", {"departments": [], "groups": []}),
     ("group", "organisation", {"group": GROUP, "members": [Anything(user_id="u")], "others": [Anything()], **LISTED}),

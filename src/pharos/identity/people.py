@@ -44,15 +44,23 @@ class PlaceChanges(TypedDict, total=False):
 
 
 async def list_people(
-    session: AsyncSession, *, after: str = "", words: str = "", limit: int = PAGE_PEOPLE
+    session: AsyncSession,
+    *,
+    after: str = "",
+    words: str = "",
+    department_id: UUID | None = None,
+    limit: int = PAGE_PEOPLE,
 ) -> tuple[list[Person], str | None]:
     """People by e-mail address, those behind `after`; and the address to go on from, None at the end.
 
-    `words` is looked for in names and addresses.
+    `words` is looked for in names and addresses; without a department those of all are listed.
     """
     pattern = f"%{words.lower().replace('%', '').replace('_', '')}%"
     matches = or_(User.email.like(pattern), func.lower(User.name).like(pattern))
-    rows = await session.execute(_people(User.email > after, matches).order_by(User.email).limit(limit + 1))
+    conditions = [User.email > after, matches]
+    if department_id is not None:
+        conditions.append(Membership.department_id == department_id)
+    rows = await session.execute(_people(*conditions).order_by(User.email).limit(limit + 1))
     found = [_person(row) for row in rows]
     return found[:limit], found[limit - 1].email if len(found) > limit else None
 

@@ -34,7 +34,13 @@ def administrators_visit(visit: CurrentVisit) -> Visit:
     return visit
 
 
+def group_managers_visit(visit: CurrentVisit) -> Visit:
+    """A visit of an administrator, or of a manager, who sees here what is their department's. Raises `NotAllowed`."""
+    return visit if visit.led_department is not None else administrators_visit(visit)
+
+
 AdminVisit = Annotated[Visit, Depends(administrators_visit)]
+GroupsVisit = Annotated[Visit, Depends(group_managers_visit)]
 
 
 @router.get("/people")
@@ -64,7 +70,7 @@ async def person_page(request: Request, user_id: UUID, visit: AdminVisit) -> Res
         someone = await get_person(session, user_id)
         departments = await list_departments(session)
         visible = await explain.list_what(session, visit.principal.tenant_id, person=someone)
-    roles = PLATFORM_ROLES if someone.platform_role == "superadmin" else GIVEN_ROLES
+    is_self = user_id == visit.principal.user_id
     return _page(
         request,
         visit,
@@ -73,28 +79,32 @@ async def person_page(request: Request, user_id: UUID, visit: AdminVisit) -> Res
         someone=someone,
         departments=departments,
         visible=visible,
-        roles=roles,
+        roles=GIVEN_ROLES,
         positions=ORG_POSITIONS,
-        is_self=user_id == visit.principal.user_id,
+        is_self=is_self,
+        role_is_fixed=is_self or someone.platform_role == "superadmin",
     )
 
 
 @router.get("/organisation")
-async def organisation_page(request: Request, visit: AdminVisit) -> Response:
+async def organisation_page(request: Request, visit: GroupsVisit) -> Response:
     """Departments and groups."""
+    led = visit.led_department
     async with visit.transaction() as session:
-        departments, groups = await list_departments(session), await list_groups(session)
+        departments = [each for each in await list_departments(session) if led in {None, each.id}]
+        groups = [each for each in await list_groups(session) if led in {None, each.department_id}]
     return _page(request, visit, "organisation", departments=departments, groups=groups)
 
 
 @router.get("/groups/{group_id}")
-async def group_page(request: Request, group_id: UUID, visit: AdminVisit, q: Words = "") -> Response:
+async def group_page(request: Request, group_id: UUID, visit: GroupsVisit, q: Words = "") -> Response:
     """The members of a group, and people to add."""
+    led = visit.led_department
     async with visit.transaction() as session:
         members = await list_members(session, group_id=group_id)
         group = next((each for each in await list_groups(session) if each.id == group_id), None)
-        found, _ = await list_people(session, words=q, limit=PAGE_ROWS)
-    if group is None:
+        found, _ = await list_people(session, words=q, department_id=led, limit=PAGE_ROWS)
+    if group is None or led not in {None, group.department_id}:
         raise NotFound("There is no such group.", code="no_such_group")
     inside = {member.user_id for member in members}
     others = [person for person in found if person.id not in inside]
@@ -159,9 +169,10 @@ async def security_page(
 ) -> Response:
     """Sign-ins that failed, locked accounts, tokens used twice, keys made and changed."""
     since = datetime.now(UTC) - timedelta(days=REPORT_DAYS)
+    kind = "_".join(event_type.lower().split())  # the page shows "api key created"
     async with visit.transaction() as session:
         events = await security.list_security_events(
-            session, event_type=event_type or None, severity=severity, before=before, limit=PAGE_ROWS
+            session, event_type=kind or None, severity=severity, before=before, limit=PAGE_ROWS
         )
         counts = await security.count_security_events(session, since=since)
     return _page(
@@ -185,4 +196,5 @@ def _following(rows: list[Any]) -> UUID | None:
 
 def _page(request: Request, visit: Visit, section: str, *, template: str = "", **context: Any) -> Response:
     name = template or f"admin_{section}.html"
-    return page(request, name, **visit.context, sections=SECTIONS, section=section, **context)
+    sections = SECTIONS if visit.principal.administrates else ("organisation",)
+    return page(request, name, **visit.context, sections=sections, section=section, **context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,27 @@ HEADERS = {
 
 ANONYMOUS = "none"
 """What a page sends where nobody is signed in; that it sends a token at all tells the API that a page asks."""
+
+# The first sign that is in a `User-Agent` decides: browsers also name those they descend from.
+BROWSERS = (
+    ("Edg", "Edge"),
+    ("OPR/", "Opera"),
+    ("SamsungBrowser/", "Samsung Internet"),
+    ("Firefox/", "Firefox"),
+    ("FxiOS/", "Firefox"),
+    ("Chrome/", "Chrome"),
+    ("CriOS/", "Chrome"),
+    ("Safari/", "Safari"),
+)
+SYSTEMS = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("CrOS", "ChromeOS"),
+    ("Windows", "Windows"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+)
 
 # The words the modules in static/ say; a test keeps this in step with their t("…") calls.
 SPOKEN_PREFIXES = ("app.", "ask.", "documents.", "setup.show", "setup.hide")
@@ -70,6 +92,8 @@ def environment() -> Environment:
     )
     jinja.filters["size"] = human_size
     jinja.filters["moment"] = moment
+    jinja.filters["device"] = device
+    jinja.filters["detail"] = detail
     jinja.globals["static"] = static_path
     return jinja
 
@@ -86,6 +110,38 @@ def moment(at: datetime | None) -> str:
     ('2026-03-01 09:05 UTC', '–')
     """
     return "–" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def device(agent: str) -> tuple[str, str]:
+    """The browser and the system behind a `User-Agent`; of another program its name, and no system.
+
+    >>> device("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36")
+    ('Chrome', 'Linux')
+    >>> device("python-httpx/0.28.1"), device("")
+    (('python-httpx', ''), ('', ''))
+    """
+    browser = next((name for sign, name in BROWSERS if sign in agent), "")
+    system = next((name for sign, name in SYSTEMS if sign in agent), "")
+    return (browser, system) if browser else (agent.partition("/")[0].strip()[:40], "")
+
+
+def detail(values: Mapping[str, object]) -> str:
+    """What an audit entry says besides: what is empty is left out, a change is "before → after".
+
+    >>> detail({"tier": {"old": None, "new": "use"}, "scopes": ["read", "ask"], "until": None})
+    'tier: – → use; scopes: read, ask'
+    """
+    said = {name: _said(value) for name, value in values.items()}
+    return "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in said.items() if value)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, dict) and value.keys() == {"old", "new"}:
+        before, after = (_said(value[side]) or "–" for side in ("old", "new"))
+        return "" if before == after else f"{before} → {after}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_said, value))
+    return "" if value is None else str(value)
 
 
 def human_size(size_bytes: int) -> str:

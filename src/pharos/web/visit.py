@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Depends, Request
 
@@ -18,10 +19,12 @@ from pharos.web.errors import NOT_INITIALIZED
 
 @dataclass(frozen=True)
 class Person:
-    """Who the page greets; `administrates` decides which links it offers."""
+    """Who the page greets; what they manage decides which links it offers."""
 
     name: str
+    email: str
     administrates: bool
+    manages_groups: bool
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,19 @@ class Visit:
         return self.runtime.db.transaction(self.principal.tenant_id)
 
     @property
+    def led_department(self) -> UUID | None:
+        """The department whose groups the person manages although they do not administrate."""
+        is_manager = self.principal.org_position == "manager" and not self.principal.administrates
+        return self.principal.department_id if is_manager else None
+
+    @property
     def _person(self) -> Person:
-        return Person(self.visitor.signed_in.display_name, administrates=self.principal.administrates)
+        return Person(
+            self.visitor.signed_in.display_name,
+            self.principal.name,
+            administrates=self.principal.administrates,
+            manages_groups=self.led_department is not None,
+        )
 
     @property
     def context(self) -> dict[str, Any]:

@@ -75,6 +75,9 @@ const handlers = {
     form.dataset.conversation = data.conversation_id;
     // The address now names the conversation, so that Back from a passage returns to it.
     history.replaceState(null, "", `${location.pathname}?conversation=${encodeURIComponent(data.conversation_id)}`);
+    const share = document.getElementById("share");
+    share.querySelector("form").setAttribute("action", `/conversations/${encodeURIComponent(data.conversation_id)}/share-requests`);
+    share.hidden = false;
     answer.mode = data.mode;
     answer.card.querySelector("[data-degraded]").hidden = !data.degraded;
   },

@@ -1,9 +1,18 @@
 // Forms that speak JSON: <form data-json-form data-next="/where/to/{id}">, its fields by name, "a.b" as an object in an
 // object.
 // data-method: another method than POST. data-next=".": look at the same page anew. data-shows: instead of going
-// anywhere, show this field of the answer, which is never seen again. data-confirm: ask first.
+// anywhere, show this field of the answer, which is never seen again. data-confirm: ask first. data-said: what to say on
+// the page that comes then, where nothing else shows that it is done.
 
-import { call, t } from "./api.js";
+import { call, t, toast } from "./api.js";
+
+const SAID = "pharos.said";
+const said = sessionStorage.getItem(SAID);
+if (said) {
+  sessionStorage.removeItem(SAID);
+  toast(said);
+}
+document.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
 for (const form of document.querySelectorAll("form[data-json-form]")) {
   form.addEventListener("submit", (event) => {
@@ -35,8 +44,9 @@ async function send(form) {
     const json = method === "DELETE" ? undefined : values(form);
     const reply = await call(address(form), { method, json });
     const answer = reply.status === 204 ? {} : await reply.json();
-    if (form.dataset.shows) show(form, answer[form.dataset.shows]);
-    else if (form.dataset.next === ".") location.reload();
+    if (form.dataset.shows) return show(form, answer[form.dataset.shows]);
+    if (form.dataset.said) sessionStorage.setItem(SAID, form.dataset.said);
+    if (form.dataset.next === ".") location.reload();
     else location.assign(form.dataset.next.replace(/{(\w+)}/g, (_, name) => encodeURIComponent(answer[name] ?? "")));
   } catch (problem) {
     error.textContent = problem.message;
@@ -51,11 +61,14 @@ function address(form) {
   return form.getAttribute("action").replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(form.elements[name].value.trim()));
 }
 
+/** Show `text` in place of the form and of what else could be done with its record. */
 function show(form, text) {
   const box = form.parentElement.querySelector("[data-shown]");
   box.querySelector("output").textContent = text;
   box.hidden = false;
+  for (const other of form.closest(".record")?.querySelectorAll(".act") ?? []) other.hidden = true;
   form.hidden = true;
+  box.focus();
 }
 
 function valueOf(field) {
@@ -73,7 +86,7 @@ function valueOf(field) {
 export function values(form) {
   const result = {};
   for (const field of form.elements) {
-    if (!field.name || field.name === "csrf_token" || "inAddress" in field.dataset) continue;
+    if (!field.name || field.disabled || field.name === "csrf_token" || "inAddress" in field.dataset) continue;
     if ("list" in field.dataset) {
       result[field.name] ??= [];
       if (field.checked) result[field.name].push(field.value);
