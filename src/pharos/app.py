@@ -34,6 +34,7 @@ from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.library.routes import router as library
 from pharos.ops.health import router as health
+from pharos.ops.metrics_routes import router as metrics
 from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.ops.stats import router as stats
 from pharos.retrieval.routes import router as retrieval
@@ -67,6 +68,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
     if runtime is not None:
         app.state.runtime = runtime
     app.include_router(health)
+    app.include_router(metrics)
     for router in (
         identity,
         mail_doors,

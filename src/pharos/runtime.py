@@ -48,12 +48,13 @@ class Runtime:
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Build the runtime of a process and close it at the end; opens no connection by itself."""
     db = create_database(connection_urls(settings).app, pool_size=settings.database_pool_size)
+    limits = Limits(settings, db)
     async with open_embedding(settings) as embedding, open_chat_model(settings) as chat_model:
         try:
             yield Runtime(
                 settings=settings,
                 db=db,
-                limits=Limits(settings, db),
+                limits=limits,
                 vault=Vault(settings),
                 mail=MailTransport(settings),
                 blobs=BlobStore(settings.blob_root),
@@ -61,4 +62,5 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
                 chat_model=chat_model,
             )
         finally:
+            await limits.close()
             await db.dispose()

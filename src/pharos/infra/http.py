@@ -32,6 +32,7 @@ from pharos.infra.errors import (
     Unavailable,
 )
 from pharos.infra.logs import get_logger
+from pharos.infra.metrics import count_answer
 from pharos.infra.redact import anonymise_ip
 from pharos.infra.settings import Settings
 
@@ -96,8 +97,12 @@ class EveryRequest:
         try:
             await self._answer(scope, receive, send_safely, has_begun=lambda: status != 0)
         finally:
-            ip = anonymise_ip(client_ip(Request(scope), self.settings))
-            _log_request(scope, ip, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            route = _route_of(scope)
+            count_answer(method=scope["method"], route=route, status=status, seconds=seconds)
+            if status >= 500 or not QUIET_PATH.fullmatch(scope["path"]):
+                ip = anonymise_ip(client_ip(Request(scope), self.settings))
+                _log_request(scope["method"], route, ip=ip, status=status, seconds=seconds)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, *, has_begun: Callable[[], bool]) -> None:
         request = Request(scope, receive)
@@ -246,10 +251,12 @@ def _once(message: Message, receive: Receive) -> Receive:
     return receive_again
 
 
-def _log_request(scope: Scope, ip: str, status: int, seconds: float) -> None:
-    if status < 500 and QUIET_PATH.fullmatch(scope["path"]):
-        return
-    # The template, never the address itself: that may hold names and one-time tokens.
-    route = getattr(scope.get("route"), "path", "") or ("/static" if "/static/" in scope["path"] else "unknown")
+def _route_of(scope: Scope) -> str:
+    """The template, never the address itself: that may hold names and one-time tokens."""
+    path: str = getattr(scope.get("route"), "path", "")
+    return path or ("/static" if "/static/" in scope["path"] else "unknown")
+
+
+def _log_request(method: str, route: str, *, ip: str, status: int, seconds: float) -> None:
     emit = log.error if status >= 500 or status == 0 else log.info
-    emit("request.answered", status=status, method=scope["method"], path=route, duration=round(seconds, 4), ip=ip)
+    emit("request.answered", status=status, method=method, path=route, duration=round(seconds, 4), ip=ip)

@@ -1,4 +1,4 @@
-"""How often somebody may do something: counted in Postgres, the same for any number of processes and after a restart.
+"""How often somebody may do something: counted for all processes together, in the database or in Redis.
 
 A window opens with its first hit and ends `seconds` later; a try that is refused does not extend it. Around the end of
 a window twice the number can pass, which is the price of one row and one statement a hit.
@@ -6,7 +6,6 @@ a window twice the number can pass, which is the price of one row and one statem
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -16,12 +15,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
-
+from pharos.infra.counts import Counts, CountsGone, DatabaseCounts, RedisCounts
 from pharos.infra.db import Database
 from pharos.infra.errors import LimitReached
 from pharos.infra.logs import get_logger
+from pharos.infra.metrics import LIMIT_HITS, LIMITS_FAILED_OPEN, show_from_start
 from pharos.infra.secret_files import read_or_make_secret
 from pharos.infra.settings import Settings
 
@@ -63,29 +61,9 @@ SHARE_LINK = Policy("share.link", 30, 60, "local")
 GUEST_QUESTION = Policy("guest.question", 10, 60, "local")
 UPLOAD = Policy("upload", 1, 5, "local")
 
-STORE_SECONDS = 3.0
-"""A store that takes longer is gone: no request waits longer than this for its permission."""
 STORE_RETRY_SECONDS = 5.0
 TOLD_EVERY_SECONDS = 60.0
 LOCAL_KEYS = 10_000
-
-# The commit is not waited for: a hit lost with a crashed server is cheaper than a disk flush for each request.
-# hits stop growing at a number nobody allows, so that a flood cannot overflow them.
-HIT = text(
-    """
-    with quick as materialized (select set_config('synchronous_commit', 'off', true))
-    insert into rate_limits as r (key, hits, window_ends_at)
-    select cast(:key as text), 1, clock_timestamp() + make_interval(secs => :seconds) from quick
-    on conflict (key) do update set
-        hits = case when r.window_ends_at <= clock_timestamp() then 1 else least(r.hits + 1, 1000000) end,
-        window_ends_at = case when r.window_ends_at <= clock_timestamp() then excluded.window_ends_at
-                              else r.window_ends_at end
-    returning hits, extract(epoch from window_ends_at - clock_timestamp()) as seconds_left
-    """
-)
-SWEEP = text("delete from rate_limits where window_ends_at < now()")
-RESET = text("delete from rate_limits")
-RESET_KEYS = text("delete from rate_limits where key = any(:keys)")
 
 
 @dataclass
@@ -99,14 +77,12 @@ class _Gone:
 
 
 class Limits:
-    """`failed_open` and `limited` count since the process started, by policy; metrics read them."""
+    """Counts in Redis where the settings name one, else in the database; what was refused is a metric."""
 
     def __init__(self, settings: Settings, db: Database) -> None:
         self._settings = settings
-        self._db = db
+        self._counts: Counts = RedisCounts(settings.redis_url) if settings.redis_url else DatabaseCounts(db)
         self._gone = _Gone()
-        self.failed_open: dict[str, int] = {}
-        self.limited: dict[str, int] = {}
 
     async def hit(self, policy: Policy, subject: str) -> None:
         """Count one try of `subject` (such as "user:ID" or an `ip_subject`).
@@ -120,7 +96,7 @@ class Limits:
             counted = self._count_here(policy, key)
         hits, seconds_left = counted
         if hits > policy.hits:
-            self.limited[policy.name] = self.limited.get(policy.name, 0) + 1
+            LIMIT_HITS.labels(policy.name).inc()
             seconds = max(seconds_left, 0.001)
             raise LimitReached(
                 f"Too many requests. Try again in {math.ceil(seconds)} seconds.",
@@ -129,20 +105,25 @@ class Limits:
             )
 
     def key(self, policy: Policy, subject: str) -> str:
-        """What is stored instead of the subject: nobody who reads the table learns an address or an e-mail."""
+        """What is stored instead of the subject: nobody who reads the store learns an address or an e-mail."""
         return hmac.new(self._hash_key, f"{policy.name}\n{subject}".encode(), hashlib.sha256).hexdigest()
 
     async def reset(self, *subjects: str) -> int:
         """Forget the hits of these subjects under every policy, or of everybody; returns how many windows ended."""
         keys = [self.key(policy, subject) for policy in POLICIES for subject in subjects]
-        statement = RESET_KEYS.bindparams(keys=keys) if subjects else RESET
-        async with self._db.statement() as connection:
-            return int((await connection.execute(statement)).rowcount)
+        return await self._counts.forget(keys if subjects else None)
 
     async def sweep(self) -> int:
         """Remove windows that have ended; returns how many."""
-        async with self._db.statement() as connection:
-            return int((await connection.execute(SWEEP)).rowcount)
+        return await self._counts.sweep()
+
+    async def probe(self) -> None:
+        """Count one for nobody. Raises `CountsGone`, an `Unavailable`, when the store does not count."""
+        await self._counts.hit("probe", 1.0)
+
+    async def close(self) -> None:
+        """Close what was opened for counting."""
+        await self._counts.close()
 
     @cached_property
     def _hash_key(self) -> bytes:
@@ -156,15 +137,11 @@ class Limits:
         if time.monotonic() < self._gone.until:
             return None
         try:
-            # past the pool that requests wait in: whoever fills that one must not open the limit with it
-            async with asyncio.timeout(STORE_SECONDS):
-                row = await self._db.fetch(HIT, {"key": key, "seconds": policy.seconds})
-        except (SQLAlchemyError, TimeoutError, OSError) as error:
+            return await self._counts.hit(key, policy.seconds)
+        except CountsGone as gone:
             self._gone.until = time.monotonic() + STORE_RETRY_SECONDS
-            log.warning("limiter.store_gone", error=type(error).__name__)
+            log.warning("limiter.store_gone", error=type(gone.__cause__).__name__)
             return None
-        assert row is not None
-        return int(row.hits), float(row.seconds_left)
 
     def _count_here(self, policy: Policy, key: str) -> tuple[int, float]:
         if policy.when_store_is_gone == "open":
@@ -181,7 +158,7 @@ class Limits:
 
     def _tell(self, policy: Policy) -> None:
         """Count every hit let through uncounted, and say so once a minute (AU-04)."""
-        self.failed_open[policy.name] = self.failed_open.get(policy.name, 0) + 1
+        LIMITS_FAILED_OPEN.labels(policy.name).inc()
         self._gone.passed += 1
         now = time.monotonic()
         if now - self._gone.told_at >= TOLD_EVERY_SECONDS:
@@ -203,3 +180,5 @@ def ip_subject(address: str) -> str:
 
 
 POLICIES = tuple(value for value in globals().copy().values() if isinstance(value, Policy))
+show_from_start(LIMIT_HITS, (policy.name for policy in POLICIES))
+show_from_start(LIMITS_FAILED_OPEN, (policy.name for policy in POLICIES if policy.when_store_is_gone == "open"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from pharos.infra.errors import Invalid
 
+REDIS_ADDRESS = re.compile(
+    r"(rediss?://([^/?#]*@)?(\[[0-9a-fA-F:.]+\]|[^/?#@:\[\]]+)(:\d{1,5})?(/\d*)?(\?.*)?|unix://([^/]*@)?/.+)$"
+)
 TWO_NAMED_SECRETS = ("secret_key", "session_secret", "encryption_key")
 
 
@@ -59,7 +63,8 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         default=None,
         validation_alias=_alias("REDIS_URL", "REDIS_URL"),
-        description="Redis or Valkey for caches; nothing that would be missed lives there.",
+        description="Redis or Valkey that counts rate limits, `redis://:password@host:6379/0` (`rediss://` for TLS); "
+        "unset: the database counts. Nothing that would be missed lives there.",
     )
 
     llm_url: str | None = Field(default=None, description="Base URL of an OpenAI-compatible server.")
@@ -120,6 +125,14 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
+
+    @field_validator("redis_url", mode="after")
+    @classmethod
+    def _redis(cls, url: str | None) -> str | None:
+        if url and not REDIS_ADDRESS.match(url):
+            msg = "a Redis address is redis://host:port/0, rediss://… or unix:///path"
+            raise ValueError(msg)
+        return url or None
 
     @field_validator("trusted_proxies", mode="after")
     @classmethod

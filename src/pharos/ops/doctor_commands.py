@@ -10,6 +10,7 @@ import psycopg
 import typer
 
 from pharos.infra import embedded_postgres, migrate
+from pharos.infra.counts import CountsGone, RedisCounts
 from pharos.infra.database_roles import connection_urls, refuse_unsafe_role
 from pharos.infra.errors import Invalid, PharosError, Unavailable
 from pharos.infra.settings import Settings
@@ -67,6 +68,28 @@ def check_database() -> str:
             f"The database refuses: {str(error).strip().splitlines()[-1]} Is it running, is the host name right, can "
             "this machine reach it? See PHAROS_DATABASE_URL in `pharos config list`."
         ) from error
+
+
+def check_redis() -> str:
+    url = Settings().redis_url
+    if url is None:
+        return "none is configured: the database counts rate limits"
+    try:
+        run_async(_count_in_redis(url))
+    except CountsGone as gone:
+        raise Doubt(
+            f"Redis does not count: {type(gone.__cause__).__name__}. Sign-ins are limited by each process for itself "
+            "and all else is let through. Start it, mend PHAROS_REDIS_URL, or unset it: then the database counts."
+        ) from gone
+    return "Redis counts rate limits"
+
+
+async def _count_in_redis(url: str) -> None:
+    counts = RedisCounts(url)
+    try:
+        await counts.hit("probe", 1.0)
+    finally:
+        await counts.close()
 
 
 def check_migrations() -> str:
@@ -140,6 +163,7 @@ def check_people() -> str:
 CHECKS: dict[str, Callable[[], str]] = {
     "variables": check_variables,
     "db": check_database,
+    "redis": check_redis,
     "migrations": check_migrations,
     "fence": check_fence,
     "secrets": check_secrets,

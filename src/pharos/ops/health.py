@@ -70,8 +70,9 @@ async def ready(runtime: CurrentRuntime, response: Response) -> dict[str, object
 @router.get("/health/detailed")
 async def detailed(runtime: CurrentRuntime, response: Response) -> dict[str, object]:
     """Every part: 200 also when one is down, 503 when none can work without it."""
-    found = await asyncio.gather(*(_holds(runtime, probe) for probe in PROBES.values()))
-    states: dict[str, State] = {name: "up" if holds else "down" for name, holds in zip(PROBES, found, strict=True)}
+    probes = PROBES | ({"redis": redis_counts} if runtime.settings.redis_url else {})
+    found = await asyncio.gather(*(_holds(runtime, probe) for probe in probes.values()))
+    states: dict[str, State] = {name: "up" if holds else "down" for name, holds in zip(probes, found, strict=True)}
     if states["embedder"] == "down" and await _holds(runtime, embedder_loads):
         states["embedder"] = "loading"
     is_down = any(states[name] == "down" for name in REQUIRED)
@@ -139,6 +140,12 @@ async def embedder_answers(runtime: Runtime) -> bool:
 async def embedder_loads(runtime: Runtime) -> bool:
     """The embedder is there and will answer in some seconds."""
     return await runtime.embedding.state() == "loading"
+
+
+async def redis_counts(runtime: Runtime) -> bool:
+    """Redis takes a count; asked only where one is configured."""
+    await runtime.limits.probe()
+    return True
 
 
 PROBES: dict[str, Probe] = {

@@ -1,0 +1,62 @@
+"""What is counted and timed, as Prometheus reads it (`GET /metrics`).
+
+One registry a process, and the web process serves its own: there is one of them in an installation, and whoever runs
+more lets Prometheus ask each. Labels are names of ours (a policy, a route's template), never what a request brought:
+an id or an address would be a series for everybody who asks, and anybody who may read metrics would learn it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""From a page out of memory to an answer of a slow model."""
+
+LIMIT_HITS = Counter(
+    "pharos_rate_limit_hits_total", "Tries refused, by the policy that refused them.", ["source"], registry=REGISTRY
+)
+LIMITS_FAILED_OPEN = Counter(
+    "pharos_rate_limit_failed_open_total",
+    "Tries let through uncounted because the store of counts was gone, by policy.",
+    ["source"],
+    registry=REGISTRY,
+)
+REQUESTS = Counter(
+    "http_requests_total",
+    "Requests by method, route and status; 0 where no answer began.",
+    ["method", "route", "status"],
+    registry=REGISTRY,
+)
+REQUEST_SECONDS = Histogram(
+    "pharos_http_request_duration_seconds",
+    "Seconds from a request's head to the end of its answer.",
+    ["method", "route", "status_code"],
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
+
+
+def count_answer(*, method: str, route: str, status: int, seconds: float) -> None:
+    """Count one answer; `route` is a template, and a method of nobody's standard counts as "other"."""
+    known = method if method in METHODS else "other"
+    REQUESTS.labels(known, route, str(status)).inc()
+    REQUEST_SECONDS.labels(known, route, str(status)).observe(seconds)
+
+
+def show_from_start(counter: Counter, sources: Iterable[str]) -> None:
+    """Let series begin at 0: the first increase of one that appears at 1 is seen by no alert."""
+    for source in sources:
+        counter.labels(source)
+
+
+def render_metrics() -> bytes:
+    """All series of this process in the text format 0.0.4."""
+    return generate_latest(REGISTRY)
