@@ -79,6 +79,49 @@ async def test_only_who_has_all_of_a_project_gives_access_to_it(
             assert given.status_code == status
 
 
+@pytest.mark.parametrize("source", ["user", "group", "department"])
+async def test_who_has_a_project_for_a_time_gives_nothing_that_lasts_longer(
+    runtime: Runtime, tenant: MadeTenant, private: ProjectId, as_admin: httpx.AsyncClient, source: str
+) -> None:
+    department = await make_department(runtime.db, tenant.id)
+    lent = await make_person(runtime.db, tenant.id, department_id=department)
+    group = await make_group(runtime.db, lent, tenant_id=tenant.id)
+    other = await make_group(runtime.db, lent, tenant_id=tenant.id)
+    reached = {"user": lent.user_id, "group": group, "department": department}[source]
+    end = datetime.now(UTC) + timedelta(days=2)
+    grants, until = f"/projects/{private}/grants", (end - timedelta(days=1)).isoformat()
+    own = {"granteeKind": source, "granteeId": str(reached), "tier": "full", "expiresAt": end.isoformat()}
+    assert (await as_admin.put(grants, json=own)).status_code == 200
+    to_other = {"granteeKind": "group", "granteeId": str(other), "tier": "full"}
+    async with open_client(runtime, lent) as client:
+        answers = [
+            await client.put(grants, json=own | {"expiresAt": None}),
+            await client.put(grants, json=own | {"expiresAt": until}),
+            await client.put(grants, json=to_other),
+            await client.put(grants, json=to_other | {"expiresAt": (end + timedelta(hours=1)).isoformat()}),
+            await client.put(grants, json=to_other | {"expiresAt": until}),
+        ]
+    assert [(answer.status_code, answer.json().get("error")) for answer in answers] == [
+        (403, "own_grant"),
+        (403, "own_grant"),
+        (403, "outlasts_own"),
+        (403, "outlasts_own"),
+        (200, None),
+    ]
+
+
+async def test_an_owner_who_was_also_granted_a_time_gives_what_lasts(
+    runtime: Runtime, tenant: MadeTenant, member: Principal, as_admin: httpx.AsyncClient
+) -> None:
+    theirs = await make_project(runtime.db, member, is_private=True)
+    grants = f"/projects/{theirs}/grants"
+    body = {"granteeKind": "user", "granteeId": str(member.user_id), "tier": "full"}
+    end = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    assert (await as_admin.put(grants, json=body | {"expiresAt": end})).status_code == 200
+    async with open_client(runtime, member) as client:
+        assert (await client.put(grants, json=body)).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [

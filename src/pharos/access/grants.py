@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, case, delete, func, select
+from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pharos.access.models import Project, ProjectGrant
-from pharos.access.projects import Tier, is_live, require
+from pharos.access.models import Project, ProjectGrant, ProjectMember
+from pharos.access.projects import Source, Tier, is_live, require, tiers_of
 from pharos.identity.audit import record_audit
-from pharos.identity.models import Department, Group, Membership, User
+from pharos.identity.models import Department, Group, GroupMember, Membership, User
 from pharos.identity.principal import Principal
-from pharos.infra.errors import Invalid, NotFound
+from pharos.infra.errors import Invalid, NotAllowed, NotFound
 from pharos.infra.ids import ProjectId, new_id
 
 GranteeKind = Literal["user", "group", "department"]
@@ -55,7 +55,8 @@ async def give(
 ) -> Grant:
     """Give a tier, or change what was given. Needs `full`.
 
-    Raises as `require` does, `NotFound` for an unknown grantee, `Invalid` for an end in the past or the handbook.
+    Raises as `require` does, `NotFound` for an unknown grantee, `Invalid` for an end in the past or the handbook,
+    `NotAllowed` for what would outlast a `full` that itself ends, or change the grant that gives it.
     """
     project = await require(session, principal, project_id, "full")
     if project.is_handbook:
@@ -69,6 +70,7 @@ async def give(
         ProjectGrant.grantee_id == grantee_id,
     )
     old = (await session.execute(select(ProjectGrant).where(*is_same).with_for_update())).scalar_one_or_none()
+    await _refuse_outlasting(session, principal, project, changed=old, expires_at=expires_at)
     detail: dict[str, object] = {"grantee_kind": kind, "grantee_id": str(grantee_id), "grantee": grantee}
     detail["tier"] = {"old": old.tier if old else None, "new": tier}
     detail["expires_at"] = {"old": _iso(old.expires_at) if old else None, "new": _iso(expires_at)}
@@ -141,6 +143,56 @@ async def _name_of(session: AsyncSession, kind: GranteeKind, grantee_id: UUID) -
     if name is None:
         raise NotFound(f"There is no such {kind} here.", code=f"no_such_{kind}")
     return str(name)
+
+
+async def _refuse_outlasting(
+    session: AsyncSession,
+    principal: Principal,
+    project: Project,
+    *,
+    changed: ProjectGrant | None,
+    expires_at: datetime | None,
+) -> None:
+    """Whoever has a project for a time cannot give it for longer, to themselves or to somebody who gives it back."""
+    lent = await _lent_full(session, principal, project)
+    if not lent:
+        return
+    end = max(lent.values())
+    if changed is not None and changed.id in lent:
+        raise NotAllowed(
+            "Your own access rests on this grant. Ask the project's owner or an administrator to change it.",
+            code="own_grant",
+        )
+    if expires_at is None or expires_at > end:
+        raise NotAllowed(
+            f"Your own access ends {end:%Y-%m-%d %H:%M} UTC. Give a grant that ends no later.", code="outlasts_own"
+        )
+
+
+async def _lent_full(session: AsyncSession, principal: Principal, project: Project) -> dict[UUID, datetime]:
+    """The grants that give the principal `full`, with their ends; empty when it does not end."""
+    tiers = tiers_of(principal)
+    source: Source = (await session.execute(select(tiers.c.source).where(tiers.c.id == project.id))).scalar_one()
+    if source not in {"direct", "group", "department"}:
+        return {}
+    own = exists().where(
+        ProjectMember.project_id == project.id, ProjectMember.user_id == principal.user_id, ProjectMember.tier == "full"
+    )
+    if source == "direct" and (await session.execute(select(own))).scalar_one():
+        return {}
+    kind, grantee = ProjectGrant.grantee_kind, ProjectGrant.grantee_id
+    groups = select(GroupMember.group_id).where(GroupMember.user_id == principal.user_id)
+    department = select(Membership.department_id).where(Membership.user_id == principal.user_id)
+    reaches = {
+        "direct": and_(kind == "user", grantee == principal.user_id),
+        "group": and_(kind == "group", grantee.in_(groups)),
+        "department": and_(kind == "department", grantee.in_(department)),
+    }[source]
+    full = select(ProjectGrant.id, ProjectGrant.expires_at).where(
+        ProjectGrant.project_id == project.id, ProjectGrant.tier == "full", is_live(), reaches
+    )
+    ends = {row.id: row.expires_at for row in await session.execute(full)}
+    return {} if None in ends.values() else ends
 
 
 def _grant(row: Row[ProjectGrant, str, bool]) -> Grant:
