@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import subprocess
 import sys
 from pathlib import Path
 
 import psycopg
 import pytest
 from tests.postgres import Server
+from typer.main import get_group
 
-from pharos.cli import main
+from pharos.cli import COMMANDS, main
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.embedded_postgres import free_port
 from pharos.infra.ids import new_id
@@ -83,3 +86,16 @@ def test_an_administrator_without_rights_is_told_what_was_refused(pharos: Ended,
     )
     assert code == NOT_ALLOWED
     assert "The database refuses: permission denied" in said
+
+
+def test_the_table_of_commands_is_what_the_modules_hold() -> None:
+    for module, names in COMMANDS.items():
+        held = set(get_group(importlib.import_module(module).app).commands)
+        assert held == set(names), module
+
+
+@pytest.mark.parametrize("module", ["sqlalchemy", "numpy", "alembic"])
+def test_a_command_that_needs_no_database_does_not_load_what_talks_to_one(module: str) -> None:
+    asked = f"import sys, pharos.cli, pharos.ops.commands; sys.exit({module!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

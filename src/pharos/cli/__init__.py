@@ -3,61 +3,69 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import sys
+from typing import Any
 
-import psycopg
 import typer
-from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from pharos import __version__
-from pharos.access import commands as access
-from pharos.chat import commands as chat
-from pharos.cli import processes
-from pharos.identity import account_commands as accounts
-from pharos.identity import audit_commands as audit
-from pharos.identity import commands as identity
-from pharos.identity import mail_commands as mail
-from pharos.identity import people_commands as people
-from pharos.infra.database_errors import as_pharos_error
 from pharos.infra.errors import PharosError, StorageFull, Unavailable
-from pharos.infra.settings import Settings, setting_error
-from pharos.infra.terminal import error_console
-from pharos.library import commands as library
-from pharos.ops import commands as ops
-from pharos.ops import limit_commands as limits
-from pharos.ops import log_commands as logs
-from pharos.ops import migrate_commands as migrate
-from pharos.ops import secrets_commands as secrets
-from pharos.providers.embedder import commands as embedder
-from pharos.retrieval import commands as retrieval
+
+COMMANDS = {
+    "pharos.ops.commands": ("up", "down", "status", "restart"),
+    "pharos.ops.config_commands": ("config", "db"),
+    "pharos.ops.doctor_commands": ("doctor",),
+    "pharos.ops.log_commands": ("logs",),
+    "pharos.ops.limit_commands": ("ratelimit",),
+    "pharos.ops.migrate_commands": ("migrate",),
+    "pharos.ops.secrets_commands": ("secrets",),
+    "pharos.identity.commands": ("seed", "setup-link", "user"),
+    "pharos.identity.account_commands": ("bootstrap-admin", "apikey"),
+    "pharos.identity.people_commands": ("tenant", "department", "group"),
+    "pharos.identity.mail_commands": ("mail",),
+    "pharos.identity.audit_commands": ("audit", "security"),
+    "pharos.access.commands": ("access",),
+    "pharos.library.commands": ("ingest", "documents", "queue"),
+    "pharos.retrieval.commands": ("search", "eval"),
+    "pharos.chat.commands": ("ask",),
+    "pharos.providers.embedder.commands": ("embedder", "models"),
+    "pharos.cli.processes": ("web", "worker"),
+}
+"""Where each command is, in the order of the help. A module is imported when one of its commands is asked for: all of
+them together take longer than most commands."""
+MORE_OF_USER = ("pharos.identity.account_commands", "pharos.identity.people_commands", "pharos.identity.mail_commands")
+
+
+class Commands(TyperGroup):
+    """The commands of every slice, each imported when it is needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*(name for names in COMMANDS.values() for name in names), *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        module = next((module for module, names in COMMANDS.items() if cmd_name in names), None)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        for more in MORE_OF_USER if cmd_name == "user" else ():
+            importlib.import_module(more)
+        return get_group(importlib.import_module(module).app).get_command(ctx, cmd_name)
+
 
 app = typer.Typer(
     name="pharos",
-    help="A private knowledge base that an organisation runs itself.",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for slice_commands in (
-    ops,
-    logs,
-    limits,
-    migrate,
-    secrets,
-    identity,
-    accounts,
-    people,
-    mail,
-    audit,
-    access,
-    library,
-    retrieval,
-    chat,
-    embedder,
-    processes,
-):
-    app.add_typer(slice_commands.app)
+
+
+@app.callback()
+def pharos() -> None:
+    """A private knowledge base that an organisation runs itself."""
 
 
 @app.command()
@@ -70,25 +78,46 @@ def main() -> None:
     """Run a command; an expected failure is one sentence on stderr and the exit code of its kind."""
     try:
         app()
+    except SystemExit:
+        raise  # how a command ends; what is below is looked up for failures only
     except PharosError as error:
         _fail(error)
-    except ValidationError as error:
-        if error.title != Settings.__name__:
-            raise
-        _fail(setting_error(error))
-    except (SQLAlchemyError, psycopg.Error) as error:
-        found = as_pharos_error(error)
-        if found is None:
-            raise
-        _fail(found)
     except OSError as error:
         kind = StorageFull if error.errno == errno.ENOSPC else Unavailable
         _fail(kind(f"{error.strerror or error} ({error.filename or 'no file'}). Check it with `pharos doctor`."))
     except KeyboardInterrupt:
         sys.exit(130)
+    except expected_elsewhere() as error:
+        found = as_pharos_error(error)
+        if found is None:
+            raise
+        _fail(found)
+
+
+def expected_elsewhere() -> tuple[type[Exception], ...]:
+    """What libraries raise for a setting or a database that is wrong; looked up only when something was raised."""
+    from psycopg import Error
+    from pydantic import ValidationError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return ValidationError, Error, SQLAlchemyError
+
+
+def as_pharos_error(error: Exception) -> PharosError | None:
+    """The kind and the sentence such an error stands for; None for one that only a fault of ours can cause."""
+    from pydantic import ValidationError
+
+    from pharos.infra import database_errors
+    from pharos.infra.settings import Settings, setting_error
+
+    if isinstance(error, ValidationError):
+        return setting_error(error) if error.title == Settings.__name__ else None
+    return database_errors.as_pharos_error(error)
 
 
 def _fail(error: PharosError) -> None:
+    from pharos.infra.terminal import error_console
+
     error_console.print(f"[bold red]Error[/] ({error.code}): ", end="")
     error_console.print(error.message, markup=False)
     sys.exit(error.exit_code)

@@ -16,16 +16,11 @@ from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.logs import configure_logs
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_line, echo_table, run_async
-from pharos.ops import config_commands, doctor_commands, fence_commands
 from pharos.ops.listen import refuse_busy_port
 from pharos.ops.log_files import log_file, open_log
-from pharos.ops.running import State, part_process, read_state, supervisor_lock
-from pharos.ops.supervisor import PARTS, READY_SECONDS, Supervisor, models_lines, setup_lines
+from pharos.ops.running import PARTS, READY_SECONDS, State, part_process, read_state, supervisor_lock
 
 app = typer.Typer()
-config_commands.db_app.add_typer(fence_commands.rls_app, name="rls")
-app.add_typer(config_commands.app)
-app.add_typer(doctor_commands.app)
 
 ALIASES = {"api": "web", "app": "web"}
 DOWN_SECONDS = 120.0
@@ -54,6 +49,8 @@ def up(
         if "web" in names:
             refuse_busy_port(settings)
         if not detach:
+            from pharos.ops.supervisor import Supervisor  # with all that runs below it; only here it is needed
+
             configure_logs("WARNING")
             is_terminal = sys.stdout.isatty()
             supervisor = Supervisor(settings, names=names, say=echo_line, shows_setup_link=is_terminal)
@@ -77,6 +74,8 @@ def _start_detached(settings: Settings, *, only: str | None) -> None:
     if only is not None:
         echo_line(f"{only} is running (process {state.pid}).")
         return
+    from pharos.ops.supervisor import models_lines, setup_lines
+
     echo_line(f"Pharos is ready at {state.url}")
     for line in (*run_async(models_lines(settings)), *run_async(setup_lines(settings, link=True))):
         echo_line(line)

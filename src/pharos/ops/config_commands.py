@@ -23,6 +23,7 @@ from pharos.infra.errors import Invalid, PharosError
 from pharos.infra.secret_files import write_secret
 from pharos.infra.settings import Settings, is_secret, setting_error, unknown_variables
 from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table, run_async
+from pharos.ops.fence_commands import rls_app
 from pharos.runtime import open_runtime
 
 app = typer.Typer()
@@ -30,6 +31,7 @@ config_app = typer.Typer(help="Settings in pharos.env and the environment.", no_
 db_app = typer.Typer(help="The database's roles and fence.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(db_app, name="db")
+db_app.add_typer(rls_app, name="rls")
 
 ENV_FILE = Path("pharos.env")
 PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:@%+,=-]+")

@@ -17,7 +17,7 @@ from pharos.infra.terminal import AsJson
 from pharos.ops.commands import part_name
 from pharos.ops.log_files import log_file
 from pharos.ops.read_logs import LEVELS, LogLine, Wanted, ends_of, follow_lines, read_lines
-from pharos.ops.supervisor import PARTS
+from pharos.ops.running import PARTS
 
 app = typer.Typer()
 

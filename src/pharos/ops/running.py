@@ -22,6 +22,11 @@ import psutil
 from pharos.infra.errors import Conflict
 from pharos.infra.settings import Settings
 
+PARTS = ("postgres", "embedder", "worker", "web")
+"""In the order of starting; they are stopped the other way round."""
+READY_SECONDS = 120.0
+"""A start that takes longer has failed."""
+
 STRUCT_FLOCK = "hhqqi0q"  # fcntl(2) on 64-bit Linux: type, whence, start, length, process
 
 

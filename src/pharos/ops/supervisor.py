@@ -27,21 +27,18 @@ from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings, child_environment
 from pharos.ops.listen import local_url
 from pharos.ops.log_files import open_log, rotate_logs
-from pharos.ops.running import State, forget_state, write_state
+from pharos.ops.running import PARTS, READY_SECONDS, State, forget_state, write_state
 from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.providers.catalog import open_embedding
 from pharos.runtime import open_runtime
 
 log = get_logger(__name__)
 
-PARTS = ("postgres", "embedder", "worker", "web")
-"""In the order of starting; they are stopped the other way round."""
 STOP_SECONDS = {"web": 35.0, "worker": 35.0, "embedder": 5.0, "postgres": 45.0}
 """Requests and jobs in flight get 30 seconds; then the part is killed, which loses no acknowledged work."""
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.25, 30.0
 STEADY_SECONDS = 60.0
 """A part that has run this long is healthy again: its next death starts the backoff anew."""
-READY_SECONDS = 120.0
 MODELS_SECONDS, MODELS_STARTS = 30.0, 3
 """How long, and how many restarts of the embedder, a start waits for the models. They take about a second."""
 TIDY_SECONDS = 600.0

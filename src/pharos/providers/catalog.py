@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 
 from pharos.infra.settings import Settings
 from pharos.providers.contract import ChatModel, EmbeddingModel
-from pharos.providers.embedder.client import EmbedderClient
 
 
 @asynccontextmanager
 async def open_embedding(settings: Settings) -> AsyncIterator[EmbeddingModel]:
     """The embedder process, by its socket or address; it is not contacted before the first text."""
+    from pharos.providers.embedder.client import EmbedderClient  # numpy and HTTP, which most commands do not need
+
     client = EmbedderClient(settings)
     try:
         yield client
