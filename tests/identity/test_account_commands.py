@@ -65,6 +65,11 @@ def can_sign_in(login: str, password: str = PASSWORD) -> bool:
     return asyncio.run(work())
 
 
+def who_is_listed() -> dict[str, bool]:
+    """Everybody by address, and whether they are shown as disabled."""
+    return {person["email"]: person["disabled"] for person in json.loads(run("user", "list", "--json").stdout)}
+
+
 def show(email: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(run("user", "show", email, "--json").stdout)
     return found
@@ -113,8 +118,10 @@ def test_an_operator_can_look_somebody_up_by_address(chief: str) -> None:
 def test_somebody_is_locked_out_and_let_in_again(chief: str, database: str) -> None:
     assert "cannot sign in" in run("user", "disable", chief).stdout
     assert not can_sign_in(chief)
+    assert who_is_listed() == {CHIEF: False, chief: True}
     run("user", "enable", chief)
     assert can_sign_in(chief)
+    assert who_is_listed() == {CHIEF: False, chief: False}
     with psycopg.connect(database) as connection:
         connection.execute("update users set locked_until = now() + interval '1 minute'")
     assert show(chief)["locked_until"] is not None

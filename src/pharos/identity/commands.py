@@ -12,10 +12,11 @@ from pharos.identity.change_password import set_password
 from pharos.identity.lockout import unlock
 from pharos.identity.models import Membership, User
 from pharos.identity.passwords import check_new_password, hash_apart
+from pharos.identity.people import Person, list_people
 from pharos.identity.principal import operator
 from pharos.identity.setup import NewPerson, add_admin, is_taken, issue_setup_link
 from pharos.identity.sign_in import normal_email
-from pharos.identity.tenants import ensure_default_tenant, find_tenant
+from pharos.identity.tenants import as_operator, ensure_default_tenant, find_tenant
 from pharos.infra.errors import Invalid
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, TenantSlug, echo_json, echo_line, echo_table, run_async
@@ -108,23 +109,24 @@ async def save_admin(runtime: Runtime, person: NewPerson, *, tenant: str) -> boo
 def list_users(tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
     """People of a tenant."""
 
-    async def work() -> list[dict[str, object]]:
-        async with open_runtime(Settings()) as runtime:
-            tenant_id = await find_tenant(runtime, tenant)
-            people = select(User, Membership).join(Membership, Membership.user_id == User.id).order_by(User.email)
-            async with runtime.db.transaction(tenant_id) as session:
-                return [
-                    {
-                        "email": row.User.email,
-                        "name": row.User.name,
-                        "platform_role": row.Membership.platform_role,
-                        "org_position": row.Membership.org_position,
-                        "disabled": row.User.disabled_at is not None,
-                    }
-                    for row in await session.execute(people)
-                ]
+    async def work() -> list[Person]:
+        async with as_operator(tenant) as (runtime, me), runtime.db.transaction(me.tenant_id) as session:
+            found, after = await list_people(session)
+            while after is not None:
+                more, after = await list_people(session, after=after)
+                found += more
+            return found
 
-    people = run_async(work())
+    people = [
+        {
+            "email": person.email,
+            "name": person.name,
+            "platform_role": person.platform_role,
+            "org_position": person.org_position,
+            "disabled": person.is_disabled,
+        }
+        for person in run_async(work())
+    ]
     if as_json:
         echo_json(people)
     else:
