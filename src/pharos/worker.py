@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.identity import tasks as identity_tasks
-from pharos.identity.audit_seals import BATCH, seal_audit
+from pharos.identity.audit_seals import BATCH, seal_logs
 from pharos.identity.sessions import sweep_sessions
 from pharos.identity.tenants import list_tenants, remove_abandoned_tenants
 from pharos.infra import jobs
@@ -108,13 +108,13 @@ async def sweep(runtime: Runtime) -> None:
 
 
 async def seal(runtime: Runtime) -> int:
-    """Seal what every tenant's audit log gained; returns how many entries."""
+    """Seal what every tenant's audit log and security events gained; returns how many entries."""
     sealed = 0
     for tenant_id in await tenant_ids(runtime):
         count = BATCH
         while count == BATCH:
             async with runtime.db.transaction(tenant_id) as session:
-                count = await seal_audit(session, tenant_id)
+                count = await seal_logs(session, tenant_id)
             sealed += count
     return sealed
 

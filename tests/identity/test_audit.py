@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import ProgrammingError
 from tests.make import MadeTenant
 from typer.testing import CliRunner, Result
@@ -20,8 +20,9 @@ from typer.testing import CliRunner, Result
 from pharos import worker
 from pharos.cli import app
 from pharos.identity.audit import record_audit
-from pharos.identity.audit_seals import ChainReport, Head, seal_audit, verify_audit
+from pharos.identity.audit_seals import ChainReport, Head, seal_logs, verify_audit
 from pharos.identity.principal import Principal
+from pharos.identity.security import record_security_event
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.errors import Conflict
 from pharos.runtime import Runtime
@@ -35,7 +36,7 @@ async def write_entries(runtime: Runtime, principal: Principal, *actions: str) -
 
 async def seal(runtime: Runtime, tenant: MadeTenant) -> int:
     async with runtime.db.transaction(tenant.id) as session:
-        return await seal_audit(session, tenant.id)
+        return await seal_logs(session, tenant.id)
 
 
 async def verify(runtime: Runtime, tenant: MadeTenant, *, noted: Head | None = None) -> ChainReport:
@@ -106,6 +107,45 @@ async def test_a_breach_is_found_and_the_first_bad_entry_named(
     assert re.search(said, found.fault or "")
     if "delete from audit_seals" not in breach:
         assert (found.bad_entry, found.sealed) == (bad_entry, 2)
+
+
+@pytest.mark.contract("AU-01", part="hash chain: security events too")
+@pytest.mark.parametrize(
+    ("breach", "said"),
+    [
+        ("update security_events set severity = 'low' where subject = 'c'", "Security event .* was altered"),
+        ("update security_events set created_at = created_at - interval '1 day' where subject = 'c'", "was altered"),
+        ("delete from security_events where subject = 'c'", "Security event .* was removed"),
+        ("update audit_seals set log = 'audit' where log = 'security'", "of seal 6 was removed"),
+    ],
+)
+async def test_security_events_are_sealed_in_the_same_chain(
+    runtime: Runtime, database_urls: DatabaseUrls, sealed: MadeTenant, breach: str, said: str
+) -> None:
+    for subject in "bcd":
+        async with runtime.db.transaction(sealed.id) as session:
+            await record_security_event(
+                session, sealed.id, event_type="token_reuse_detected", severity="critical", subject=subject
+            )
+    await write_entries(runtime, sealed.admin, "thing.f")
+    assert (await verify(runtime, sealed)).waiting == 4
+    assert [await seal(runtime, sealed), await seal(runtime, sealed)] == [4, 0]
+    whole = await verify(runtime, sealed)
+    assert (whole.sealed, whole.waiting, whole.fault) == (9, 0, None)
+    as_owner(database_urls, sealed, breach)
+    found = await verify(runtime, sealed)
+    assert re.search(said, found.fault or "")
+    assert found.sealed == (5 if "audit_seals" in breach else 6)
+
+
+async def test_for_a_tenant_to_whom_nothing_happened_one_statement_is_enough(
+    runtime: Runtime, sealed: MadeTenant
+) -> None:
+    asked: list[str] = []
+    engine = runtime.db.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", lambda *values: asked.append(values[2]))
+    await seal(runtime, sealed)
+    assert len([query for query in asked if "audit_seals" in query]) == 1
 
 
 async def test_only_a_noted_head_shows_that_the_newest_entries_went_with_their_seals(

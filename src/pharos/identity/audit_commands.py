@@ -1,4 +1,4 @@
-"""`pharos audit` and `pharos security`: what was done, whether the log of it is whole, what looked like an attack."""
+"""`pharos audit` and `pharos security`: what was done, whether the logs are whole, what looked like an attack."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the audit log with its seals; ends as a conflict when something was removed or altered.
+    """Compare the audit log and the security events with their seals; ends as a conflict when one does not fit.
 
     Note the printed heads elsewhere: only a noted head shows that the newest entries were removed with their seals.
     """
@@ -87,7 +87,7 @@ def verify(
             _say(slug, report)
     broken = [slug for slug, report in reports.items() if report.fault]
     if broken:
-        raise Conflict(f"The audit log of {', '.join(broken)} is not what was sealed.", code="audit_altered")
+        raise Conflict(f"The log of {', '.join(broken)} is not what was sealed.", code="audit_altered")
 
 
 async def _verify(slug: str | None, noted: Head | None) -> dict[str, ChainReport]:

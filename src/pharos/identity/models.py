@@ -253,13 +253,17 @@ class AuditEntry(Table):
 
 
 class AuditSeal(Table):
-    """A link of a tenant's chain: the hash of the seal before it and of one entry; rows are only added."""
+    """A link of a tenant's chain: the hash of the seal before it and of one entry of a log; rows are only added."""
 
     __tablename__ = "audit_seals"
-    __table_args__ = (UniqueConstraint("tenant_id", "entry_id"),)
+    __table_args__ = (
+        CheckConstraint("log in ('audit', 'security')", name="log"),
+        UniqueConstraint("tenant_id", "log", "entry_id"),
+    )
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    log: Mapped[str] = mapped_column(Text)
     entry_id: Mapped[UUID]
     hash: Mapped[bytes] = mapped_column(LargeBinary)
     sealed_at: Mapped[datetime] = mapped_column(server_default=NOW)

@@ -191,11 +191,13 @@ TABLES = (
     create table audit_seals (
         tenant_id uuid not null,
         number bigint not null,
+        log text not null,
         entry_id uuid not null,
         hash bytea not null,
         sealed_at timestamptz default now() not null,
         constraint pk_audit_seals primary key (tenant_id, number),
-        constraint uq_audit_seals_tenant_id_entry_id unique (tenant_id, entry_id),
+        constraint uq_audit_seals_tenant_id_log_entry_id unique (tenant_id, log, entry_id),
+        constraint ck_audit_seals_log check (log in ('audit', 'security')),
         constraint fk_audit_seals_tenant_id_tenants foreign key (tenant_id)
             references tenants (id)
     )
