@@ -1,0 +1,168 @@
+"""The pages of administration and account over HTTP: who gets in, that names are text, that other tenants stay out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from sqlalchemy import update
+from tests.conftest import open_client
+from tests.make import MadeTenant, make_document, make_group, make_person, make_project, make_tenant
+from tests.web.test_pages import BROWSER
+
+from pharos.access import grants, shares
+from pharos.chat.answer import answer_question, gather_answer
+from pharos.chat.shared import request_share
+from pharos.identity import api_keys, tenant_secrets
+from pharos.identity.audit import record_audit
+from pharos.identity.current import COOKIE
+from pharos.identity.departments import create_department
+from pharos.identity.groups import create_group
+from pharos.identity.invitations import Invited, invite
+from pharos.identity.models import User
+from pharos.identity.principal import Principal
+from pharos.identity.security import record_security_event
+from pharos.identity.sign_in import Origin, open_session
+from pharos.infra.ids import ConversationId, DocumentId, new_id
+from pharos.library.ingest import ingest_documents
+from pharos.runtime import Runtime
+from pharos.web.admin_pages import SECTIONS
+
+HOSTILE = "\"><img src=x onerror=alert(1)>'{{ 7*7 }}"
+SECTION_PATHS = [f"/admin/{section}" for section in SECTIONS]
+
+
+@asynccontextmanager
+async def browser_of(runtime: Runtime, person: Principal) -> AsyncIterator[httpx.AsyncClient]:
+    issued = await open_session(runtime, person, origin=Origin(agent=HOSTILE))
+    async with open_client(runtime) as client:
+        client.headers.update(BROWSER)
+        client.cookies.set(COOKIE, issued.session_token)
+        yield client
+
+
+async def furnish(runtime: Runtime, house: MadeTenant, name: str) -> dict[str, Any]:
+    """One of everything the pages list, called `name` wherever a name is free; gives the ids of what has a page."""
+    admin = house.admin
+    person = await make_person(runtime.db, house.id)
+    project_id = await make_project(runtime.db, admin, name=name)
+    note = await make_document(runtime, admin, project_id, name="note.txt")
+    await ingest_documents(runtime, house.id, [DocumentId(note.id)])
+    question = f"{name} Where was the lighthouse of Alexandria built?"
+    answer = await gather_answer(answer_question(runtime, admin, project_id=project_id, question=question))
+    await invite(runtime, admin, Invited(email=f"guest-{new_id().hex}@example.org", name=name))
+    async with runtime.db.transaction(house.id) as session:
+        await session.execute(update(User).where(User.id == person.user_id).values(name=name))
+        await create_department(session, admin, name=name)
+        group = await create_group(session, admin, name=name)
+        await session.flush()
+        await grants.give(session, admin, project_id=project_id, kind="group", grantee_id=group.id, tier="use")
+        await api_keys.create_key(session, admin, name=name, scopes=["read"], user_id=None, expires_in_days=1)
+        await tenant_secrets.save_tenant_secret(
+            session, runtime.vault, admin, kind="llm", name="k", value="sk-12345678"
+        )
+        await record_audit(session, admin, action="test.done", subject=name, name={"old": name, "new": [name]})
+        await record_security_event(session, house.id, event_type=name, severity="low", subject=name, agent=name)
+        asked = await request_share(
+            session, admin, conversation_id=ConversationId(answer.conversation_id), message=name
+        )
+        _, token = await shares.approve(session, admin, request_id=asked.id, days=1)
+        await request_share(session, admin, conversation_id=ConversationId(answer.conversation_id), message=name)
+    return {"person": person.user_id, "project": project_id, "group": group.id, "token": token}
+
+
+def pages_of(ids: dict[str, Any]) -> list[str]:
+    own = ["/account", f"/projects/{ids['project']}/people", f"/projects/{ids['project']}", f"/share/{ids['token']}"]
+    return [*SECTION_PATHS, f"/admin/people/{ids['person']}", f"/admin/groups/{ids['group']}", *own]
+
+
+async def test_every_page_answers_and_whatever_a_name_says_is_text(runtime: Runtime, tenant: MadeTenant) -> None:
+    ids = await furnish(runtime, tenant, HOSTILE)
+    async with browser_of(runtime, tenant.admin) as browser:
+        for path in pages_of(ids):
+            reply = await browser.get(path)
+            assert reply.status_code == 200, path
+            assert "onerror=alert" in reply.text or path == "/admin/secrets", path
+            assert "<img" not in reply.text, path
+            assert "&#39;49" not in reply.text, path
+
+
+async def test_no_page_shows_a_row_of_another_tenant(runtime: Runtime, tenant: MadeTenant) -> None:
+    ids = await furnish(runtime, tenant, "Ours")
+    other = await make_tenant(runtime.db)
+    foreign = await furnish(runtime, other, "Theirs-alone")
+    async with browser_of(runtime, tenant.admin) as browser:
+        for path in pages_of(ids):
+            assert "Theirs-alone" not in (await browser.get(path)).text, path
+        for path in (f"/admin/people/{foreign['person']}", f"/admin/groups/{foreign['group']}"):
+            assert (await browser.get(path)).status_code == 404
+        assert (await browser.get(f"/projects/{foreign['project']}/people")).status_code == 404
+
+
+@pytest.mark.parametrize("platform_role", ["none", "engineer"])
+async def test_who_does_not_administrate_gets_the_page_that_says_so(
+    runtime: Runtime, tenant: MadeTenant, platform_role: Any
+) -> None:
+    someone = await make_person(runtime.db, tenant.id, platform_role=platform_role)
+    group_id = await make_group(runtime.db, tenant_id=tenant.id)
+    async with browser_of(runtime, someone) as browser:
+        for path in (*SECTION_PATHS, f"/admin/people/{someone.user_id}", f"/admin/groups/{group_id}"):
+            reply = await browser.get(path)
+            assert reply.status_code == 403, path
+            assert "Not allowed" in reply.text
+        assert "/admin" not in (await browser.get("/")).text
+
+
+async def test_nobody_is_led_to_the_sign_in_page(client: httpx.AsyncClient) -> None:
+    for path in (*SECTION_PATHS, f"/admin/people/{new_id()}", f"/admin/groups/{new_id()}", "/account"):
+        reply = await client.get(path, headers=BROWSER)
+        assert reply.status_code == 303, path
+        assert reply.headers["location"].startswith("/sign-in?next="), path
+
+
+async def test_a_manager_sees_their_departments_groups_and_nothing_else(runtime: Runtime, tenant: MadeTenant) -> None:
+    async with runtime.db.transaction(tenant.id) as session:
+        works = await create_department(session, tenant.admin, name="Works")
+        sales = await create_department(session, tenant.admin, name="Sales")
+        own = await create_group(session, tenant.admin, name="Night shift", department_id=works.id)
+        theirs = await create_group(session, tenant.admin, name="Door to door", department_id=sales.id)
+        everybodys = await create_group(session, tenant.admin, name="Choir")
+    place: dict[str, Any] = {"org_position": "manager", "department_id": works.id}
+    manager = await make_person(runtime.db, tenant.id, **place)
+    colleague = await make_person(runtime.db, tenant.id, department_id=works.id)
+    outsider = await make_person(runtime.db, tenant.id, department_id=sales.id)
+    async with browser_of(runtime, manager) as browser:
+        assert "/admin/organisation" in (await browser.get("/")).text
+        page = (await browser.get("/admin/organisation")).text
+        assert "Night shift" in page
+        for hidden in ("Door to door", "Choir", "Sales", "/admin/people", 'action="/departments"'):
+            assert hidden not in page, hidden
+        members = (await browser.get(f"/admin/groups/{own.id}")).text
+        assert colleague.name in members
+        assert outsider.name not in members
+        for other in (theirs.id, everybodys.id):
+            assert (await browser.get(f"/admin/groups/{other}")).status_code == 404
+        for path in ("/admin/people", "/admin/audit", f"/admin/people/{colleague.user_id}"):
+            assert (await browser.get(path)).status_code == 403
+
+
+async def test_an_address_that_holds_nonsense_is_answered_with_a_page(runtime: Runtime, tenant: MadeTenant) -> None:
+    async with browser_of(runtime, tenant.admin) as browser:
+        for path in ("/admin/people/nobody", "/admin/security?severity=none", "/admin/audit?before=x"):
+            reply = await browser.get(path)
+            assert reply.status_code == 422, path
+            assert reply.text.startswith("<!doctype html>")
+        for path in (f"/admin/people/{UUID(int=0)}", f"/admin/groups/{UUID(int=0)}"):
+            assert (await browser.get(path)).status_code == 404
+
+
+async def test_what_a_form_of_a_filter_brings_back_may_be_empty(runtime: Runtime, tenant: MadeTenant) -> None:
+    async with browser_of(runtime, tenant.admin) as browser:
+        for path in ("/admin/audit?actor=&action=", "/admin/security?event_type=&severity=low", "/admin/people?q="):
+            assert (await browser.get(path)).status_code == 200, path
+        found = await browser.get("/admin/security?event_type=API key created&severity=low")
+        assert "Nothing found" in found.text
