@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
 from datetime import timedelta
 from typing import Any
@@ -54,6 +55,13 @@ async def pass_time(runtime: Runtime, tenant: MadeTenant, by: timedelta) -> None
     """All that was issued in a tenant is older by so much."""
     async with runtime.db.transaction(tenant.id) as session:
         await session.execute(update(OneTimeToken).values(expires_at=OneTimeToken.expires_at - by))
+
+
+async def test_a_mailed_link_outlives_a_rotated_secret(runtime: Runtime, member: Principal) -> None:
+    token = await magic_token(runtime, member)
+    rotated = Settings(_env_file=None, **(runtime.settings.model_dump() | {"secret_key": secrets.token_hex(32)}))
+    async with open_client(make_runtime(rotated, runtime.db)) as client:
+        assert (await client.post(VERIFY, json={"token": token})).status_code == 200
 
 
 @pytest.mark.contract("ID-11")

@@ -103,7 +103,7 @@ async def approve_share_request(
 ) -> schemas.ApprovedShare:
     """The link, shown once. It opens the conversation as it is now, and questions in its project."""
     async with runtime.db.transaction(principal.tenant_id) as session:
-        link, token = await shares.approve(session, principal, runtime.settings, request_id=request_id, days=body.days)
+        link, token = await shares.approve(session, principal, request_id=request_id, days=body.days)
     return schemas.ApprovedShare(url=shares.share_url(runtime.settings, token), expires_at=link.expires_at)
 
 

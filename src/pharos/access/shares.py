@@ -1,7 +1,7 @@
 """Sharing a conversation with somebody who has no account: asked by its owner, decided by an administrator.
 
 The link opens the conversation as it was when it was approved, and questions in its project with at most `use`. It
-ends, can be taken back, and counts how often it was opened; only a keyed hash of it is stored.
+ends, can be taken back, and counts how often it was opened; only a hash of it is stored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pharos.identity.audit import record_audit
 from pharos.identity.models import User
 from pharos.identity.people import require_administrator
 from pharos.identity.principal import Principal
-from pharos.identity.tokens import tenant_of, token_hash, token_hashes
+from pharos.identity.tokens import link_hash, tenant_of
 from pharos.infra.errors import Conflict, Invalid, NotFound, NotSignedIn
 from pharos.infra.ids import ConversationId, ProjectId, TenantId, new_id
 from pharos.infra.limits import SHARE_LINK, ip_subject
@@ -133,7 +133,7 @@ async def list_requests(
 
 
 async def approve(
-    session: AsyncSession, principal: Principal, settings: Settings, *, request_id: UUID, days: int = DEFAULT_DAYS
+    session: AsyncSession, principal: Principal, *, request_id: UUID, days: int = DEFAULT_DAYS
 ) -> tuple[ShareToken, str]:
     """Let a request pass: the link's row, and its token, which is never seen again.
 
@@ -150,7 +150,7 @@ async def approve(
         request_id=request.id,
         project_id=request.project_id,
         conversation_id=request.conversation_id,
-        token_hash=token_hash(settings, token),
+        token_hash=link_hash(token),
         expires_at=now + timedelta(days=days),
         uses=0,
     )
@@ -198,7 +198,7 @@ async def open_link(runtime: Runtime, token: str, *, ip: str, is_visit: bool) ->
     except NotSignedIn as error:
         raise NO_LINK from error
     holds = (
-        ShareToken.token_hash.in_(token_hashes(runtime.settings, token)),
+        ShareToken.token_hash == link_hash(token),
         ShareToken.revoked_at.is_(None),
         ShareToken.expires_at > func.now(),
     )

@@ -17,9 +17,9 @@ from pharos.identity.one_time import (
     use_one_time,
     void_one_time,
 )
-from pharos.identity.places import end_sessions_everywhere
-from pharos.identity.recognise import SignedIn
+from pharos.identity.recognise import SignedIn, forget_person
 from pharos.identity.security import record_security_event
+from pharos.identity.sessions import end_sessions
 from pharos.identity.setup import check_email
 from pharos.identity.sign_in import Origin, as_principal, normal_email, prove_by_password
 from pharos.infra.errors import Invalid, NotAllowed, NotSignedIn
@@ -53,7 +53,7 @@ async def request_email_change(
         if (await session.execute(select(exists().where(User.email == new_email)))).scalar_one():
             return
         token = await issue_one_time(
-            session, runtime.settings, tenant_id=me.tenant_id, purpose="email_change", email=new_email,
+            session, tenant_id=me.tenant_id, purpose="email_change", email=new_email,
             user_id=me.user_id, old_email=me.name, session_id=str(signed_in.session_id),
         )  # fmt: skip
         letter = mail_texts.email_change(f"{runtime.settings.base_url}{CONFIRM_PATH}?token={token}")
@@ -67,7 +67,7 @@ async def request_email_change(
 async def look_at_email_change(runtime: Runtime, token: str) -> str:
     """The new address a link confirms; uses nothing up. Raises `BadLink`."""
     async with runtime.db.transaction(tenant_of_link(token)) as session:
-        row = await find_one_time(session, runtime.settings, purpose="email_change", token=token)
+        row = await find_one_time(session, purpose="email_change", token=token)
     if row is None:
         raise BadLink
     return row.email
@@ -80,7 +80,7 @@ async def confirm_email_change(runtime: Runtime, *, token: str, origin: Origin) 
     """
     tenant_id = tenant_of_link(token)
     async with runtime.db.transaction(tenant_id) as session:
-        row = await use_one_time(session, runtime.settings, purpose="email_change", token=token)
+        row = await use_one_time(session, purpose="email_change", token=token)
         old_email = str(row.detail["old_email"])
         holder = (
             select(User, Membership)
@@ -105,5 +105,6 @@ async def confirm_email_change(runtime: Runtime, *, token: str, origin: Origin) 
             subject=f"user:{row.user_id}", ip=origin.ip, agent=origin.agent,
         )  # fmt: skip
         await record_audit(session, person, action="email.changed", subject=f"user:{row.user_id}")
-    await end_sessions_everywhere(runtime, person, keep=UUID(str(row.detail["session_id"])))
+        await end_sessions(session, person, user_id=found.User.id, keep=UUID(str(row.detail["session_id"])))
+    forget_person(runtime, found.User.id)
     return row.email

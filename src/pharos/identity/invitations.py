@@ -102,7 +102,7 @@ async def withdraw_invitation(session: AsyncSession, principal: Principal, *, in
 async def look_at_invitation(runtime: Runtime, token: str) -> Seen:
     """What the page of an invitation shows; uses nothing up. Raises `BadLink`."""
     async with runtime.db.transaction(tenant_of_link(token)) as session:
-        row = await find_one_time(session, runtime.settings, purpose="invitation", token=token)
+        row = await find_one_time(session, purpose="invitation", token=token)
         if row is None:
             raise BadLink
         tenant = (await session.execute(select(Tenant.name).where(Tenant.id == row.tenant_id))).scalar_one()
@@ -124,7 +124,7 @@ async def accept_invitation(runtime: Runtime, *, token: str, name: str, password
         hashed = await hash_apart(password or "")
     tenant_id = tenant_of_link(token)
     async with runtime.db.transaction(tenant_id) as session:
-        row = await use_one_time(session, runtime.settings, purpose="invitation", token=token)
+        row = await use_one_time(session, purpose="invitation", token=token)
         user = (await session.execute(select(User).where(User.email == row.email))).scalar_one_or_none()
         is_new = user is None
         if user is None:
@@ -136,7 +136,7 @@ async def accept_invitation(runtime: Runtime, *, token: str, name: str, password
         if user.disabled_at is not None:
             raise BadLink
         place = await _join(session, tenant_id, user, row)
-        principal = as_principal(user, place)
+        principal = as_principal(user, place, proved_at=row.used_at)
         await void_one_time(session, email=row.email, purposes=("invitation",))
         await record_audit(session, principal, action="invitation.accepted", subject=f"user:{user.id}", is_new=is_new)
     return Accepted(principal=principal, is_new=is_new)
@@ -151,7 +151,7 @@ async def _store(  # noqa: PLR0917 - two parts of the world, who, and what
         raise Conflict("This person is here already.", code="already_member")
     await void_one_time(session, email=email, purposes=("invitation",))
     token = await issue_one_time(
-        session, settings, tenant_id=principal.tenant_id, purpose="invitation", email=email, name=invited.name,
+        session, tenant_id=principal.tenant_id, purpose="invitation", email=email, name=invited.name,
         platform_role=invited.platform_role, department_id=str(invited.department_id or ""),
         group_ids=[str(group_id) for group_id in invited.group_ids], invited_by=principal.name,
     )  # fmt: skip
@@ -163,7 +163,7 @@ async def _store(  # noqa: PLR0917 - two parts of the world, who, and what
     await queue_mail(
         session, vault, tenant_id=principal.tenant_id, recipient=email, subject=letter.subject, text=letter.text
     )
-    stored = await find_one_time(session, settings, purpose="invitation", token=token)
+    stored = await find_one_time(session, purpose="invitation", token=token)
     assert stored is not None
     await record_audit(
         session, principal, action="person.invited", subject=f"invitation:{stored.id}", role=invited.platform_role

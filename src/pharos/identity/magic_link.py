@@ -34,7 +34,7 @@ async def request_magic_link(
         return
     async with runtime.db.transaction(person.tenant_id) as session:
         token = await issue_one_time(
-            session, runtime.settings, tenant_id=person.tenant_id, purpose="magic_link", email=person.name,
+            session, tenant_id=person.tenant_id, purpose="magic_link", email=person.name,
             user_id=person.user_id, next=safe_next(next_path),
         )  # fmt: skip
         letter = mail_texts.magic_link(f"{runtime.settings.base_url}{LINK_PATH}?token={token}")
@@ -51,7 +51,7 @@ async def request_magic_link(
 async def look_at_magic_link(runtime: Runtime, token: str) -> tuple[str, str]:
     """The address a link signs in and where it leads then; uses nothing up. Raises `BadLink`."""
     async with runtime.db.transaction(tenant_of_link(token)) as session:
-        row = await find_one_time(session, runtime.settings, purpose="magic_link", token=token)
+        row = await find_one_time(session, purpose="magic_link", token=token)
     if row is None:
         raise BadLink
     return row.email, str(row.detail["next"])
@@ -61,7 +61,7 @@ async def use_magic_link(runtime: Runtime, token: str, *, origin: Origin) -> tup
     """Whose link this is and where it leads; it and its sisters work no more. Raises `BadLink`."""
     tenant_id = tenant_of_link(token)
     async with runtime.db.transaction(tenant_id) as session:
-        row = await use_one_time(session, runtime.settings, purpose="magic_link", token=token)
+        row = await use_one_time(session, purpose="magic_link", token=token)
         # The address counts too: after a change of address an older link leads nowhere.
         holder = (
             select(User, Membership)
@@ -77,4 +77,4 @@ async def use_magic_link(runtime: Runtime, token: str, *, origin: Origin) -> tup
             session, tenant_id, event_type="magic_link_verified", severity="low", user_id=row.user_id,
             subject=f"user:{row.user_id}", ip=origin.ip, agent=origin.agent,
         )  # fmt: skip
-    return as_principal(found.User, found.Membership), str(row.detail["next"])
+    return as_principal(found.User, found.Membership, proved_at=row.used_at), str(row.detail["next"])

@@ -13,10 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pharos.identity.models import OneTimeToken, Tenant
 from pharos.identity.security import record_security_event
 from pharos.identity.sign_in import Origin
-from pharos.identity.tokens import tenant_of, token_hash, token_hashes
+from pharos.identity.tokens import link_hash, tenant_of
 from pharos.infra.errors import NotSignedIn
 from pharos.infra.ids import TenantId, new_id
-from pharos.infra.settings import Settings
 from pharos.runtime import Runtime
 
 Purpose = Literal["magic_link", "password_reset", "invitation", "email_change"]
@@ -49,7 +48,6 @@ def tenant_of_link(token: str) -> TenantId:
 
 async def issue_one_time(
     session: AsyncSession,
-    settings: Settings,
     *,
     tenant_id: TenantId,
     purpose: Purpose,
@@ -69,7 +67,7 @@ async def issue_one_time(
             purpose=purpose,
             email=email,
             user_id=user_id,
-            token_hash=token_hash(settings, token),
+            token_hash=link_hash(token),
             detail=detail,
             expires_at=datetime.now(UTC) + LIFE[purpose],
         )
@@ -78,18 +76,14 @@ async def issue_one_time(
     return token
 
 
-async def find_one_time(
-    session: AsyncSession, settings: Settings, *, purpose: Purpose, token: str
-) -> OneTimeToken | None:
+async def find_one_time(session: AsyncSession, *, purpose: Purpose, token: str) -> OneTimeToken | None:
     """The row of a token that would work now; uses nothing up."""
-    return (
-        await session.execute(select(OneTimeToken).where(_still_good(settings, purpose, token)))
-    ).scalar_one_or_none()
+    return (await session.execute(select(OneTimeToken).where(_still_good(purpose, token)))).scalar_one_or_none()
 
 
-async def use_one_time(session: AsyncSession, settings: Settings, *, purpose: Purpose, token: str) -> OneTimeToken:
+async def use_one_time(session: AsyncSession, *, purpose: Purpose, token: str) -> OneTimeToken:
     """Use a token up: of several who come with it at once, one gets the row. Raises `BadLink`."""
-    use = update(OneTimeToken).where(_still_good(settings, purpose, token)).values(used_at=func.now())
+    use = update(OneTimeToken).where(_still_good(purpose, token)).values(used_at=func.now())
     row = (await session.execute(use.returning(OneTimeToken))).scalar_one_or_none()
     if row is None:
         raise BadLink
@@ -115,9 +109,9 @@ async def record_bad_link(runtime: Runtime, token: str, *, purpose: Purpose, ori
             )
 
 
-def _still_good(settings: Settings, purpose: Purpose, token: str) -> ColumnElement[bool]:
+def _still_good(purpose: Purpose, token: str) -> ColumnElement[bool]:
     return and_(
-        OneTimeToken.token_hash.in_(token_hashes(settings, token)),
+        OneTimeToken.token_hash == link_hash(token),
         OneTimeToken.purpose == purpose,
         OneTimeToken.used_at.is_(None),
         OneTimeToken.expires_at > func.now(),

@@ -17,7 +17,8 @@ from pharos.identity.one_time import (
     void_one_time,
 )
 from pharos.identity.passwords import check_new_password, hash_apart
-from pharos.identity.places import end_sessions_everywhere, find_place
+from pharos.identity.places import find_place
+from pharos.identity.recognise import forget_person
 from pharos.identity.security import record_security_event
 from pharos.identity.sign_in import Origin, as_principal
 from pharos.infra.mail import queue_mail
@@ -33,7 +34,7 @@ async def request_password_reset(runtime: Runtime, *, email: str, origin: Origin
         return
     async with runtime.db.transaction(person.tenant_id) as session:
         token = await issue_one_time(
-            session, runtime.settings, tenant_id=person.tenant_id, purpose="password_reset", email=person.name,
+            session, tenant_id=person.tenant_id, purpose="password_reset", email=person.name,
             user_id=person.user_id,
         )  # fmt: skip
         letter = mail_texts.password_reset(f"{runtime.settings.base_url}{RESET_PATH}?token={token}")
@@ -50,7 +51,7 @@ async def request_password_reset(runtime: Runtime, *, email: str, origin: Origin
 async def look_at_password_reset(runtime: Runtime, token: str) -> str:
     """The address a link is for; uses nothing up. Raises `BadLink`."""
     async with runtime.db.transaction(tenant_of_link(token)) as session:
-        row = await find_one_time(session, runtime.settings, purpose="password_reset", token=token)
+        row = await find_one_time(session, purpose="password_reset", token=token)
     if row is None:
         raise BadLink
     return row.email
@@ -66,7 +67,7 @@ async def reset_password(runtime: Runtime, *, token: str, password: str, origin:
     hashed = await hash_apart(password)
     tenant_id = tenant_of_link(token)
     async with runtime.db.transaction(tenant_id) as session:
-        row = await use_one_time(session, runtime.settings, purpose="password_reset", token=token)
+        row = await use_one_time(session, purpose="password_reset", token=token)
         holder = (
             select(User, Membership)
             .join(Membership, Membership.user_id == User.id)
@@ -83,4 +84,4 @@ async def reset_password(runtime: Runtime, *, token: str, password: str, origin:
         await queue_mail(
             session, runtime.vault, tenant_id=tenant_id, recipient=row.email, subject=letter.subject, text=letter.text
         )
-    await end_sessions_everywhere(runtime, person)
+    forget_person(runtime, found.User.id)

@@ -119,6 +119,12 @@ def api_key_hash(key: str) -> str:
     return hashlib.sha256(f"api-key:{key}".encode()).hexdigest()
 
 
+def link_hash(token: str) -> str:
+    """What is stored of the token in a mail or a share link. Not keyed, as with API keys: links that are on their way
+    or with a guest outlive a rotation."""
+    return hashlib.sha256(f"link:{token}".encode()).hexdigest()
+
+
 def tenant_of(token: str, *, prefix: str = SESSION_PREFIX) -> TenantId:
     """Where an opaque token belongs. Raises `NotSignedIn` when it is none of this kind."""
     found, _, rest = token.partition("_")
