@@ -12,10 +12,11 @@ from tests.postgres import Server
 from pharos.access.models import Project
 from pharos.identity.models import AuditEntry, Membership
 from pharos.identity.principal import Principal
-from pharos.infra.database_roles import DatabaseUrls, refuse_unsafe_role
+from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.db import Database
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict
+from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.ids import new_id
 from pharos.tables import metadata
 
@@ -103,31 +104,46 @@ def test_the_start_refuses_a_role_that_could_look_over_the_fence(
 
 @pytest.mark.contract("AC-09")
 @pytest.mark.parametrize(
-    ("hole", "code"),
+    "hole",
     [
-        ("alter table passages no force row level security", "table_without_fence"),
-        ("alter table passages disable row level security", "table_without_fence"),
-        ("drop policy tenant_fence on passages", "table_without_fence"),
-        ("create table forgotten (tenant_id uuid)", "table_without_fence"),
-        ("create policy hole on tenants_rows using (true)", "fence_leaks"),
+        "alter table passages no force row level security",
+        "alter table passages disable row level security",
+        "drop policy tenant_fence on passages",
+        "create table forgotten (tenant_id uuid)",
+        "alter policy tenant_fence on passages using (true)",
+        "create policy hole on passages using (true)",
+        "alter policy own_memberships on memberships using (true)",
     ],
 )
-def test_the_start_refuses_a_hole_in_the_fence(database_server: Server, hole: str, code: str) -> None:
+def test_the_start_refuses_a_hole_in_the_fence(database_server: Server, hole: str) -> None:
     name = f"test_hole_{new_id().hex[-12:]}"
     urls = database_server.clone(name)
     try:
         with psycopg.connect(urls.migrator, autocommit=True) as connection:
             connection.execute(f"set role {urls.owner_role}")
-            if code == "fence_leaks":
-                connection.execute("insert into tenants (id, slug, name) values (gen_random_uuid(), 'a', 'A')")
-                connection.execute(
-                    "create table tenants_rows (tenant_id uuid); insert into tenants_rows select id from tenants;"
-                    "alter table tenants_rows enable row level security, force row level security;"
-                    "create policy tenant_fence on tenants_rows using (tenant_id is null)"
-                )
             connection.execute(hole)
         with pytest.raises(Conflict) as refusal:
             refuse_unsafe_role(urls.app)
-        assert refusal.value.code == code
+        assert refusal.value.code == "table_without_fence"
+    finally:
+        database_server.drop(name)
+
+
+@pytest.mark.contract("AC-09")
+def test_the_start_refuses_a_database_that_names_a_tenant_by_itself(database_server: Server) -> None:
+    name, tenant_id = f"test_hole_{new_id().hex[-12:]}", new_id()
+    urls = database_server.clone(name)
+    try:
+        with psycopg.connect(urls.migrator, autocommit=True) as connection:
+            connection.execute(f"set role {urls.owner_role}")
+            connection.execute(f"set pharos.tenant_id = '{tenant_id}'")
+            connection.execute("insert into tenants (id, slug, name) values (%s, 'a', 'A')", [tenant_id])
+            connection.execute("insert into groups (tenant_id, id, name) values (%s, %s, 'G')", [tenant_id, new_id()])
+        with psycopg.connect(database_server.admin_url, autocommit=True) as connection:
+            connection.execute(f"alter database {name} set pharos.tenant_id = '{tenant_id}'")
+        with pytest.raises(Conflict) as refusal:
+            refuse_unsafe_role(urls.app)
+        assert refusal.value.code == "fence_leaks"
+        assert "groups" in refusal.value.message
     finally:
         database_server.drop(name)

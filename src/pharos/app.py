@@ -27,8 +27,9 @@ from pharos.identity.routes import router as identity
 from pharos.identity.secret_routes import router as secrets
 from pharos.identity.setup import is_initialised
 from pharos.identity.sign_in_news import sign_in_upkeep
-from pharos.infra.database_roles import connection_urls, refuse_unsafe_role
+from pharos.infra.database_roles import connection_urls
 from pharos.infra.errors import NotFound, NotSignedIn, PharosError, Unavailable
+from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.http import EveryRequest, add_error_handlers, json_error, request_id_of
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings

@@ -11,8 +11,9 @@ from psycopg import sql
 from tests.postgres import PASSWORDS, Server
 
 from pharos.infra import database_roles
-from pharos.infra.database_roles import connection_urls, initialise_database, make_database, refuse_unsafe_role
+from pharos.infra.database_roles import connection_urls, initialise_database, make_database
 from pharos.infra.errors import Conflict, Invalid, Unavailable
+from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.ids import new_id
 from pharos.infra.secret_files import write_secret
 from pharos.infra.settings import Settings

@@ -19,6 +19,8 @@ HOLES = {
     "messages": "drop policy tenant_fence on messages",
     "projects": "create policy hole on projects using (true)",
     "groups": "alter policy tenant_fence on groups using (true)",
+    "memberships": "alter policy own_memberships on memberships using (true)",
+    "mails": "drop policy tenant_fence on mails; create policy tenant_fence on mails as restrictive using (true)",
     "forgotten": "create table forgotten (tenant_id uuid)",
 }
 

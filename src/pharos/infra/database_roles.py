@@ -1,4 +1,4 @@
-"""The five roles of a database, who may connect as whom, and the refusal to serve as a role that could see too much.
+"""The five roles of a database and who may connect as whom.
 
     <prefix>_owner     owns every table; nobody logs in as it
     <prefix>_migrator  becomes the owner while it migrates
@@ -134,57 +134,6 @@ def make_database(admin_url: str, *, database: str, passwords: dict[str, str]) -
         _prepare(connection, database)
 
 
-def refuse_unsafe_role(app_url: str) -> None:
-    """Refuse to serve when the database would not keep tenants apart (AC-09).
-
-    Asks the catalog as the app role itself: neither it nor any role it can become may be superuser, bypass row
-    security, or own a table of a tenant; every such table must have its fence forced; and a look without a tenant must
-    show nothing.
-    """
-    with psycopg.connect(app_url, autocommit=True) as connection:
-        name, is_super, bypasses = connection.execute(
-            "select current_user, bool_or(rolsuper), bool_or(rolbypassrls) from pg_roles "
-            "where pg_has_role(current_user, oid, 'member')"
-        ).fetchone() or ("?", True, True)
-        if is_super or bypasses:
-            raise Conflict(
-                f"The role {name} can bypass row-level security, so tenants would not be kept apart. Connect as the "
-                "app role that `pharos db init` makes.",
-                code="role_can_bypass",
-            )
-        owned = [row[0] for row in connection.execute(OWNED_TABLES)]
-        if owned:
-            raise Conflict(
-                f"The role {name} owns {', '.join(owned)} and could lift their fence. Run `pharos db init`.",
-                code="role_owns_tables",
-            )
-        unfenced = find_unfenced_tables(connection)
-        if unfenced:
-            raise Conflict(
-                f"Without a fence: {', '.join(unfenced)}. Run `pharos migrate --apply`; if it stays, do not serve.",
-                code="table_without_fence",
-            )
-        leaking = [table for table in _tenant_tables(connection) if _shows_rows(connection, table)]
-        if leaking:
-            raise Conflict(
-                f"{', '.join(leaking)} show rows to a session without a tenant. Do not serve; run `pharos db check`.",
-                code="fence_leaks",
-            )
-
-
-def find_unfenced_tables(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
-    """Tables with a tenant column that lack the policy, or where it is not enabled or not forced."""
-    return [str(row[0]) for row in connection.execute(UNFENCED_TABLES)]
-
-
-def _tenant_tables(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
-    return [str(row[0]) for row in connection.execute(TENANT_TABLES)]
-
-
-def _shows_rows(connection: psycopg.Connection[tuple[object, ...]], table: str) -> bool:
-    return connection.execute(sql.SQL("select 1 from {} limit 1").format(sql.Identifier(table))).fetchone() is not None
-
-
 def _check_server(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     major = connection.info.server_version // 10000
     if not MIN_SERVER <= major <= MAX_SERVER:
@@ -276,25 +225,3 @@ def _as_role(base: str, database: str, kind: str, passwords: dict[str, str]) -> 
 
 def _with_database(url: str, database: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{quote(database)}"))
-
-
-TENANT_TABLES = """
-    select c.relname from pg_class c
-    join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped
-    where c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace
-    order by 1
-    """
-OWNED_TABLES = """
-    select c.relname from pg_class c
-    join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped
-    where c.relkind in ('r', 'p') and pg_has_role(current_user, c.relowner, 'member')
-    order by 1
-    """
-UNFENCED_TABLES = """
-    select c.relname from pg_class c
-    join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped
-    where c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace
-      and (not c.relrowsecurity or not c.relforcerowsecurity
-           or not exists (select from pg_policy p where p.polrelid = c.oid and p.polname = 'tenant_fence'))
-    order by 1
-    """

@@ -18,8 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from pharos.identity.audit import record_audit
 from pharos.identity.principal import operator
 from pharos.identity.tenants import DEFAULT_SLUG, find_tenant
-from pharos.infra.database_roles import connection_urls, initialise_database, refuse_unsafe_role
+from pharos.infra.database_roles import connection_urls, initialise_database
 from pharos.infra.errors import Invalid, PharosError
+from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.secret_files import write_secret
 from pharos.infra.settings import Settings, is_secret, setting_error, unknown_variables
 from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table, run_async

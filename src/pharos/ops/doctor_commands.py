@@ -11,8 +11,9 @@ import typer
 
 from pharos.infra import embedded_postgres, migrate
 from pharos.infra.counts import CountsGone, RedisCounts
-from pharos.infra.database_roles import connection_urls, refuse_unsafe_role
+from pharos.infra.database_roles import connection_urls
 from pharos.infra.errors import Invalid, PharosError, Unavailable
+from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_table, run_async
 from pharos.ops.config_commands import read_settings

@@ -21,8 +21,9 @@ import psutil
 from pharos.identity.setup import is_initialised, issue_setup_link
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra import embedded_postgres, migrate, processes
-from pharos.infra.database_roles import connection_urls, initialise_database, refuse_unsafe_role
+from pharos.infra.database_roles import connection_urls, initialise_database
 from pharos.infra.errors import Conflict, PharosError, Unavailable
+from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings, child_environment
 from pharos.ops.listen import local_url
