@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -18,7 +19,9 @@ from tests.make import PASSWORD, MadeTenant, make_person, make_tenant
 from pharos.identity.models import Department, Group, GroupMember, Membership, User
 from pharos.identity.principal import Principal
 from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import LimitReached
 from pharos.infra.ids import new_id
+from pharos.infra.limits import INVITATION_USER
 from pharos.runtime import Runtime
 
 NOBODYS = "00000000-0000-7000-8000-000000000000"
@@ -213,6 +216,22 @@ async def test_who_was_shut_out_here_does_not_return_by_an_old_invitation(
     async with runtime.db.transaction(tenant.id) as session:
         session.add(Membership(tenant_id=tenant.id, user_id=stranger.user_id, disabled_at=datetime.now(UTC)))
     assert (await accept(guest, token)).status_code == 401
+
+
+async def test_invitations_are_limited_for_each_address_and_for_each_administrator(
+    as_admin: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant
+) -> None:
+    email = fresh_address()
+    assert [(await invite(as_admin, address)).status_code for address in (email,) * 3 + (email.upper(),)] == [
+        201, 201, 201, 429,
+    ]  # fmt: skip
+    assert (await invite(as_admin, fresh_address())).status_code == 201
+    for _ in range(INVITATION_USER.hits):
+        with suppress(LimitReached):
+            await runtime.limits.hit(INVITATION_USER, f"user:{tenant.admin.user_id}")
+    refused = await invite(as_admin, other := fresh_address())
+    assert (refused.status_code, refused.json()["error"]) == (429, "rate_limited")
+    assert await mails_to(runtime, tenant.id, other) == []
 
 
 async def test_the_mail_says_who_invites_and_to_what(

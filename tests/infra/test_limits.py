@@ -123,9 +123,6 @@ def test_only_the_general_and_the_model_limit_open_without_their_store(policy: P
     [
         pytest.param("inquiry.email", 60, marks=pytest.mark.contract("RL-05", part="the window of an address")),
         pytest.param("inquiry.ip", 20, marks=pytest.mark.contract("RL-05", part="the window of a place")),
-        pytest.param("invitation.ip", 60, marks=pytest.mark.contract("RL-06", part="the window")),
-        pytest.param("invitation.ip", 60, marks=pytest.mark.contract("RL-07", part="the window of adding")),
-        pytest.param("invitation.resend", 60, marks=pytest.mark.contract("RL-07", part="the window of resending")),
         pytest.param("upload", 5, marks=pytest.mark.contract("RL-08", part="the window")),
     ],
 )

@@ -48,6 +48,8 @@ from pharos.identity.routes import hand_out, session
 from pharos.identity.sign_in import normal_email
 from pharos.infra.errors import NotSignedIn
 from pharos.infra.limits import (
+    INVITATION_EMAIL,
+    INVITATION_USER,
     MAGIC_LINK_CONSUME,
     MAGIC_LINK_EMAIL,
     MAGIC_LINK_IP,
@@ -159,7 +161,9 @@ async def confirm_email(body: LinkUse, request: Request, runtime: CurrentRuntime
 
 @router.post("/invitations", status_code=201)
 async def invite(body: NewInvitation, principal: CurrentAdmin, runtime: CurrentRuntime) -> InvitationId:
-    """Invite somebody by mail; an older invitation of theirs is void."""
+    """Invite somebody by mail; an older invitation of theirs is void. Thirty an hour, three to one address."""
+    await runtime.limits.hit(INVITATION_USER, f"user:{principal.user_id}")
+    await runtime.limits.hit(INVITATION_EMAIL, f"email:{normal_email(body.email)}")
     invited = invitations.Invited(**body.model_dump())
     return InvitationId(id=await invitations.invite(runtime, principal, invited))
 

@@ -42,7 +42,7 @@ class Policy:
 # RL-01, RL-02: a knowledge base that nobody can ask is worse than one that somebody asks too often.
 GENERAL = Policy("general", 100, 60, "open")
 LLM = Policy("llm", 10, 60, "open")
-# F-34, F-32, RL-05 to RL-07: they keep passwords from being guessed and mailboxes from being filled.
+# F-34, F-32, RL-05: they keep passwords from being guessed and mailboxes from being filled.
 LOGIN = Policy("login", 5, 60, "local")
 REFRESH = Policy("refresh", 30, 60, "local")
 MAGIC_LINK_EMAIL = Policy("magic_link.email", 1, 60, "local")
@@ -53,8 +53,9 @@ PASSWORD_RESET = Policy("password.reset", 5, 3600, "local")
 EMAIL_CHANGE_EMAIL = Policy("email_change.email", 1, 60, "local")
 EMAIL_CHANGE_USER = Policy("email_change.user", 1, 60, "local")
 EMAIL_CHANGE_IP = Policy("email_change.ip", 1, 60, "local")
-INVITATION_IP = Policy("invitation.ip", 1, 60, "local")
-INVITATION_RESEND = Policy("invitation.resend", 1, 60, "local")
+# A whole department in one go, and a mistyped role put right; not a mailing.
+INVITATION_USER = Policy("invitation.user", 30, 3600, "local")
+INVITATION_EMAIL = Policy("invitation.email", 3, 3600, "local")
 INQUIRY_EMAIL = Policy("inquiry.email", 1, 60, "local")
 INQUIRY_IP = Policy("inquiry.ip", 1, 20, "local")
 SHARE_LINK = Policy("share.link", 30, 60, "local")
