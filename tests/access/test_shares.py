@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Any
 
@@ -71,6 +72,12 @@ async def test_a_request_waits_for_an_administrator_who_decides_once(
     assert (await as_admin.post(f"{decide}/reject")).status_code == 204
     assert (await as_admin.post(f"{decide}/approve", json={})).json()["error"] == "already_decided"
     assert (await ask(as_member, conversation)).status_code == 201
+
+
+async def test_of_two_requests_at_once_one_waits(as_member: httpx.AsyncClient, conversation: str) -> None:
+    answers = await asyncio.gather(*(ask(as_member, conversation) for _ in range(4)))
+    assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
+    assert {answer.json().get("error") for answer in answers} == {None, "share_pending"}
 
 
 async def test_only_ones_own_conversation_can_be_shared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import UUID
 
 import httpx
@@ -187,6 +188,18 @@ async def test_departments_and_groups_are_made_renamed_filled_and_removed(
     assert (await as_admin.get("/groups")).json() == {"groups": []}
     entry = await last_entry(db, tenant, "department.renamed")
     assert entry.detail == {"name": {"old": "Research", "new": "Studies"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [("/departments", "department_exists"), ("/groups", "group_exists"), ("/projects", "project_exists")],
+)
+async def test_of_several_who_take_a_name_at_once_one_gets_it(
+    as_admin: httpx.AsyncClient, path: str, code: str
+) -> None:
+    answers = await asyncio.gather(*(as_admin.post(path, json={"name": "Harbour"}) for _ in range(4)))
+    assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
+    assert {answer.json().get("error") for answer in answers} == {None, code}
 
 
 async def test_a_manager_manages_groups_of_their_own_department_only(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, Text, UniqueConstraint, func
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, Text, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pharos.infra.db import Table
@@ -99,6 +99,13 @@ class ShareRequest(Table):
         _project_key(),
         CheckConstraint("state in ('pending', 'approved', 'rejected')", name="state"),
         Index("ix_share_requests_state", "tenant_id", "state", "created_at"),
+        Index(
+            "uq_share_requests_pending",
+            "tenant_id",
+            "conversation_id",
+            unique=True,
+            postgresql_where=text("state = 'pending'"),
+        ),
     )
 
     tenant_id: Mapped[UUID] = mapped_column(primary_key=True)

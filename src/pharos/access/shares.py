@@ -22,6 +22,7 @@ from pharos.identity.models import User
 from pharos.identity.people import require_administrator
 from pharos.identity.principal import Principal
 from pharos.identity.tokens import link_hash, tenant_of
+from pharos.infra.database_errors import flush_unless_taken
 from pharos.infra.errors import Conflict, Invalid, NotFound, NotSignedIn
 from pharos.infra.ids import ConversationId, ProjectId, TenantId, new_id
 from pharos.infra.limits import SHARE_LINK, ip_subject
@@ -34,6 +35,7 @@ MAX_MESSAGE_CHARACTERS = 2000
 
 RequestState = Literal["pending", "approved", "rejected"]
 
+SHARE_PENDING = Conflict("This conversation waits for a decision already.", code="share_pending")
 NO_LINK = NotFound("This link opens nothing. Ask whoever sent it for a new one.", code="no_such_link")
 
 
@@ -95,7 +97,7 @@ async def ask_to_share(
         ShareRequest.conversation_id == conversation_id, ShareRequest.state == "pending"
     )
     if (await session.execute(waiting)).first() is not None:
-        raise Conflict("This conversation waits for a decision already.", code="share_pending")
+        raise SHARE_PENDING
     request = ShareRequest(
         tenant_id=principal.tenant_id,
         id=new_id(),
@@ -105,6 +107,7 @@ async def ask_to_share(
         message=message.strip()[:MAX_MESSAGE_CHARACTERS],
     )
     session.add(request)
+    await flush_unless_taken(session, SHARE_PENDING)
     subject = f"share_request:{request.id}"
     await record_audit(session, principal, action="share.requested", subject=subject, project_id=str(project_id))
     return request

@@ -12,6 +12,7 @@ from pharos.identity.audit import record_audit
 from pharos.identity.models import Department, Membership
 from pharos.identity.people import require_administrator
 from pharos.identity.principal import Principal
+from pharos.infra.database_errors import flush_unless_taken
 from pharos.infra.errors import Conflict, Invalid, NotFound
 from pharos.infra.ids import new_id
 
@@ -49,6 +50,7 @@ async def create_department(session: AsyncSession, principal: Principal, *, name
     await _refuse_taken(session, name)
     department = Department(tenant_id=principal.tenant_id, id=new_id(), name=name)
     session.add(department)
+    await flush_unless_taken(session, _taken(name))
     await record_audit(
         session, principal, action="department.created", subject=f"department:{department.id}", name=name
     )
@@ -65,6 +67,7 @@ async def rename_department(
     if name != old:
         await _refuse_taken(session, name)
         department.name = name
+        await flush_unless_taken(session, _taken(name))
         change = {"old": old, "new": name}
         subject = f"department:{department_id}"
         await record_audit(session, principal, action="department.renamed", subject=subject, name=change)
@@ -98,4 +101,8 @@ async def _get(session: AsyncSession, department_id: UUID) -> Department:
 
 async def _refuse_taken(session: AsyncSession, name: str) -> None:
     if (await session.execute(select(Department.id).where(Department.name == name))).scalar_one_or_none():
-        raise Conflict(f"There is a department “{name}” already.", code="department_exists")
+        raise _taken(name)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"There is a department “{name}” already.", code="department_exists")

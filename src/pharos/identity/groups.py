@@ -14,6 +14,7 @@ from pharos.identity.departments import checked_name
 from pharos.identity.models import Department, Group, GroupMember, User
 from pharos.identity.people import get_person
 from pharos.identity.principal import Principal
+from pharos.infra.database_errors import flush_unless_taken
 from pharos.infra.errors import Conflict, Invalid, NotAllowed, NotFound
 from pharos.infra.ids import UserId, new_id
 
@@ -81,6 +82,7 @@ async def create_group(
     await _refuse_taken(session, name)
     group = Group(tenant_id=principal.tenant_id, id=new_id(), name=name, department_id=department_id)
     session.add(group)
+    await flush_unless_taken(session, _taken(name))
     await record_audit(
         session,
         principal,
@@ -99,6 +101,7 @@ async def rename_group(session: AsyncSession, principal: Principal, *, group_id:
     if name != old:
         await _refuse_taken(session, name)
         group.name = name
+        await flush_unless_taken(session, _taken(name))
         change = {"old": old, "new": name}
         await record_audit(session, principal, action="group.renamed", subject=f"group:{group_id}", name=change)
     return group
@@ -164,4 +167,8 @@ async def _get(session: AsyncSession, group_id: UUID) -> Group:
 
 async def _refuse_taken(session: AsyncSession, name: str) -> None:
     if (await session.execute(select(Group.id).where(Group.name == name))).scalar_one_or_none():
-        raise Conflict(f"There is a group “{name}” already.", code="group_exists")
+        raise _taken(name)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"There is a group “{name}” already.", code="group_exists")

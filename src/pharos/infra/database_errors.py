@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import psycopg
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.infra.errors import Conflict, Invalid, NotAllowed, PharosError, StorageFull, Unavailable
 
@@ -13,6 +14,16 @@ UNSTORABLE = (None, "22003", "22021", "22P05")
 """Refused by the driver (a NUL in a text), out of range, not in the character set: the sender's, not our fault."""
 WITHOUT_SCHEMA = ("42P01", "42703", "42883", "3F000")
 """A table, column, function or schema that is not there: our statements name none that the migrations do not make."""
+
+
+async def flush_unless_taken(session: AsyncSession, taken: Conflict) -> None:
+    """Write what waits in the session. Raises `taken` when a unique index knows it: of two at once one gets through."""
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        if isinstance(error.orig, psycopg.errors.UniqueViolation):
+            raise taken from error
+        raise
 
 
 def as_pharos_error(error: Exception) -> PharosError | None:

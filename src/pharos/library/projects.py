@@ -13,6 +13,7 @@ from pharos.access.models import HiddenProject, Project
 from pharos.access.projects import TIERS, Source, Tier, find_project_by_name, require, tiers_of
 from pharos.identity.audit import record_audit
 from pharos.identity.principal import Principal
+from pharos.infra.database_errors import flush_unless_taken
 from pharos.infra.errors import Conflict, Invalid, NotAllowed
 from pharos.infra.ids import ProjectId
 from pharos.library.models import Document
@@ -100,10 +101,11 @@ async def create_project(
         is_private=is_private,
         is_handbook=is_handbook,
     )
+    taken = Conflict(f"There is a project called “{name}” already.", code="project_exists")
     if await find_project_by_name(session, principal, name=name) is not None:
-        raise Conflict(f"There is a project called “{name}” already.", code="project_exists")
+        raise taken
     session.add(project)
-    await session.flush()
+    await flush_unless_taken(session, taken)
     await session.refresh(project)
     await record_audit(session, principal, action="project.created", subject=f"project:{project.id}", name=name)
     return project

@@ -90,7 +90,9 @@ TABLES = (
         constraint fk_share_requests_tenant_id_projects foreign key (tenant_id, project_id)
             references projects (tenant_id, id) on delete cascade
     );
-    create index ix_share_requests_state on share_requests (tenant_id, state, created_at)
+    create index ix_share_requests_state on share_requests (tenant_id, state, created_at);
+    create unique index uq_share_requests_pending on share_requests (tenant_id, conversation_id)
+        where state = 'pending'
     """,
     """
     create table share_tokens (
