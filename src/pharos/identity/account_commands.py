@@ -113,12 +113,12 @@ def unlock_account(email: Email, tenant: TenantSlug = "default", as_json: AsJson
 
 @user_app.command("sign-out")
 def sign_out_everywhere(email: Email, tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
-    """End all sessions of a person."""
+    """End all sessions of a person, in every tenant; those of this one are counted."""
 
     async def work() -> int:
         async with as_operator(tenant) as (runtime, me), runtime.db.transaction(me.tenant_id) as session:
             person = await get_person_by_email(session, email)
-            return len(await end_sessions(session, me, user_id=person.id))
+            return await end_sessions(session, me, user_id=person.id)
 
     ended = run_async(work())
     _tell(f"{ended} session(s) of {email} ended.", as_json=as_json, email=email, sessions=ended)

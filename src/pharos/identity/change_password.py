@@ -11,9 +11,8 @@ from pharos.identity.audit import record_audit
 from pharos.identity.lockout import count_failure, count_success
 from pharos.identity.models import User
 from pharos.identity.passwords import check_new_password, hash_apart, matches_apart
-from pharos.identity.places import end_sessions_everywhere
 from pharos.identity.principal import Principal
-from pharos.identity.recognise import SignedIn
+from pharos.identity.recognise import SignedIn, forget_person
 from pharos.identity.security import record_security_event
 from pharos.identity.sessions import end_sessions
 from pharos.identity.sign_in import Origin
@@ -39,14 +38,14 @@ async def change_password(runtime: Runtime, signed_in: SignedIn, *, old: str, ne
     matches = await matches_apart(old, stored)
     hashed = await hash_apart(new) if matches else None
     async with runtime.db.transaction(me.tenant_id) as session:
-        is_proved = hashed is not None and await count_success(session, me.user_id)
+        is_proved = hashed is not None and await count_success(session, me.user_id, compared=stored) is not None
         if hashed is not None and is_proved:
             await set_password(session, me, user_id=me.user_id, hashed=hashed, origin=origin, keep=signed_in.session_id)
         elif hashed is None:
             await count_failure(session, me.user_id)
     if not is_proved:
         raise WRONG_OLD
-    await end_sessions_everywhere(runtime, me, keep=signed_in.session_id)
+    forget_person(runtime, me.user_id)
 
 
 async def set_password(
@@ -59,7 +58,7 @@ async def set_password(
     keep: UUID | None = None,
     must_change: bool = False,
 ) -> None:
-    """Store a password by its hash, end the person's sessions in this tenant but the one to `keep`, tell of it.
+    """Store a password by its hash, end the person's sessions in every tenant but the one to `keep`, tell of it.
 
     `must_change`: it was handed out and only opens the change to one of their own.
     """

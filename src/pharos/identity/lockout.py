@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import text
@@ -21,12 +22,14 @@ COUNT_FAILURE = text(
     returning locked_until is not null
     """
 )
-# Asked after the hash was compared: of many tries at once none passes that began before the lock and ends after it.
+# Asked after the hash was compared: of many tries at once none passes that began before the lock and ends after it, and
+# none with a password that was changed meanwhile. The time is taken behind a change that this waited for.
 COUNT_SUCCESS = text(
     """
     update users set failed_sign_ins = 0, locked_until = null
-    where id = :user_id and disabled_at is null and (locked_until is null or locked_until <= now())
-    returning id
+    where id = :user_id and password_hash = :compared and disabled_at is null
+        and (locked_until is null or locked_until <= now())
+    returning clock_timestamp()
     """
 )
 UNLOCK = text(
@@ -45,9 +48,12 @@ async def count_failure(session: AsyncSession, user_id: UUID) -> bool:
     return bool((await session.execute(COUNT_FAILURE, values)).scalar_one_or_none())
 
 
-async def count_success(session: AsyncSession, user_id: UUID) -> bool:
-    """Forget the wrong passwords before this right one. False if the account is locked or disabled: then it is none."""
-    return (await session.execute(COUNT_SUCCESS, {"user_id": user_id})).scalar_one_or_none() is not None
+async def count_success(session: AsyncSession, user_id: UUID, *, compared: str | None) -> datetime | None:
+    """Forget the wrong passwords before this right one, whose stored form is `compared`; returns when it was right.
+
+    None if the account is locked or disabled, or has another password by now: then it is none.
+    """
+    return (await session.execute(COUNT_SUCCESS, {"user_id": user_id, "compared": compared})).scalar_one_or_none()
 
 
 async def unlock(session: AsyncSession, user_id: UUID) -> bool:

@@ -36,7 +36,10 @@ class Tenant(Table):
 
 
 class User(Table):
-    """A person; one account whatever the number of tenants."""
+    """A person; one account whatever the number of tenants.
+
+    Sessions whose holder proved who they are no later than `sessions_valid_from` have ended, in every tenant.
+    """
 
     __tablename__ = "users"
 
@@ -48,6 +51,7 @@ class User(Table):
     must_change_password: Mapped[bool] = mapped_column(server_default="false")
     failed_sign_ins: Mapped[int] = mapped_column(server_default="0")
     locked_until: Mapped[datetime | None]
+    sessions_valid_from: Mapped[datetime | None]
     disabled_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
@@ -140,7 +144,10 @@ class BootstrapState(Table):
 
 
 class SignInSession(Table):
-    """One signed-in browser (`token_hash` is of its cookie) or program (its refresh tokens are its family)."""
+    """One signed-in browser (`token_hash` is of its cookie) or program (its refresh tokens are its family).
+
+    `proved_at`: when its holder proved who they are, which is before it was made.
+    """
 
     __tablename__ = "sessions"
     __table_args__ = (UniqueConstraint("tenant_id", "token_hash"), Index("ix_sessions_user_id", "tenant_id", "user_id"))
@@ -154,6 +161,7 @@ class SignInSession(Table):
     ip: Mapped[str] = mapped_column(Text, server_default="")
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     last_seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    proved_at: Mapped[datetime] = mapped_column(server_default=NOW)
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, get_args
 from uuid import UUID
 
@@ -24,7 +25,8 @@ class Principal:
     `user_id`; it never administrates.
     `name` is what the audit log says: an e-mail address, "operator", "key:NAME" or "guest".
     `scopes` narrow a program; None is everything its kind may do. `guest_project_id` is all a guest can reach,
-    `guest_share_id` the link they came by.
+    `guest_share_id` the link they came by. `proved_at`, by the clock of the database, is known of
+    whoever has just proved who they are: a session that it opens ends with what was changed since.
     """
 
     tenant_id: TenantId
@@ -37,6 +39,7 @@ class Principal:
     scopes: frozenset[str] | None = None
     guest_project_id: ProjectId | None = None
     guest_share_id: UUID | None = None
+    proved_at: datetime | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_operator(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.principal import Principal
 from pharos.identity.tokens import (
@@ -89,6 +90,13 @@ async def _ask(runtime: Runtime, tenant_id: TenantId, *, session_id: UUID | None
         raise NotSignedIn(SIGN_IN_AGAIN)
     _note_use(runtime, tenant_id, "sessions", row.session_id)
     return signed_in_of(tenant_id, row)
+
+
+async def find_by_session(session: AsyncSession, tenant_id: TenantId, session_id: UUID) -> SignedIn | None:
+    """Whoever holds a session of this tenant, if it is open as the transaction sees it."""
+    values = {"tenant_id": tenant_id, "session_id": session_id, "token_hashes": []}
+    row = (await session.execute(FIND_SIGN_IN, values)).one_or_none()
+    return signed_in_of(tenant_id, row) if row is not None else None
 
 
 def signed_in_of(tenant_id: TenantId, row: Row[Any]) -> SignedIn:

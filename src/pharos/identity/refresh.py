@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
 from pharos.identity.principal import product
-from pharos.identity.recognise import FIND_SIGN_IN, SignedIn, forget_session, signed_in_of
+from pharos.identity.recognise import find_by_session, forget_session
 from pharos.identity.security import record_security_event
 from pharos.identity.sign_in import IssuedTokens, Origin, tokens_of
 from pharos.identity.tokens import REFRESH_PREFIX, SIGN_IN_AGAIN, successor_of, tenant_of, token_hash, token_hashes
@@ -32,9 +32,10 @@ EXCHANGE = text(
     """
     with used as (
         update refresh_tokens r set used_at = clock_timestamp()
-        from sessions s
+        from sessions s join users u on u.id = s.user_id
         where r.token_hash = any(:presented) and r.used_at is null and r.issued_at > now() - :life
           and s.tenant_id = r.tenant_id and s.id = r.session_id and s.revoked_at is null and s.expires_at > now()
+          and (u.sessions_valid_from is null or u.sessions_valid_from < s.proved_at)
         returning r.tenant_id, r.session_id
     ), issued as (
         insert into refresh_tokens (tenant_id, token_hash, session_id)
@@ -76,7 +77,7 @@ async def refresh(runtime: Runtime, token: str, *, origin: Origin | None = None)
         used = None if session_id is not None else await _find_used(session, presented)
         if used is not None and used.is_in_grace:
             session_id = used.session_id
-        holder = await _holder(session, tenant_id, session_id) if session_id is not None else None
+        holder = await find_by_session(session, tenant_id, session_id) if session_id is not None else None
         if holder is None and used is not None and not used.is_in_grace:
             await revoke_family(session, tenant_id, session_id=used.session_id, origin=origin or Origin())
     if holder is None:
@@ -103,9 +104,3 @@ async def revoke_family(session: AsyncSession, tenant_id: TenantId, *, session_i
 async def _find_used(session: AsyncSession, presented: list[str]) -> Row[Any] | None:
     values = {"presented": presented, "grace": timedelta(seconds=GRACE_SECONDS)}
     return (await session.execute(FIND_USED, values)).one_or_none()
-
-
-async def _holder(session: AsyncSession, tenant_id: TenantId, session_id: UUID) -> SignedIn | None:
-    values = {"tenant_id": tenant_id, "session_id": session_id, "token_hashes": []}
-    row = (await session.execute(FIND_SIGN_IN, values)).one_or_none()
-    return signed_in_of(tenant_id, row) if row is not None else None

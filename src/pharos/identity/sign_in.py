@@ -72,14 +72,16 @@ async def prove_by_password(
     async with system_transaction(runtime.db) as session:
         found = select(User).where(or_(User.email == name, User.username == name)).order_by(User.email != name).limit(1)
         user = (await session.execute(found)).scalar_one_or_none()
-    matches = await matches_apart(password, user.password_hash if user is not None else None)
-    user_id = user.id if user is not None else new_id()  # nobody's: the same statements, and no row
+    # Nobody's id and no password: the same statements and the same work, and no row.
+    user_id, stored = (user.id, user.password_hash) if user is not None else (new_id(), None)
+    matches = await matches_apart(password, stored)
     async with system_transaction(runtime.db, user_id=UserId(user_id)) as session:
         place = await _place_of(session, user_id, tenant)
-        is_proved = matches and place is not None and await count_success(session, user_id)
+        is_right = matches and place is not None
+        proved_at = await count_success(session, user_id, compared=stored) if is_right else None
         is_locked_now = not matches and await count_failure(session, user_id)
-    if user is not None and place is not None and is_proved:
-        return as_principal(user, place)
+    if user is not None and place is not None and proved_at is not None:
+        return as_principal(user, place, proved_at=proved_at)
     await _note_failure(runtime, user, place, origin=origin or Origin(), is_locked_now=is_locked_now)
     raise NotSignedIn("The e-mail address or the password is wrong.", code="wrong_credentials")
 
@@ -110,6 +112,7 @@ async def open_session(
         door=door,
         agent=origin.agent[:MAX_AGENT],
         ip=anonymise_ip(origin.ip) if origin.ip else "",
+        proved_at=principal.proved_at or func.now(),
         expires_at=datetime.now(UTC) + life_of(runtime, holder),
     )
     async with runtime.db.transaction(tenant_id) as session:
@@ -170,8 +173,8 @@ def normal_email(email: str) -> str:
     return email.strip().lower()
 
 
-def as_principal(user: User, membership: Membership) -> Principal:
-    """A person in one tenant, as every other slice sees them."""
+def as_principal(user: User, membership: Membership, *, proved_at: datetime | None = None) -> Principal:
+    """A person in one tenant, as every other slice sees them; `proved_at` for one who has just proved it."""
     return Principal(
         tenant_id=TenantId(membership.tenant_id),
         user_id=UserId(user.id),
@@ -179,6 +182,7 @@ def as_principal(user: User, membership: Membership) -> Principal:
         platform_role=membership.platform_role,  # type: ignore[arg-type]  # a check constraint holds the values
         org_position=membership.org_position,  # type: ignore[arg-type]
         department_id=membership.department_id,
+        proved_at=proved_at,
     )
 
 

@@ -19,6 +19,7 @@ COLUMNS = (
     "alter table users add column must_change_password boolean default 'false' not null",
     "alter table users add column failed_sign_ins integer default '0' not null",
     "alter table users add column locked_until timestamptz",
+    "alter table users add column sessions_valid_from timestamptz",
     "alter table memberships add column department_id uuid",
     "alter table memberships add column disabled_at timestamptz",
     "alter table sessions alter column token_hash drop not null",
@@ -26,6 +27,7 @@ COLUMNS = (
     "alter table sessions add column agent text default '' not null",
     "alter table sessions add column ip text default '' not null",
     "alter table sessions add column last_seen_at timestamptz default now() not null",
+    "alter table sessions add column proved_at timestamptz default now() not null",
     "alter table conversations add column share_token_id uuid",
     "alter table project_grants add column granted_by text default '' not null",
     "alter table users add constraint uq_users_username unique (username)",
@@ -339,6 +341,7 @@ FUNCTIONS = (
             join memberships m on m.tenant_id = s.tenant_id and m.user_id = s.user_id
             where s.tenant_id = in_tenant and (s.id = in_session or s.token_hash = any(in_token_hashes))
               and s.revoked_at is null and s.expires_at > now()
+              and (u.sessions_valid_from is null or u.sessions_valid_from < s.proved_at)
               and u.disabled_at is null and m.disabled_at is null;
     end $$
     """,
@@ -402,7 +405,8 @@ TRIGGERS = (
         for each row execute function tell_sign_ins('user', 'user_id')
     """,
     """
-    create trigger tell_sign_ins after delete or update of email, name, disabled_at, must_change_password on users
+    create trigger tell_sign_ins
+        after delete or update of email, name, disabled_at, must_change_password, sessions_valid_from on users
         for each row execute function tell_sign_ins('user', 'id')
     """,
 )
@@ -433,9 +437,9 @@ def downgrade() -> None:
         op.execute(f"drop table {statements.split()[2]} cascade")
     op.execute("delete from sessions where token_hash is null")
     op.execute("alter table sessions alter column token_hash set not null")
-    for column in ("door", "agent", "ip", "last_seen_at"):
+    for column in ("door", "agent", "ip", "last_seen_at", "proved_at"):
         op.execute(f"alter table sessions drop column {column}")
-    for column in ("username", "must_change_password", "failed_sign_ins", "locked_until"):
+    for column in ("username", "must_change_password", "failed_sign_ins", "locked_until", "sessions_valid_from"):
         op.execute(f"alter table users drop column {column}")
     op.execute("alter table conversations drop column share_token_id")
     op.execute("alter table project_grants drop column granted_by")
