@@ -32,8 +32,9 @@ from pharos.identity.signing_keys import JWT, SESSION, key_id, previous_file, se
 from pharos.infra.db import create_database
 from pharos.infra.db_system import system_transaction
 from pharos.infra.embedded_postgres import free_port
-from pharos.infra.errors import PharosError
-from pharos.infra.keyring import key_file, read_keys
+from pharos.infra.errors import Conflict, PharosError
+from pharos.infra.keyring import encryption_secret, key_file, read_keys, write_keys
+from pharos.infra.mail import get_mail, queue_mail, retry_mail
 from pharos.infra.models import EncryptionKey, Secret
 from pharos.infra.secret_files import write_secret
 from pharos.infra.settings import Settings
@@ -186,11 +187,20 @@ class TestWrongKey:
 
     async def test_a_key_lost_for_good_can_be_given_up_with_what_it_opens(self, installation: Installation) -> None:
         await seal(installation, count=2)
+        tenant_id, vault = installation.tenant.id, installation.runtime.vault
+        async with installation.runtime.db.transaction(tenant_id) as session:
+            words = {"recipient": "ada@example.org", "subject": "Your link", "text": "Open it."}
+            mail_id = await queue_mail(session, vault, tenant_id=tenant_id, **words)
         (lost,) = read_keys(installation.settings)
         key_file(installation.settings).unlink()
 
         code, said, _ = await installation.run("secrets", "forget", lost.id, "--yes", "--json")
-        assert (code, len(json.loads(said)["lost"])) == (0, 2)
+        assert (code, len(json.loads(said)["lost"])) == (0, 3)
+        async with installation.runtime.db.transaction(tenant_id) as session:
+            mail = await get_mail(session, tenant_id=tenant_id, mail_id=mail_id)
+            assert (mail.state, mail.reason) == ("failed", f"Its text is lost with the encryption key {lost.id}.")
+            with pytest.raises(Conflict, match="is lost"):
+                await retry_mail(session, tenant_id=tenant_id, mail_id=mail_id)
         assert (await installation.run("secrets", "check"))[0] == 0
         assert await count_unreadable(installation.runtime) == []
         assert read_keys(installation.settings)[0].id != lost.id
@@ -332,6 +342,43 @@ class TestRotateEncryption:
         assert (events.count("encryption_key_rotated"), entries.count("encryption_key.rotated")) == (1, 1)
         assert keys[old.id] is not None
         assert keys[new.id] is None
+
+    @pytest.mark.contract("SE-04", part="an old key given for reading does not stand in the way of a rotation")
+    async def test_an_old_key_that_opens_nothing_leaves_the_file_and_a_new_one_is_made(
+        self, installation: Installation
+    ) -> None:
+        file, rotate = key_file(installation.settings), ("secrets", "rotate", "encryption", "--json")
+        await seal(installation, count=2)
+        old = file.read_text()
+        assert (await installation.run(*rotate))[0] == 0
+        (used,) = read_keys(installation.settings)
+        write_secret(file, f"{file.read_text()}{old}")
+        _, reading = read_keys(installation.settings)
+        planned = json.loads((await installation.run(*rotate, "--dry-run"))[1])
+        assert (planned["is_resumed"], planned["dropped"], planned["secrets"]) == (False, [reading.id], 2)
+        code, said, complained = await installation.run(*rotate)
+        assert code == 0, complained
+        rotation = json.loads(said)
+        (new,) = read_keys(installation.settings)
+        assert new.id not in {used.id, reading.id}
+        assert (rotation["old_keys"], rotation["dropped"], rotation["is_resumed"]) == ([used.id], [reading.id], False)
+        assert (rotation["secrets"], len(await read_all(installation, installation.tenant))) == (2, 2)
+
+    async def test_a_key_that_still_wraps_is_resumed_though_it_is_retired(self, installation: Installation) -> None:
+        await seal(installation, count=2)
+        (old,) = read_keys(installation.settings)
+        new = encryption_secret(secrets.token_bytes(32))
+        write_keys(installation.settings, (new, old))
+        async with system_transaction(installation.runtime.db) as session:
+            session.add(EncryptionKey(id=new.id))
+            await session.execute(
+                update(EncryptionKey).where(EncryptionKey.id == old.id).values(retired_at=text("now()"))
+            )
+        code, said, complained = await installation.run("secrets", "rotate", "encryption", "--json")
+        assert code == 0, complained
+        rotation = json.loads(said)
+        assert (rotation["new_key"], rotation["is_resumed"], rotation["secrets"]) == (new.id, True, 2)
+        assert read_keys(installation.settings) == (new,)
 
     async def test_a_dry_run_counts_and_changes_nothing(self, installation: Installation) -> None:
         await seal(installation, count=4)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.infra.errors import Conflict, NotFound
@@ -90,11 +90,19 @@ async def note_failed(session: AsyncSession, *, tenant_id: TenantId, mail_id: UU
     await session.execute(failed.values(state="failed", reason=reason, attempts=Mail.attempts + 1))
 
 
+async def note_texts_lost(session: AsyncSession, secret_ids: Select[UUID], *, reason: str) -> None:
+    """Mails whose text is one of these secrets can never be sent; whoever waits for one has to ask again."""
+    waiting = update(Mail).where(Mail.body_secret_id.in_(secret_ids), Mail.state == "queued")
+    await session.execute(waiting.values(state="failed", reason=reason))
+
+
 async def retry_mail(session: AsyncSession, *, tenant_id: TenantId, mail_id: UUID) -> None:
-    """Send a failed or waiting mail now. Raises `NotFound`, or `Conflict` for one that is sent."""
+    """Send a failed or waiting mail now. Raises `NotFound`, or `Conflict` for one whose text is gone."""
     mail = await get_mail(session, tenant_id=tenant_id, mail_id=mail_id)
     if mail.state == "sent":
         raise Conflict("This mail is sent, and its text is gone. Let its cause make a new one.", code="mail_sent")
+    if mail.body_secret_id is None:
+        raise Conflict("The text of this mail is lost. Let its cause make a new one.", code="mail_text_lost")
     again = update(Mail).where(Mail.tenant_id == tenant_id, Mail.id == mail_id)
     await session.execute(again.values(state="queued", attempts=0, reason=None))
     # The job that waits for its turn holds the mail's lock, so a new one would stand behind it.

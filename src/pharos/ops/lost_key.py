@@ -12,6 +12,7 @@ from pharos.identity.security import record_security_event
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.keyring import read_keys
+from pharos.infra.mail import note_texts_lost
 from pharos.infra.models import DataKey, EncryptionKey, Secret
 from pharos.ops.secrets_check import every_tenant
 from pharos.runtime import Runtime
@@ -46,6 +47,9 @@ async def forget_key(runtime: Runtime, key_id: str, *, dry_run: bool) -> list[Lo
             lost += [LostSecret(slug, row.kind, row.name) for row in rows]
             if dry_run or not (await session.execute(rests)).all():
                 continue
+            await note_texts_lost(
+                session, select(Secret.id).where(*gone), reason=f"Its text is lost with the encryption key {key_id}."
+            )
             await session.execute(delete(Secret).where(*gone))
             await session.execute(delete(DataKey).where(DataKey.id.in_(rests)))
             subject = f"encryption_key:{key_id}"
