@@ -2,7 +2,7 @@
 
 The order is what makes it safe. The new key is in the key file before anything is encrypted with it; the old one
 leaves the file last, when nothing is encrypted with it any more and it may not encrypt again. Running it again after
-an interruption does what is left, and begins no second rotation.
+an interruption does what is left, and begins no second rotation while an old key may still encrypt or open something.
 """
 
 from __future__ import annotations
@@ -44,11 +44,16 @@ BATCH = 50
 
 @dataclass
 class Rotation:
-    """What a rotation did, or with `--dry-run` would do; `tried` counts what was tried with the old keys alone."""
+    """What a rotation did, or with `--dry-run` would do.
+
+    `tried` counts what was tried with the old keys alone; `dropped` are keys that were there for reading, retired and
+    of no use any more.
+    """
 
     new_key: str
     old_keys: list[str]
     is_resumed: bool
+    dropped: list[str] = field(default_factory=list)
     tenants: int = 0
     data_keys: int = 0
     secrets: int = 0
@@ -67,7 +72,7 @@ async def rotate_encryption(runtime: Runtime) -> Rotation:
     with _only_one(settings):
         async with system_transaction(runtime.db) as session:
             await runtime.vault.check(session)
-        rotation = _begin(settings)
+        rotation = await _begin(runtime)
         tenants = await every_tenant(runtime)
         for tenant_id, _ in tenants:
             await _rotate_tenant(runtime, tenant_id, rotation)
@@ -86,13 +91,7 @@ async def plan_rotation(runtime: Runtime) -> Rotation:
     """What `rotate_encryption` would do now; changes nothing."""
     async with system_transaction(runtime.db) as session:
         await runtime.vault.check(session)
-    keys = read_keys(runtime.settings)
-    is_resumed = len(keys) > 1
-    plan = Rotation(
-        new_key=keys[0].id if is_resumed else "(made when it begins)",
-        old_keys=[key.id for key in (keys[1:] if is_resumed else keys)],
-        is_resumed=is_resumed,
-    )
+    plan = await _plan(runtime)
     for tenant_id, _ in await every_tenant(runtime):
         old = DataKey.encryption_key_id.in_(plan.old_keys)
         async with runtime.db.transaction(tenant_id) as session:
@@ -117,19 +116,42 @@ def _only_one(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _begin(settings: Settings) -> Rotation:
-    """Put a new key before the old one, unless a rotation was begun (several keys are given already)."""
-    keys = read_keys(settings)
-    if len(keys) > 1:
-        return Rotation(new_key=keys[0].id, old_keys=[key.id for key in keys[1:]], is_resumed=True)
-    new = encryption_secret(new_key())
+async def _plan(runtime: Runtime) -> Rotation:
+    """What is to be done with the keys that are given: finish a rotation that was begun, or begin one."""
+    first, *further = [key.id for key in read_keys(runtime.settings)]
+    if await _are_needed(runtime, further):
+        return Rotation(new_key=first, old_keys=further, is_resumed=True)
+    return Rotation(new_key="(made when it begins)", old_keys=[first], is_resumed=False, dropped=further)
+
+
+async def _are_needed(runtime: Runtime, key_ids: list[str]) -> bool:
+    """Whether one of these keys may still encrypt, or a data key lies under it."""
+    unretired = select(EncryptionKey.id).where(EncryptionKey.id.in_(key_ids), EncryptionKey.retired_at.is_(None))
+    async with system_transaction(runtime.db) as session:
+        if (await session.execute(unretired.limit(1))).first() is not None:
+            return True
+    for tenant_id, _ in await every_tenant(runtime):
+        async with runtime.db.transaction(tenant_id) as session:
+            wrapped = data_keys(tenant_id).where(DataKey.encryption_key_id.in_(key_ids)).limit(1)
+            if (await session.execute(wrapped)).first() is not None:
+                return True
+    return False
+
+
+async def _begin(runtime: Runtime) -> Rotation:
+    """Put a new key before the old one, unless a rotation is to be finished."""
+    settings, rotation = runtime.settings, await _plan(runtime)
+    if rotation.is_resumed:
+        return rotation
+    new, old = encryption_secret(new_key()), read_keys(settings)[0]
     if settings.encryption_key is not None:
         raise _held_by_operator(new, "PHAROS_ENCRYPTION_KEY")
     try:
-        write_keys(settings, (new, *keys))
+        write_keys(settings, (new, old))
     except OSError as error:
         raise _held_by_operator(new, str(key_file(settings))) from error
-    return Rotation(new_key=new.id, old_keys=[keys[0].id], is_resumed=False)
+    rotation.new_key = new.id
+    return rotation
 
 
 def _held_by_operator(new: EncryptionSecret, where: str) -> Conflict:

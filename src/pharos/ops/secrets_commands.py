@@ -220,6 +220,9 @@ def rotate_encryption_key(dry_run: DryRun = False, as_json: AsJson = False) -> N
         return
     old = ", ".join(rotation.old_keys)
     begun = "It goes on with a rotation that was begun." if rotation.is_resumed else ""
+    if rotation.dropped:
+        dropped = ", ".join(rotation.dropped)
+        echo_line(f"Key {dropped} was given for reading, is retired and opens nothing: it leaves the key file.")
     if dry_run:
         echo_line(
             f"Would re-encrypt {rotation.secrets} secrets of {rotation.tenants} tenants and retire key {old}. {begun}"
