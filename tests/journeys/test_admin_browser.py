@@ -299,11 +299,13 @@ def test_a_conversation_is_shared_with_a_guest_until_the_link_is_closed(
         guest.get_by_label("Your question").fill("In which months are the pumps serviced?")
         press(guest, guest.get_by_role("button", name="Ask"))
         expect(guest.get_by_role("article", name="Answer")).to_have_count(count)
+        expect(guest.get_by_role("article", name="Answer").last).to_be_in_viewport()
     press(office, office.get_by_role("link", name="Done"))
     expect(record(office, member.name)).to_contain_text("opened 3 times")
     press(office, office.get_by_role("button", name="Close the link"))
     guest.reload()
     expect(guest.get_by_role("heading", name="Not here")).to_be_visible()
+    expect(guest.get_by_text("Ask whoever sent it for a new one.")).to_be_visible()
 
 
 def test_another_device_is_named_in_short_and_signed_out(

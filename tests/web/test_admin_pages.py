@@ -68,10 +68,10 @@ async def furnish(runtime: Runtime, house: MadeTenant, name: str) -> dict[str, A
         await record_audit(session, admin, action="test.done", subject=name, name={"old": name, "new": [name]})
         await record_security_event(session, house.id, event_type=name, severity="low", subject=name, agent=name)
         asked = await request_share(
-            session, admin, conversation_id=ConversationId(answer.conversation_id), message=name
+            session, admin, conversation_id=ConversationId(UUID(answer.conversation_id)), message=name
         )
         _, token = await shares.approve(session, admin, request_id=asked.id, days=1)
-        await request_share(session, admin, conversation_id=ConversationId(answer.conversation_id), message=name)
+        await request_share(session, admin, conversation_id=ConversationId(UUID(answer.conversation_id)), message=name)
     return {"person": person.user_id, "project": project_id, "group": group.id, "token": token}
 
 

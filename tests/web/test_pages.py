@@ -12,9 +12,10 @@ import pytest
 from tests.conftest import RunJobs, open_client
 from tests.make import MadeTenant, make_document, make_project
 
+from pharos.identity import email_change, invitations, magic_link, password_reset
 from pharos.identity.current import COOKIE
 from pharos.identity.principal import Principal
-from pharos.identity.setup import issue_setup_link
+from pharos.identity.setup import SETUP_PATH, issue_setup_link
 from pharos.identity.sign_in import open_session
 from pharos.infra.ids import DocumentId, ProjectId
 from pharos.library.documents import get_text
@@ -186,3 +187,14 @@ async def test_signing_out_ends_the_session(browser: httpx.AsyncClient) -> None:
 async def test_programs_get_json_where_people_get_a_page(client: httpx.AsyncClient) -> None:
     assert (await client.get("/nowhere", headers=BROWSER)).text.startswith("<!doctype html>")
     assert (await client.get("/nowhere")).json()["error"] == "not_found"
+
+
+async def test_an_address_that_opens_something_by_itself_is_told_to_nobody(client: httpx.AsyncClient) -> None:
+    paths = [magic_link.LINK_PATH, password_reset.RESET_PATH, invitations.INVITATION_PATH, email_change.CONFIRM_PATH]
+    secret = [f"{path}?token=pho_x" for path in (*paths, SETUP_PATH)] + ["/share/phl_x"]
+    for address in [*secret, "/sign-in"]:
+        reply = await client.get(address, headers=BROWSER)
+        told = (reply.headers["referrer-policy"], reply.headers.get("x-robots-tag"))
+        expected = ("no-referrer", "noindex, nofollow") if address in secret else ("same-origin", None)
+        assert told == expected, address
+        assert 'name="referrer"' not in reply.text  # it would count instead of the header

@@ -168,7 +168,10 @@ PAGES: list[tuple[str, dict[str, Any]]] = [
     ("document.html", READER | {"view": VIEW}),
     ("document.html", READER | {"view": None}),
     ("document.html", READER | {"view": None, "document": document("failed")}),
-    *(("error.html", {"status": n, "kind": str(n), "message": HOSTILE, "request_id": "r"}) for n in (403, 404, 503)),
+    *(
+        ("error.html", {"status": n, "kind": str(n), "message": HOSTILE, "request_id": "r", "is_guest": False})
+        for n in (403, 404, 503)
+    ),
 ]
 
 

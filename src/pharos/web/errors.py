@@ -7,6 +7,7 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
+from pharos.access.shares import NO_LINK
 from pharos.identity.current import PASSWORD_CHANGE_REQUIRED
 from pharos.identity.setup import SETUP_PATH
 from pharos.infra.errors import NotSignedIn, PharosError
@@ -36,8 +37,8 @@ def error_page(request: Request, error: PharosError, *, request_id: str) -> Resp
     status = error.http_status
     kind = status if status in KINDS else (503 if status > 500 else 422)
     # What is missing is said in the page's own words: the API's name its addresses, which help nobody here.
-    message = None if status in {404, 500} else error.message
-    context = {"kind": str(kind), "message": message, "request_id": request_id}
+    message = None if status in {404, 500} and error.code != NO_LINK.code else error.message
+    context = {"kind": str(kind), "message": message, "request_id": request_id, "is_guest": error.code == NO_LINK.code}
     reply = page(request, "error.html", status=status, **context)
     reply.headers.update(error_headers(error))
     return reply

@@ -31,6 +31,10 @@ HEADERS = {
     "Vary": "Cookie, Accept-Language",
 }
 
+# An address that opens something by itself is told to nobody and kept by no search engine. Only for pages that send
+# by script: a plain form would come without an origin and be refused.
+SECRET_ADDRESS_HEADERS = {**HEADERS, "Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex, nofollow"}
+
 ANONYMOUS = "none"
 """What a page sends where nobody is signed in; that it sends a token at all tells the API that a page asks."""
 
@@ -77,7 +81,8 @@ def page(request: Request, template: str, *, status: int = 200, **context: Any) 
             }
         )
     )
-    return HTMLResponse(body, status_code=status, headers=HEADERS)
+    has_token = "token" in request.path_params or "token" in request.query_params
+    return HTMLResponse(body, status_code=status, headers=SECRET_ADDRESS_HEADERS if has_token else HEADERS)
 
 
 @cache

@@ -12,6 +12,7 @@ if (said) {
   sessionStorage.removeItem(SAID);
   toast(said);
 }
+[...document.querySelectorAll("[data-read-on] .turn--question")].at(-1)?.scrollIntoView({ block: "start" });
 document.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
 for (const form of document.querySelectorAll("form[data-json-form]")) {
