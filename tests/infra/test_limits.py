@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from pharos.infra import limits as limits_module
 from pharos.infra.db import create_database
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import LimitReached
@@ -109,6 +110,21 @@ async def test_without_its_store_a_limit_that_protects_sign_in_counts_in_the_pro
     assert await allowed(limits, NARROW, subject, 10) == NARROW.hits
     assert await allowed(limits, NARROW, somebody(), 1) == 1
     assert times_failed_open("narrow") == 0
+
+
+async def test_what_is_counted_in_the_process_is_bounded_and_the_oldest_window_goes_first(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits_module, "LOCAL_KEYS", 100)
+    limits, (first, second, *others) = limits_without_store(runtime), [somebody() for _ in range(200)]
+    for subject in (first, second, *others[:98]):
+        assert await allowed(limits, NARROW, subject, 3) == 3
+    assert await allowed(limits, NARROW, first, 1) == 0
+    for subject in others[98:]:
+        assert await allowed(limits, NARROW, subject, 3) == 3
+        assert len(limits._gone.windows) == 100
+    assert await allowed(limits, NARROW, others[-1], 1) == 0
+    assert await allowed(limits, NARROW, second, 1) == 1, "its window was given up for others"
 
 
 @pytest.mark.contract("RL-03", part="the limits of sign-in and mail count in the process")

@@ -152,8 +152,9 @@ class Limits:
         hits, ends_at = windows.get(key, (0, 0.0))
         if ends_at <= now:
             hits, ends_at = 0, now + policy.seconds
-        if len(windows) >= LOCAL_KEYS:
-            self._gone.windows = windows = {key: kept for key, kept in windows.items() if kept[1] > now}
+            windows.pop(key, None)  # so that the first of all is always the one that was opened longest ago
+        if key not in windows and len(windows) >= LOCAL_KEYS:
+            del windows[next(iter(windows))]
         windows[key] = hits + 1, ends_at
         return hits + 1, ends_at - now
 
