@@ -16,9 +16,11 @@ from tests.conftest import make_runtime, open_client
 from tests.mailbox import link_to, mails_to, token_to
 from tests.make import PASSWORD, MadeTenant, make_person, make_tenant
 
+from pharos.identity.commands import save_admin
 from pharos.identity.mail_door_routes import ANSWER_SECONDS
 from pharos.identity.models import Membership, OneTimeToken, SecurityEvent, SignInSession, User
 from pharos.identity.principal import Principal
+from pharos.identity.setup import NewPerson
 from pharos.infra.db_system import system_transaction
 from pharos.infra.models import Mail, RateLimit
 from pharos.infra.settings import Settings
@@ -433,3 +435,48 @@ async def test_mails_say_nothing_but_their_purpose(runtime: Runtime, member: Pri
         runtime.settings.base_url + await link_to(runtime, member.tenant_id, member.name)
     ]
     assert "15 minutes" in mail.text
+
+
+@pytest.mark.contract("ID-14")
+@pytest.mark.parametrize("way", ["reset", "change", "machine", "signed out"])
+async def test_an_address_asked_for_before_the_account_was_secured_is_never_confirmed(
+    client: httpx.AsyncClient, runtime: Runtime, member: Principal, as_member: httpx.AsyncClient, way: str
+) -> None:
+    other = await make_tenant(runtime.db)
+    async with runtime.db.transaction(other.id) as session:
+        session.add(Membership(tenant_id=other.id, user_id=member.user_id))
+    new = fresh_address()
+    there = Principal(tenant_id=other.id, user_id=member.user_id, name=member.name)
+    async with open_client(runtime, there) as thief:
+        assert (await change(thief, new)).status_code == 202
+        if way == "signed out":
+            assert (await thief.post("/auth/logout")).status_code == 204
+    token = await token_to(runtime, other.id, new)
+    if way == "reset":
+        body = {"token": await reset_token(runtime, member), "password": "a new long password"}
+        assert (await client.post("/auth/password/reset", json=body)).status_code == 204
+    elif way == "change":
+        body = {"oldPassword": PASSWORD, "newPassword": "a new long password"}
+        assert (await as_member.post("/auth/password", json=body)).status_code == 204
+    elif way == "machine":
+        person = NewPerson(name="admin", email=member.name, password="a new long password")
+        assert not await save_admin(runtime, person, tenant=other.slug)
+    assert (await client.post("/auth/email/confirm", json={"token": token})).status_code == 401
+    expected = PASSWORD if way == "signed out" else "a new long password"
+    assert await login(client, member.name, expected) == 200
+
+
+async def test_a_new_password_voids_links_of_every_tenant_and_no_later_ones(
+    client: httpx.AsyncClient, runtime: Runtime, member: Principal
+) -> None:
+    other = await make_tenant(runtime.db)
+    async with runtime.db.transaction(other.id) as session:
+        session.add(Membership(tenant_id=other.id, user_id=member.user_id))
+    assert (await ask_for_link(client, member.name, tenant=other.slug)).status_code == 202
+    before = await token_to(runtime, other.id, member.name)
+    body = {"token": await reset_token(runtime, member), "password": "a new long password"}
+    assert (await client.post("/auth/password/reset", json=body)).status_code == 204
+    assert (await client.post(VERIFY, json={"token": before})).status_code == 401
+    async with system_transaction(runtime.db) as session:
+        await session.execute(delete(RateLimit))
+    assert (await client.post(VERIFY, json={"token": await magic_token(runtime, member)})).status_code == 200

@@ -15,9 +15,8 @@ from pharos.identity.one_time import (
     issue_one_time,
     tenant_of_link,
     use_one_time,
-    void_one_time,
 )
-from pharos.identity.recognise import SignedIn, forget_person
+from pharos.identity.recognise import SignedIn, find_by_session, forget_person
 from pharos.identity.security import record_security_event
 from pharos.identity.sessions import end_sessions
 from pharos.identity.setup import check_email
@@ -76,12 +75,12 @@ async def look_at_email_change(runtime: Runtime, token: str) -> str:
 async def confirm_email_change(runtime: Runtime, *, token: str, origin: Origin) -> str:
     """Give the account its new address, which is returned; other sessions end, and the old address is told.
 
-    Raises `BadLink`, also when somebody else has the address by now.
+    Raises `BadLink`, also when somebody else has the address by now or the session that asked has ended.
     """
     tenant_id = tenant_of_link(token)
     async with runtime.db.transaction(tenant_id) as session:
         row = await use_one_time(session, purpose="email_change", token=token)
-        old_email = str(row.detail["old_email"])
+        old_email, asking = str(row.detail["old_email"]), UUID(str(row.detail["session_id"]))
         holder = (
             select(User, Membership)
             .join(Membership, Membership.user_id == User.id)
@@ -90,12 +89,12 @@ async def confirm_email_change(runtime: Runtime, *, token: str, origin: Origin) 
         )
         found = (await session.execute(holder)).one_or_none()
         is_taken = (await session.execute(select(exists().where(User.email == row.email)))).scalar_one()
-        if found is None or is_taken:
+        is_open = await find_by_session(session, tenant_id, asking) is not None  # asked while the person is locked
+        if found is None or is_taken or not is_open:
             raise BadLink
         found.User.email = row.email
         await session.flush()
         person = as_principal(found.User, found.Membership)
-        await void_one_time(session, email=old_email, purposes=("magic_link", "password_reset"))
         letter = mail_texts.email_changed(row.email, runtime.settings.base_url)
         await queue_mail(
             session, runtime.vault, tenant_id=tenant_id, recipient=old_email, subject=letter.subject, text=letter.text
@@ -105,6 +104,6 @@ async def confirm_email_change(runtime: Runtime, *, token: str, origin: Origin) 
             subject=f"user:{row.user_id}", ip=origin.ip, agent=origin.agent,
         )  # fmt: skip
         await record_audit(session, person, action="email.changed", subject=f"user:{row.user_id}")
-        await end_sessions(session, person, user_id=found.User.id, keep=UUID(str(row.detail["session_id"])))
+        await end_sessions(session, person, user_id=found.User.id, keep=asking)
     forget_person(runtime, found.User.id)
     return row.email

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pharos.identity.models import OneTimeToken, Tenant
+from pharos.identity.models import OneTimeToken, Tenant, User
 from pharos.identity.security import record_security_event
 from pharos.identity.sign_in import Origin
 from pharos.identity.tokens import link_hash, tenant_of
@@ -110,9 +110,12 @@ async def record_bad_link(runtime: Runtime, token: str, *, purpose: Purpose, ori
 
 
 def _still_good(purpose: Purpose, token: str) -> ColumnElement[bool]:
+    # A new password or address and signing out everywhere void what was mailed before, in whatever tenant.
+    is_void = exists().where(User.id == OneTimeToken.user_id, User.sessions_valid_from >= OneTimeToken.created_at)
     return and_(
         OneTimeToken.token_hash == link_hash(token),
         OneTimeToken.purpose == purpose,
         OneTimeToken.used_at.is_(None),
         OneTimeToken.expires_at > func.now(),
+        ~is_void,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from pharos.identity import mail_texts
 from pharos.identity.change_password import set_password
@@ -14,7 +14,6 @@ from pharos.identity.one_time import (
     issue_one_time,
     tenant_of_link,
     use_one_time,
-    void_one_time,
 )
 from pharos.identity.passwords import check_new_password, hash_apart
 from pharos.identity.places import find_place
@@ -72,6 +71,8 @@ async def reset_password(runtime: Runtime, *, token: str, password: str, origin:
             select(User, Membership)
             .join(Membership, Membership.user_id == User.id)
             .where(User.id == row.user_id, User.email == row.email, User.disabled_at.is_(None))
+            .where(func.coalesce(User.sessions_valid_from < row.created_at, True))  # by two links at once: one counts
+            .with_for_update(of=User)
         )
         found = (await session.execute(holder)).one_or_none()
         if found is None:
@@ -79,7 +80,6 @@ async def reset_password(runtime: Runtime, *, token: str, password: str, origin:
         person = as_principal(found.User, found.Membership)
         await set_password(session, person, user_id=found.User.id, hashed=hashed, origin=origin)
         await unlock(session, found.User.id)
-        await void_one_time(session, email=row.email, purposes=("magic_link", "password_reset", "email_change"))
         letter = mail_texts.password_changed(runtime.settings.base_url)
         await queue_mail(
             session, runtime.vault, tenant_id=tenant_id, recipient=row.email, subject=letter.subject, text=letter.text
