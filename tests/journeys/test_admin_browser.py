@@ -296,7 +296,7 @@ def test_a_conversation_is_shared_with_a_guest_until_the_link_is_closed(
     guest.get_by_role("article", name="Answer").locator(".citation").first.click()
     expect(guest.locator(".source__link:target")).to_contain_text("in April and in October")
     for count in (2, 3):  # the second one goes on in the branch that the first began
-        guest.get_by_label("Your question").fill("In which months are the pumps serviced?")
+        guest.get_by_role("textbox", name="Your question").fill("In which months are the pumps serviced?")
         press(guest, guest.get_by_role("button", name="Ask"))
         expect(guest.get_by_role("article", name="Answer")).to_have_count(count)
         expect(guest.get_by_role("article", name="Answer").last).to_be_in_viewport()
