@@ -75,6 +75,27 @@ async def test_a_key_without_a_person_sees_no_private_project(
         assert [project["name"] for project in found] == ["Open"]
 
 
+async def test_keys_for_programs_end_when_who_made_them_is_disabled(
+    client: httpx.AsyncClient, as_admin: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant
+) -> None:
+    chief = await make_person(runtime.db, tenant.id, platform_role="admin")
+    made = [(chief, None), (chief, chief.user_id), (tenant.admin, None)]
+    keys = [await make_key(runtime, actor, user_id=user_id) for actor, user_id in made]
+
+    async def which_open() -> list[bool]:
+        return [(await client.get("/projects", headers=header(key))).status_code == 200 for key in keys]
+
+    assert await which_open() == [True, True, True]
+    await as_admin.post(f"/users/{chief.user_id}/disable")
+    assert await which_open() == [False, False, True]
+    await as_admin.post(f"/users/{chief.user_id}/enable")
+    assert await which_open() == [False, True, True]
+    wanted = AuditEntry.action == "api_key.revoked", SecurityEvent.event_type == "api_key_revoked"
+    async with runtime.db.transaction(tenant.id) as session:
+        assert len((await session.execute(select(AuditEntry).where(wanted[0]))).all()) == 1
+        assert len((await session.execute(select(SecurityEvent).where(wanted[1]))).all()) == 1
+
+
 @pytest.mark.contract("SE-08")
 @pytest.mark.contract("ID-07", part="stored as hashes, per tenant, several at once, revocable")
 async def test_keys_are_kept_as_hashes_and_end_one_by_one(runtime: Runtime, tenant: MadeTenant) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from tests.conftest import open_client
 from tests.mailbox import mails_to, token_to
 from tests.make import PASSWORD, MadeTenant, make_person, make_tenant
@@ -232,6 +232,29 @@ async def test_invitations_are_limited_for_each_address_and_for_each_administrat
     refused = await invite(as_admin, other := fresh_address())
     assert (refused.status_code, refused.json()["error"]) == (429, "rate_limited")
     assert await mails_to(runtime, tenant.id, other) == []
+
+
+@pytest.mark.parametrize("change", ["disabled", "demoted", "demoted elsewhere"])
+async def test_an_invitation_ends_with_the_power_of_who_gave_it(
+    as_admin: httpx.AsyncClient, guest: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant, change: str
+) -> None:
+    chief = await make_person(runtime.db, tenant.id, platform_role="admin")
+    emails = fresh_address(), fresh_address()
+    async with open_client(runtime, chief) as as_chief:
+        assert (await invite(as_chief, emails[0], platformRole="admin")).status_code == 201
+    assert (await invite(as_admin, emails[1])).status_code == 201
+    if change == "disabled":
+        await as_admin.post(f"/users/{chief.user_id}/disable")
+    elif change == "demoted":
+        await as_admin.patch(f"/users/{chief.user_id}", json={"platformRole": "engineer"})
+    else:  # by whatever does not void what waits
+        async with runtime.db.transaction(tenant.id) as session:
+            place = update(Membership).where(Membership.user_id == chief.user_id)
+            await session.execute(place.values(platform_role="none"))
+    tokens = [await token_to(runtime, tenant.id, email) for email in emails]
+    assert [(await accept(guest, token, **NEW)).status_code for token in tokens] == [401, 201]
+    waiting = (await as_admin.get("/invitations")).json()["invitations"]
+    assert [one["email"] for one in waiting] == ([emails[0]] if change == "demoted elsewhere" else [])
 
 
 async def test_the_mail_says_who_invites_and_to_what(

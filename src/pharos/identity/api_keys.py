@@ -57,6 +57,7 @@ async def create_key(
         key_hash=api_key_hash(text),
         scopes=[scope for scope in SCOPES if scope in scopes],
         created_by=actor.name,
+        created_by_id=actor.user_id,
         created_at=datetime.now(UTC),
         expires_at=datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days else None,
     )

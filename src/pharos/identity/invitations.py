@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity import mail_texts
 from pharos.identity.audit import record_audit
+from pharos.identity.dismissal import inviter_still_administrates
 from pharos.identity.models import Department, Group, GroupMember, Membership, OneTimeToken, Tenant, User
 from pharos.identity.one_time import (
     BadLink,
@@ -103,7 +104,7 @@ async def look_at_invitation(runtime: Runtime, token: str) -> Seen:
     """What the page of an invitation shows; uses nothing up. Raises `BadLink`."""
     async with runtime.db.transaction(tenant_of_link(token)) as session:
         row = await find_one_time(session, purpose="invitation", token=token)
-        if row is None:
+        if row is None or not await inviter_still_administrates(session, row):
             raise BadLink
         tenant = (await session.execute(select(Tenant.name).where(Tenant.id == row.tenant_id))).scalar_one()
         has_account = (await session.execute(select(exists().where(User.email == row.email)))).scalar_one()
@@ -125,6 +126,8 @@ async def accept_invitation(runtime: Runtime, *, token: str, name: str, password
     tenant_id = tenant_of_link(token)
     async with runtime.db.transaction(tenant_id) as session:
         row = await use_one_time(session, purpose="invitation", token=token)
+        if not await inviter_still_administrates(session, row):
+            raise BadLink
         user = (await session.execute(select(User).where(User.email == row.email))).scalar_one_or_none()
         is_new = user is None
         if user is None:
@@ -154,6 +157,7 @@ async def _store(  # noqa: PLR0917 - two parts of the world, who, and what
         session, tenant_id=principal.tenant_id, purpose="invitation", email=email, name=invited.name,
         platform_role=invited.platform_role, department_id=str(invited.department_id or ""),
         group_ids=[str(group_id) for group_id in invited.group_ids], invited_by=principal.name,
+        invited_by_id=str(principal.user_id or ""),
     )  # fmt: skip
     tenant = (await session.execute(select(Tenant.name).where(Tenant.id == principal.tenant_id))).scalar_one()
     inviter = "An administrator" if principal.is_operator else principal.name

@@ -196,6 +196,7 @@ class ApiKey(Table):
     key_hash: Mapped[str] = mapped_column(Text)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     created_by: Mapped[str] = mapped_column(Text)
+    created_by_id: Mapped[UUID | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]

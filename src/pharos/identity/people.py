@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
+from pharos.identity.dismissal import ADMINISTRATORS, revoke_keys_made_by, withdraw_invitations_of
 from pharos.identity.models import Department, Membership, SignInSession, User
 from pharos.identity.principal import OrgPosition, PlatformRole, Principal
 from pharos.infra.errors import Conflict, Invalid, NotAllowed, NotFound
@@ -113,11 +114,16 @@ async def change_place(
         except IntegrityError as error:  # two at once: the unique index lets one through
             raise CEO_TAKEN from error
         await record_audit(session, principal, action="person.changed", subject=f"user:{user_id}", **changed)
+        if new["platform_role"] not in ADMINISTRATORS:
+            await withdraw_invitations_of(session, principal, user_id=user_id)
     return await get_person(session, user_id)
 
 
 async def set_disabled(session: AsyncSession, principal: Principal, *, user_id: UUID, is_disabled: bool) -> Person:
-    """Close the tenant to a person and end their sessions in it, or open it again; other tenants are not touched."""
+    """Close the tenant to a person, or open it again; other tenants are not touched.
+
+    Closing ends their sessions, the invitations of theirs that wait, and the keys they made for programs.
+    """
     require_administrator(principal)
     place = await _lock_place(session, user_id)
     if place.platform_role == "superadmin":
@@ -129,6 +135,8 @@ async def set_disabled(session: AsyncSession, principal: Principal, *, user_id: 
         if is_disabled:
             sessions = update(SignInSession).where(SignInSession.user_id == user_id)
             await session.execute(sessions.where(SignInSession.revoked_at.is_(None)).values(revoked_at=func.now()))
+            await withdraw_invitations_of(session, principal, user_id=user_id)
+            await revoke_keys_made_by(session, principal, user_id=user_id)
         action = "person.disabled" if is_disabled else "person.enabled"
         await record_audit(session, principal, action=action, subject=f"user:{user_id}")
     return await get_person(session, user_id)

@@ -137,6 +137,7 @@ TABLES = (
         key_hash text not null,
         scopes text[] not null,
         created_by text not null,
+        created_by_id uuid,
         created_at timestamptz default now() not null,
         expires_at timestamptz,
         last_used_at timestamptz,
