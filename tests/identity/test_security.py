@@ -86,7 +86,7 @@ async def test_events_are_listed_by_severity(runtime: Runtime, events: MadeTenan
 
 @pytest.mark.contract("RL-09", part="`pharos ratelimit reset` gives the effect of a restart")
 async def test_an_operator_gives_somebody_their_tries_back(runtime: Runtime) -> None:
-    for subject in ("ip:203.0.113.77", "account:locked@example.org", "ip:203.0.113.78"):
+    for subject in ("ip:203.0.113.77", "email:locked@example.org", "ip:203.0.113.78"):
         await runtime.limits.hit(LOGIN, subject)
     for typed in ("203.0.113.77", "Locked@example.org"):
         reset = await run(runtime, "ratelimit", "reset", "--subject", typed, "--json")

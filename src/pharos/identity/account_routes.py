@@ -10,6 +10,7 @@ from pharos.identity import api_keys
 from pharos.identity.change_password import change_password
 from pharos.identity.current import AnyVisitor, CurrentPerson, CurrentRuntime, CurrentVisitor, origin_of
 from pharos.identity.recognise import forget_person, forget_session
+from pharos.identity.request_limits import count_try
 from pharos.identity.schemas import (
     ApiKeyInfo,
     ApiKeys,
@@ -31,7 +32,7 @@ async def change_own_password(
     body: PasswordChange, request: Request, visitor: AnyVisitor, runtime: CurrentRuntime
 ) -> None:
     """Change the own password; all other sessions end."""
-    await runtime.limits.hit(LOGIN, f"account:{visitor.principal.name}")
+    await count_try(request, runtime, LOGIN, visitor.principal)
     await change_password(
         runtime, visitor.signed_in, old=body.old_password, new=body.new_password, origin=origin_of(request)
     )

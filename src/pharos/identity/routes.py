@@ -25,12 +25,11 @@ from pharos.identity.sign_in import (
     Door,
     Holder,
     IssuedTokens,
-    normal_email,
     open_session,
     prove_by_password,
     sign_out,
 )
-from pharos.infra.limits import LOGIN, REFRESH, ip_subject
+from pharos.infra.limits import LOGIN, REFRESH, SETUP, ip_subject
 from pharos.runtime import Runtime
 
 router = APIRouter(tags=["identity"])
@@ -46,6 +45,7 @@ async def bootstrap_status(runtime: CurrentRuntime) -> BootstrapStatus:
 async def bootstrap_init(body: BootstrapInit, request: Request, response: Response, runtime: CurrentRuntime) -> Tokens:
     """Make the first account with the one-time token that `pharos setup-link` prints, and sign in as it."""
     refuse_cross_site(request)
+    await runtime.limits.hit(SETUP, ip_subject(origin_of(request).ip))
     ceo = NewPerson(name=body.ceo.name, email=body.ceo.email, password=body.ceo.password) if body.ceo else None
     owner = NewPerson(name=body.name, email=body.email, password=body.password)
     principal = await initialise(runtime, token=body.token, owner=owner, ceo=ceo)
@@ -129,7 +129,6 @@ async def _prove(
 ) -> Principal:
     origin = origin_of(request)
     await runtime.limits.hit(LOGIN, ip_subject(origin.ip))
-    await runtime.limits.hit(LOGIN, f"account:{normal_email(login)}")
     return await prove_by_password(runtime, login=login, password=password, tenant=tenant, origin=origin)
 
 

@@ -48,6 +48,5 @@ def _subjects(text: str) -> tuple[str, ...]:
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        address = text.strip().lower()
-        return (f"account:{address}", f"email:{address}") if "@" in text else (text,)
+        return (f"email:{text.strip().lower()}",) if "@" in text else (text,)
     return (ip_subject(text),)
