@@ -90,6 +90,16 @@ async def test_who_is_not_known_is_counted_by_address(runtime: Runtime, path: st
         assert forged.status_code == 429
 
 
+@pytest.mark.contract("RL-01", part="by address where a key opens nothing")
+async def test_a_key_where_only_people_may_go_counts_for_its_address(runtime: Runtime) -> None:
+    async with open_client(runtime) as client:
+        transport = client._transport
+        assert isinstance(transport, httpx.ASGITransport)
+        await asyncio.gather(*(runtime.limits.hit(GENERAL, f"ip:{transport.client[0]}") for _ in range(99)))
+        offered = [(await client.get("/api-keys", headers={"X-API-Key": "any"})).status_code for _ in range(2)]
+    assert offered == [403, 429]
+
+
 async def test_pages_static_files_and_health_are_not_counted(runtime: Runtime, member: Principal) -> None:
     await use_up(runtime, GENERAL, limit_subject(member))
     async with open_client(runtime, member) as client:

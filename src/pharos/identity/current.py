@@ -61,6 +61,7 @@ async def any_visitor(request: Request) -> Visitor:
     """
     runtime = get_runtime(request)
     if _offers_key(request):
+        await count_request(request, runtime, None)
         raise NotAllowed("An API key does not open this. Sign in and send `Authorization: Bearer …`.", code=KEY_REFUSED)
     try:
         signed_in = await _identify(request, runtime)
