@@ -92,6 +92,18 @@ async def test_a_token_that_comes_back_after_the_grace_ends_the_whole_family(
     assert found == ("203.0.113.0", THIEF.agent)
 
 
+@pytest.mark.contract("ID-10", part="another browser is told of")
+async def test_a_refresh_by_another_browser_is_told_once_and_goes_on(runtime: Runtime, member: Principal) -> None:
+    mine, other = Origin(ip="203.0.113.9", agent="my browser 1.0"), Origin(ip="203.0.113.77", agent="b" * 500)
+    token = (await open_session(runtime, member, holder="program", origin=mine)).refresh_token
+    for origin, told in ((mine, []), (other, ["suspicious_refresh"]), (other, ["suspicious_refresh"])):
+        token = (await refresh(runtime, token, origin=origin)).refresh_token
+        assert await events_of(runtime, member) == told
+    async with runtime.db.transaction(member.tenant_id) as session:
+        (event,) = (await session.execute(select(SecurityEvent))).scalars()
+    assert (event.severity, event.ip, event.detail) == ("medium", "203.0.113.0", {"before": "my browser 1.0"})
+
+
 @pytest.mark.contract("ID-10", part="one family ends, not the person's others")
 async def test_reuse_ends_one_session_only_and_is_told_once(runtime: Runtime, member: Principal) -> None:
     stolen, other = await first_token(runtime, member), await first_token(runtime, member)

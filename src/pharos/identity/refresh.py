@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pharos.identity.audit import record_audit
 from pharos.identity.principal import product
 from pharos.identity.recognise import find_by_session, forget_session
-from pharos.identity.security import record_security_event
+from pharos.identity.security import MAX_AGENT, record_security_event
 from pharos.identity.sign_in import IssuedTokens, Origin, tokens_of
 from pharos.identity.tokens import REFRESH_PREFIX, SIGN_IN_AGAIN, successor_of, tenant_of, token_hash, token_hashes
 from pharos.infra.errors import NotSignedIn
@@ -58,12 +58,21 @@ REVOKE = text(
     """
 )
 
+NOTE_AGENT = text(
+    """
+    update sessions s set agent = :agent
+    from (select id, user_id, agent from sessions where id = :session_id for update) as before
+    where s.id = before.id and before.agent <> :agent
+    returning before.user_id, before.agent
+    """
+)
+
 
 async def refresh(runtime: Runtime, token: str, *, origin: Origin | None = None) -> IssuedTokens:
     """A new access token, and the refresh token that follows this one.
 
     Raises `NotSignedIn` in the same words for a token that is unknown, expired, ended or used too long ago; the last
-    ends the session and is told to the administrators.
+    ends the session and is told to the administrators, as is a refresh by another program than the session's.
     """
     tenant_id, successor = tenant_of(token, prefix=REFRESH_PREFIX), successor_of(runtime.settings, token)
     presented = token_hashes(runtime.settings, token)
@@ -78,6 +87,8 @@ async def refresh(runtime: Runtime, token: str, *, origin: Origin | None = None)
         if used is not None and used.is_in_grace:
             session_id = used.session_id
         holder = await find_by_session(session, tenant_id, session_id) if session_id is not None else None
+        if holder is not None and origin is not None:
+            await _note_agent(session, tenant_id, session_id=holder.session_id, origin=origin)
         if holder is None and used is not None and not used.is_in_grace:
             await revoke_family(session, tenant_id, session_id=used.session_id, origin=origin or Origin())
     if holder is None:
@@ -99,6 +110,17 @@ async def revoke_family(session: AsyncSession, tenant_id: TenantId, *, session_i
             subject=subject, ip=origin.ip, agent=origin.agent,
         )  # fmt: skip
     await record_audit(session, product(tenant_id), action="session.revoked", subject=subject, reason="token reuse")
+
+
+async def _note_agent(session: AsyncSession, tenant_id: TenantId, *, session_id: UUID, origin: Origin) -> None:
+    """Tell that a session goes on in another program; once, as the session is that program's from now on."""
+    values = {"session_id": session_id, "agent": origin.agent[:MAX_AGENT]}
+    changed = (await session.execute(NOTE_AGENT, values)).one_or_none()
+    if changed is not None:
+        await record_security_event(
+            session, tenant_id, event_type="suspicious_refresh", severity="medium", user_id=changed.user_id,
+            subject=f"session:{session_id}", ip=origin.ip, agent=origin.agent, before=changed.agent,
+        )  # fmt: skip
 
 
 async def _find_used(session: AsyncSession, presented: list[str]) -> Row[Any] | None:
