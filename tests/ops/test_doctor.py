@@ -17,6 +17,7 @@ from unittest import mock
 import psycopg
 import pytest
 from tests.postgres import Server
+from tests.redis_server import RedisServer, needs_redis
 
 from pharos import cli
 from pharos.infra import migrate
@@ -128,6 +129,33 @@ def test_a_refusing_database_leads_to_the_questions_to_ask(tmp_path: Path, datab
         assert "guess" not in cause
     done = pharos(tmp_path, "doctor", "db", "--json", PHAROS_DATABASE_URL=database_urls.app)
     assert (done.returncode, finding(done)[2]) == (0, "Postgres 18 answers")
+
+
+def test_redis_is_looked_at_where_one_is_named_and_its_loss_is_no_failure(tmp_path: Path) -> None:
+    assert finding(pharos(tmp_path, "doctor", "redis", "--json"))[1:] == (
+        "PASS",
+        "none is configured: the database counts rate limits",
+    )
+    done = pharos(tmp_path, "doctor", "redis", "--json", PHAROS_REDIS_URL=f"redis://:hidden@127.0.0.1:{free_port()}/0")
+    assert (done.returncode, finding(done)[1]) == (0, "WARN")
+    assert "mend PHAROS_REDIS_URL, or unset it" in finding(done)[2]
+    assert "hidden" not in done.stdout
+    for url in ("http://:hidden@cache:6379", "redis://:hidden@cache:many/0", "cache:6379", "redis://"):
+        refused = pharos(tmp_path, "doctor", "variables", "--json", PHAROS_REDIS_URL=url)
+        assert finding(refused)[1] == "FAIL"
+        assert "a Redis address is redis://host:port/0" in finding(refused)[2]
+        assert "hidden" not in refused.stdout
+
+
+@needs_redis
+def test_redis_that_counts_passes(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        done = pharos(tmp_path, "doctor", "redis", "--json", PHAROS_REDIS_URL=server.url)
+    finally:
+        server.kill()
+    assert finding(done)[1:] == ("PASS", "Redis counts rate limits")
 
 
 @pytest.mark.contract("ID-08", part="doctor warns of the placeholder address")
