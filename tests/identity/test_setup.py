@@ -10,12 +10,15 @@ import pytest
 from sqlalchemy import select, update
 from tests.conftest import open_client
 
+from pharos.identity import setup
 from pharos.identity.commands import save_admin
 from pharos.identity.models import BootstrapState, Membership, Tenant, User
+from pharos.identity.passwords import hash_apart
 from pharos.identity.setup import NewPerson, issue_setup_link
 from pharos.identity.tenants import ensure_default_tenant, find_tenant
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict
+from pharos.infra.limits import SETUP
 from pharos.runtime import Runtime
 
 OWNER = {"name": "Ada", "email": "Ada@Example.org", "password": "a long enough password"}
@@ -96,6 +99,28 @@ async def test_a_wrong_or_replaced_token_makes_nothing(fresh: httpx.AsyncClient,
         assert (answer.status_code, answer.json()["error"]) == (403, "bad_setup_token")
     async with system_transaction(fresh_runtime.db) as session:
         assert (await session.execute(select(User))).all() == []
+
+
+async def test_a_stranger_cannot_make_the_setup_hash_passwords_or_try_for_ever(
+    fresh: httpx.AsyncClient, fresh_runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    async def counted(password: str) -> str:
+        hashed.append(password)
+        return await hash_apart(password)
+
+    monkeypatch.setattr(setup, "hash_apart", counted)
+    body = {**OWNER, "ceo": {**CEO, "password": "a long enough one"}}
+    token = await setup_token(fresh_runtime)
+    answers = [(await fresh.post("/bootstrap/init", json={"token": "wrong", **body})).status_code for _ in range(11)]
+    assert answers == [403] * SETUP.hits + [429]
+    assert hashed == []
+    async with open_client(fresh_runtime) as elsewhere:
+        assert (await elsewhere.post("/bootstrap/init", json={"token": token, **body})).status_code == 201
+        assert len(hashed) == 2
+        assert (await elsewhere.post("/bootstrap/init", json={"token": token, **body})).status_code == 409
+    assert len(hashed) == 2
 
 
 @pytest.mark.contract("ID-02")

@@ -81,16 +81,12 @@ async def initialise(runtime: Runtime, *, token: str, owner: NewPerson, ceo: New
         raise Invalid("The first account needs a password.", code="weak_password")
     if len({person.email for person in people}) < len(people):
         raise Invalid("The two accounts need different e-mail addresses.", code="same_email")
-    hashes = [await hash_apart(person.password) if person.password else None for person in people]
     tenant_id = await ensure_default_tenant(runtime)
     async with runtime.db.transaction(tenant_id) as session:
-        if await _is_closed(session):
-            raise ALREADY
-        state = (await session.execute(select(BootstrapState).with_for_update())).scalar_one()
-        if not _opens(state, token):
-            raise NotAllowed(
-                "This setup link is not valid. Print a new one with `pharos setup-link`.", code="bad_setup_token"
-            )
+        await _open_state(session, token)  # before the work of hashing: strangers cannot make us do it
+    hashes = [await hash_apart(person.password) if person.password else None for person in people]
+    async with runtime.db.transaction(tenant_id) as session:
+        state = await _open_state(session, token)
         state.is_initialized, state.setup_token_hash = True, None
         principal = await add_person(session, tenant_id, people[0], hashes[0], platform_role="superadmin")
         if ceo is not None:
@@ -177,6 +173,18 @@ async def _is_closed(session: AsyncSession) -> bool:
     await session.execute(insert(BootstrapState).values(singleton=True).on_conflict_do_nothing())
     flag = (await session.execute(select(BootstrapState.is_initialized))).scalar_one()
     return flag or await has_owner(session)
+
+
+async def _open_state(session: AsyncSession, token: str) -> BootstrapState:
+    """The state that the token opens, locked. Raises `Conflict` once the setup is over, `NotAllowed`."""
+    if await _is_closed(session):
+        raise ALREADY
+    state = (await session.execute(select(BootstrapState).with_for_update())).scalar_one()
+    if not _opens(state, token):
+        raise NotAllowed(
+            "This setup link is not valid. Print a new one with `pharos setup-link`.", code="bad_setup_token"
+        )
+    return state
 
 
 def _opens(state: BootstrapState, token: str) -> bool:

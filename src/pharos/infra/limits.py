@@ -44,6 +44,7 @@ GENERAL = Policy("general", 100, 60, "open")
 LLM = Policy("llm", 10, 60, "open")
 # F-34, F-32, RL-05: they keep passwords from being guessed and mailboxes from being filled.
 LOGIN = Policy("login", 5, 60, "local")
+SETUP = Policy("setup", 10, 60, "local")
 REFRESH = Policy("refresh", 30, 60, "local")
 MAGIC_LINK_EMAIL = Policy("magic_link.email", 1, 60, "local")
 MAGIC_LINK_IP = Policy("magic_link.ip", 1, 20, "local")
