@@ -15,12 +15,14 @@ from sqlalchemy import delete, func, select, update
 from tests.conftest import open_client
 from tests.make import PASSWORD, MadeTenant, make_person, make_tenant
 
+from pharos.identity import same_time
 from pharos.identity.current import COOKIE
 from pharos.identity.models import AuditEntry, Membership, SignInSession, User
 from pharos.identity.principal import Principal
 from pharos.identity.sign_in import open_session
 from pharos.identity.signing_keys import key_id, signing_key
 from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import NotFound
 from pharos.infra.settings import Settings
 from pharos.runtime import Runtime
 
@@ -40,7 +42,10 @@ async def test_a_login_gives_tokens_that_open_the_api(client: httpx.AsyncClient,
 
 
 @pytest.mark.contract("ID-04")
-async def test_every_failed_login_looks_the_same(runtime: Runtime, tenant: MadeTenant, member: Principal) -> None:
+async def test_every_failed_login_looks_the_same(
+    runtime: Runtime, tenant: MadeTenant, member: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(same_time, "ANSWER_SECONDS", 0.0)  # so that what it hides shows: the work of comparing
     disabled, locked = [await make_person(runtime.db, tenant.id) for _ in range(2)]
     async with system_transaction(runtime.db) as session:
         await session.execute(update(User).where(User.id == disabled.user_id).values(disabled_at=func.now()))
@@ -63,6 +68,22 @@ async def test_every_failed_login_looks_the_same(runtime: Runtime, tenant: MadeT
     assert bodies == [bodies[0]] * len(tries)
     assert bodies[0][0] == 401
     assert max(seconds) < 3 * min(seconds)  # without the dummy hash an unknown person is ten times faster
+
+
+@pytest.mark.contract("ID-04", part="the time of a failed login says nothing of an address")
+async def test_every_failed_login_takes_its_time(client: httpx.AsyncClient, member: Principal) -> None:
+    for email in (member.name, "nobody@example.org"):
+        started = time.perf_counter()
+        assert (await client.post("/auth/login", json={"email": email, "password": "wrong"})).status_code == 401
+        assert time.perf_counter() - started > same_time.ANSWER_SECONDS
+
+
+async def test_the_time_is_kept_when_something_fails() -> None:
+    started = time.perf_counter()
+    with pytest.raises(NotFound):
+        async with same_time.same_time():
+            raise NotFound("nothing")
+    assert time.perf_counter() - started > same_time.ANSWER_SECONDS
 
 
 async def test_a_person_of_two_tenants_chooses_by_slug(client: httpx.AsyncClient, runtime: Runtime) -> None:

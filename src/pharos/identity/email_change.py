@@ -17,6 +17,7 @@ from pharos.identity.one_time import (
     use_one_time,
 )
 from pharos.identity.recognise import SignedIn, find_by_session, forget_person
+from pharos.identity.same_time import same_time
 from pharos.identity.security import record_security_event
 from pharos.identity.sessions import end_sessions
 from pharos.identity.setup import check_email
@@ -48,7 +49,7 @@ async def request_email_change(
     await runtime.limits.hit(EMAIL_CHANGE_USER, f"user:{me.user_id}")
     await runtime.limits.hit(EMAIL_CHANGE_IP, ip_subject(origin.ip))
     await runtime.limits.hit(EMAIL_CHANGE_EMAIL, f"email:{new_email}")
-    async with runtime.db.transaction(me.tenant_id) as session:
+    async with same_time(), runtime.db.transaction(me.tenant_id) as session:
         if (await session.execute(select(exists().where(User.email == new_email)))).scalar_one():
             return
         token = await issue_one_time(

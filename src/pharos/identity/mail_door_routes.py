@@ -5,8 +5,6 @@ Nothing here tells whether an address has an account: neither the answer nor the
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -45,6 +43,7 @@ from pharos.identity.mail_door_schemas import (
 )
 from pharos.identity.one_time import BadLink, Purpose, record_bad_link
 from pharos.identity.routes import hand_out, session
+from pharos.identity.same_time import same_time
 from pharos.identity.sign_in import normal_email
 from pharos.infra.errors import NotSignedIn
 from pharos.infra.limits import (
@@ -62,9 +61,6 @@ from pharos.runtime import Runtime
 
 router = APIRouter(tags=["mail doors"])
 
-ANSWER_SECONDS = 0.3
-"""Long enough for the slower case, so that the time of an answer says nothing about an address."""
-
 Token = Annotated[str, Query(max_length=200)]
 
 
@@ -76,7 +72,7 @@ async def request_magic_link(body: MagicLinkRequest, request: Request, runtime: 
     await runtime.mail.check()
     await runtime.limits.hit(MAGIC_LINK_IP, ip_subject(origin.ip))
     await runtime.limits.hit(MAGIC_LINK_EMAIL, f"email:{normal_email(body.email)}")
-    async with _same_time():
+    async with same_time():
         await magic_link.request_magic_link(
             runtime, email=body.email, next_path=body.next, tenant=body.tenant, origin=origin
         )
@@ -124,7 +120,7 @@ async def forgot_password(body: PasswordForgotten, request: Request, runtime: Cu
     await runtime.mail.check()
     await runtime.limits.hit(PASSWORD_FORGOTTEN, ip_subject(origin.ip))
     await runtime.limits.hit(PASSWORD_FORGOTTEN, f"email:{normal_email(body.email)}")
-    async with _same_time():
+    async with same_time():
         await password_reset.request_password_reset(runtime, email=body.email, origin=origin)
     return Accepted()
 
@@ -210,13 +206,6 @@ async def accept_invitation(
         return Joined(is_new=False)
     tokens = await hand_out(request, response, runtime, accepted.principal, door="invitation")
     return Joined(is_new=True, **tokens.model_dump())
-
-
-@asynccontextmanager
-async def _same_time() -> AsyncIterator[None]:
-    ends_at = time.monotonic() + ANSWER_SECONDS
-    yield
-    await asyncio.sleep(max(0.0, ends_at - time.monotonic()))
 
 
 @asynccontextmanager

@@ -16,7 +16,8 @@ from pharos.identity.models import Membership, RefreshToken, SignInSession, Tena
 from pharos.identity.passwords import matches_apart
 from pharos.identity.principal import Principal
 from pharos.identity.recognise import SignedIn, forget_session
-from pharos.identity.security import MAX_AGENT, record_security_event
+from pharos.identity.same_time import same_time
+from pharos.identity.security import MAX_AGENT, Severity, record_security_event
 from pharos.identity.tokens import (
     csrf_token,
     issue_access_token,
@@ -79,10 +80,10 @@ async def prove_by_password(
         place = await _place_of(session, user_id, tenant)
         is_right = matches and place is not None
         proved_at = await count_success(session, user_id, compared=stored) if is_right else None
-        is_locked_now = not matches and await count_failure(session, user_id)
     if user is not None and place is not None and proved_at is not None:
         return as_principal(user, place, proved_at=proved_at)
-    await _note_failure(runtime, user, place, origin=origin or Origin(), is_locked_now=is_locked_now)
+    async with same_time():  # what is noted of somebody is not noted of nobody
+        await _note_failure(runtime, user, place, origin=origin or Origin(), is_wrong=not matches)
     raise NotSignedIn("The e-mail address or the password is wrong.", code="wrong_credentials")
 
 
@@ -168,6 +169,20 @@ async def sign_out(runtime: Runtime, signed_in: SignedIn) -> None:
     forget_session(runtime, signed_in.session_id)
 
 
+async def record_failure(
+    session: AsyncSession, tenant_id: TenantId, *, user_id: UUID, origin: Origin, is_locked_now: bool
+) -> None:
+    """Tell of a wrong password, and of the lock if it was the one that locks."""
+    events: list[tuple[str, Severity]] = [("login_failed", "low")]
+    if is_locked_now:
+        events.append(("account_locked", "high"))
+    for event_type, severity in events:
+        await record_security_event(
+            session, tenant_id, event_type=event_type, severity=severity, user_id=user_id,
+            subject=f"user:{user_id}", ip=origin.ip, agent=origin.agent,
+        )  # fmt: skip
+
+
 def normal_email(email: str) -> str:
     """The form an address or a user name is stored and looked up in."""
     return email.strip().lower()
@@ -202,16 +217,12 @@ async def _is_new_device(session: AsyncSession, principal: Principal, *, agent: 
 
 
 async def _note_failure(
-    runtime: Runtime, user: User | None, place: Membership | None, *, origin: Origin, is_locked_now: bool
+    runtime: Runtime, user: User | None, place: Membership | None, *, origin: Origin, is_wrong: bool
 ) -> None:
     if user is None or place is None:
         log.info("sign_in.failed")
         return
     tenant_id = TenantId(place.tenant_id)
-    events = [("login_failed", "low"), *([("account_locked", "high")] if is_locked_now else [])]
     async with runtime.db.transaction(tenant_id) as session:
-        for event_type, severity in events:
-            await record_security_event(
-                session, tenant_id, event_type=event_type, severity=severity, user_id=user.id,  # type: ignore[arg-type]
-                subject=f"user:{user.id}", ip=origin.ip, agent=origin.agent,
-            )  # fmt: skip
+        is_locked_now = is_wrong and await count_failure(session, user.id)
+        await record_failure(session, tenant_id, user_id=user.id, origin=origin, is_locked_now=is_locked_now)
