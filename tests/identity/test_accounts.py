@@ -11,6 +11,7 @@ from tests.conftest import open_client
 from tests.make import PASSWORD, MadeTenant, make_person
 
 from pharos.identity.current import COOKIE
+from pharos.identity.lockout import count_failure
 from pharos.identity.models import Membership, RefreshToken, SecurityEvent, SignInSession, User
 from pharos.identity.principal import Principal
 from pharos.identity.recognise import find_by_session_token
@@ -102,6 +103,23 @@ class TestPassword:
         async with system_transaction(runtime.db) as session:
             counted = select(User.failed_sign_ins).where(User.id == member.user_id)
             assert (await session.execute(counted)).scalar_one() == 1
+
+    async def test_wrong_ones_are_told_and_the_lock_is_said_whatever_the_password(
+        self, as_member: httpx.AsyncClient, runtime: Runtime, member: Principal
+    ) -> None:
+        assert member.user_id is not None
+        async with system_transaction(runtime.db) as session:
+            for _ in range(4):
+                await count_failure(session, member.user_id)
+        answers = []
+        for old in ("wrong password", "wrong password", PASSWORD):
+            answer = await as_member.post("/auth/password", json={"oldPassword": old, "newPassword": NEW})
+            answers.append((answer.status_code, answer.json()["error"]))
+        assert answers == [(403, "wrong_password"), (429, "account_locked"), (429, "account_locked")]
+        assert 290 < int(answer.headers["retry-after"]) <= 300
+        async with runtime.db.transaction(member.tenant_id) as session:
+            events = select(SecurityEvent.event_type).where(SecurityEvent.user_id == member.user_id)
+            assert sorted((await session.execute(events)).scalars()) == ["account_locked", "login_failed"]
 
     @pytest.mark.contract("ID-09", part="a password that was handed out must be changed at the first sign-in")
     async def test_one_that_was_handed_out_opens_its_change_and_nothing_else(

@@ -151,6 +151,9 @@ async def test_a_change_of_password_is_limited_by_person_and_by_nobody_else_s_si
     async with open_client(runtime) as stranger:
         for _ in range(LOGIN.hits + 1):
             await stranger.post("/auth/login", json={"email": member.name, "password": "x"})
+    async with system_transaction(runtime.db) as session:
+        assert member.user_id is not None
+        assert await unlock(session, member.user_id)
     change = {"oldPassword": "not the old one", "newPassword": "four unrelated calm words"}
     answers = [(await as_member.post("/auth/password", json=change)).status_code for _ in range(LOGIN.hits + 1)]
     assert answers == [403] * LOGIN.hits + [429]

@@ -8,14 +8,14 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
-from pharos.identity.lockout import count_failure, count_success
+from pharos.identity.lockout import count_failure, count_success, refuse_locked
 from pharos.identity.models import User
 from pharos.identity.passwords import check_new_password, hash_apart, matches_apart
 from pharos.identity.principal import Principal
 from pharos.identity.recognise import SignedIn, forget_person
 from pharos.identity.security import record_security_event
 from pharos.identity.sessions import end_sessions
-from pharos.identity.sign_in import Origin
+from pharos.identity.sign_in import Origin, record_failure
 from pharos.infra.errors import Invalid, NotAllowed
 from pharos.runtime import Runtime
 
@@ -25,8 +25,9 @@ WRONG_OLD = NotAllowed("The old password is wrong.", code="wrong_password")
 async def change_password(runtime: Runtime, signed_in: SignedIn, *, old: str, new: str, origin: Origin) -> None:
     """Replace the password of whoever is signed in and end their other sessions.
 
-    Raises `NotAllowed` for a wrong old password, which counts towards the lock as a sign-in does; `Invalid` for a new
-    one that is weak or the old one.
+    Raises `NotAllowed` for a wrong old password, which counts towards the lock and is told as at a sign-in;
+    `LimitReached` during the lock, be the old password right or wrong; `Invalid` for a new one that is weak or the old
+    one.
     """
     check_new_password(new)
     if new == old:
@@ -34,6 +35,7 @@ async def change_password(runtime: Runtime, signed_in: SignedIn, *, old: str, ne
     me = signed_in.principal
     assert me.user_id is not None
     async with runtime.db.transaction(me.tenant_id) as session:
+        await refuse_locked(session, me.user_id)
         stored = (await session.execute(select(User.password_hash).where(User.id == me.user_id))).scalar_one()
     matches = await matches_apart(old, stored)
     hashed = await hash_apart(new) if matches else None
@@ -42,7 +44,10 @@ async def change_password(runtime: Runtime, signed_in: SignedIn, *, old: str, ne
         if hashed is not None and is_proved:
             await set_password(session, me, user_id=me.user_id, hashed=hashed, origin=origin, keep=signed_in.session_id)
         elif hashed is None:
-            await count_failure(session, me.user_id)
+            is_locked_now = await count_failure(session, me.user_id)
+            await record_failure(session, me.tenant_id, user_id=me.user_id, origin=origin, is_locked_now=is_locked_now)
+        else:  # locked meanwhile, or another password was set
+            await refuse_locked(session, me.user_id)
     if not is_proved:
         raise WRONG_OLD
     forget_person(runtime, me.user_id)
