@@ -135,7 +135,7 @@ async def test_without_redis_nobody_waits_and_sign_in_stays_limited(
     before, started = times_failed_open("general"), time.monotonic()
     assert await allowed(limits, replace(GENERAL, hits=3), subject, 20) == 20
     assert await allowed(limits, NARROW, subject, 10) == NARROW.hits
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 1.9, "one wait of a second, and nobody waits after that"
     assert times_failed_open("general") == before + 20
 
 
