@@ -78,7 +78,13 @@ class Anything(SimpleNamespace):
 
 
 SESSION = Anything(id="s")
-KEYS = {"keys": [Anything(scopes=["read"])], "scopes": ("read", "ask"), "chosen": ("read",), "for_program": True}
+KEYS = {
+    "keys": [Anything(scopes=["read"])],
+    "scopes": ("read", "ask"),
+    "chosen": ("read",),
+    "default_days": 90,
+    "for_program": True,
+}
 SOMEONE = Anything(platform_role="admin", org_position="ceo", is_disabled=True, department_id="d")
 GROUP = Anything(members=2)
 GRANT = Anything(grantee_kind="user", tier="use", is_expired=False)
@@ -187,7 +193,7 @@ class Elements(HTMLParser):
 
 
 def rendered(template: str, context: dict[str, Any]) -> str:
-    request = Request({"type": "http", "headers": [(b"accept-language", b"en")]})
+    request = Request({"type": "http", "query_string": b"", "headers": [(b"accept-language", b"en")]})
     return bytes(page(request, template, **context).body).decode()
 
 
@@ -246,7 +252,7 @@ def test_no_template_switches_escaping_off() -> None:
 
 
 def test_the_headers_allow_only_our_own_files() -> None:
-    reply = page(Request({"type": "http", "headers": []}), "sign_in.html", next_path="/")
+    reply = page(Request({"type": "http", "query_string": b"", "headers": []}), "sign_in.html", next_path="/")
     policy = reply.headers["content-security-policy"]
     assert "unsafe" not in policy
     assert "default-src 'none'" in policy
