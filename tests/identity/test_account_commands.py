@@ -131,6 +131,12 @@ def test_somebody_is_locked_out_and_let_in_again(chief: str, database: str) -> N
     assert json.loads(run("user", "sign-out", chief, "--json").stdout) == {"email": chief, "sessions": 0}
 
 
+def test_a_key_ends_by_itself_unless_it_is_asked_not_to(chief: str) -> None:
+    for choice in ([], ["--expires-days", "0"]):
+        made = json.loads(run("apikey", "create", "--name", "a robot", "--json", *choice).stdout)
+        assert (made["expires_at"] is None) == bool(choice)
+
+
 @pytest.mark.contract("ID-07", part="keys are made, listed and ended at the machine")
 def test_a_key_is_shown_once_and_ends(chief: str) -> None:
     made = json.loads(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -188,6 +188,14 @@ class TestOverHttp:
         ]  # fmt: skip
         for body, status in bodies:
             assert (await as_member.post("/api-keys", json=body)).status_code == status, body
+
+    @pytest.mark.parametrize(("choice", "days"), [({}, 90), ({"expiresInDays": None}, None)])
+    async def test_a_key_ends_by_itself_unless_it_is_asked_not_to(
+        self, as_member: httpx.AsyncClient, choice: dict[str, None], days: int | None
+    ) -> None:
+        made = (await as_member.post("/api-keys", json={"name": "x"} | choice)).json()
+        made_at, ends_at = (made[name] and datetime.fromisoformat(made[name]) for name in ("createdAt", "expiresAt"))
+        assert (ends_at and round((ends_at - made_at) / timedelta(days=1))) == days
 
     async def test_a_key_that_expires_says_when(self, as_member: httpx.AsyncClient, runtime: Runtime) -> None:
         made = (await as_member.post("/api-keys", json={"name": "x", "expiresInDays": 30})).json()

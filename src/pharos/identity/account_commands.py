@@ -166,7 +166,9 @@ def create_api_key(
         list[str] | None, typer.Option(help="read, ask or ingest; several times. Unset: read, ask.")
     ] = None,
     user: Annotated[str | None, typer.Option(help="E-mail of the person it acts as; unset: nobody.")] = None,
-    expires_days: Annotated[int | None, typer.Option(min=1, max=3650, help="Unset: it does not expire.")] = None,
+    expires_days: Annotated[
+        int, typer.Option(min=0, max=3650, help="How long it is good; 0: for ever.")
+    ] = api_keys.DEFAULT_DAYS,
     tenant: TenantSlug = "default",
     as_json: AsJson = False,
 ) -> None:
@@ -177,7 +179,7 @@ def create_api_key(
             person = await get_person_by_email(session, user) if user else None
             return await api_keys.create_key(
                 session, me, name=name, scopes=scope or api_keys.DEFAULT_SCOPES,
-                user_id=person.id if person else None, expires_in_days=expires_days,
+                user_id=person.id if person else None, expires_in_days=expires_days or None,
             )  # fmt: skip
 
     key, text = run_async(work())

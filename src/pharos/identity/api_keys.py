@@ -21,6 +21,8 @@ from pharos.infra.ids import new_id
 Scope = Literal["read", "ask", "ingest"]
 SCOPES: tuple[Scope, ...] = ("read", "ask", "ingest")
 DEFAULT_SCOPES: tuple[Scope, ...] = ("read", "ask")
+DEFAULT_DAYS = 90
+"""A quarter: the key of a program that nobody remembers ends by itself."""
 KEY_ADMINS = {"admin", "superadmin"}
 PREFIX_CHARACTERS = 8
 
@@ -32,13 +34,13 @@ async def create_key(
     name: str,
     scopes: Sequence[str] = DEFAULT_SCOPES,
     user_id: UUID | None = None,
-    expires_in_days: int | None = None,
+    expires_in_days: int | None = DEFAULT_DAYS,
 ) -> tuple[ApiKey, str]:
     """A new key and its text, which is kept nowhere.
 
     With `user_id` its program acts as that person minus administration; without, as nobody in particular: it sees what
-    every member sees. Raises `Invalid` for an empty name or an unknown scope, `NotAllowed` for a person who makes one
-    that is not their own.
+    every member sees. With None for its days it does not end by itself. Raises `Invalid` for an empty name or an
+    unknown scope, `NotAllowed` for a person who makes one that is not their own.
     """
     name = " ".join(name.split())
     if not 1 <= len(name) <= 100:
@@ -70,6 +72,11 @@ async def create_key(
 async def list_keys(session: AsyncSession, principal: Principal) -> list[ApiKey]:
     """Keys that are not revoked, newest first: all for an administrator, their own for anybody else."""
     return list((await session.execute(_mine(principal).order_by(ApiKey.created_at.desc()))).scalars())
+
+
+def is_good(key: ApiKey) -> bool:
+    """Whether a key still opens anything."""
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > datetime.now(UTC))
 
 
 async def revoke_key(session: AsyncSession, principal: Principal, *, key_id: UUID) -> None:

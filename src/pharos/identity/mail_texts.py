@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 NOT_YOU = "If you did not ask for this, do nothing: without the link nothing happens."
@@ -30,12 +31,15 @@ def password_reset(link: str) -> Letter:
     )
 
 
-def password_changed(base_url: str) -> Letter:
-    """Told afterwards, so that a stolen mailbox is noticed."""
+def password_changed(base_url: str, *, key_names: Sequence[str]) -> Letter:
+    """Told afterwards, so that a stolen mailbox is noticed; the person's API keys open the account still."""
+    names = ", ".join(key_names)
+    keys = f"API keys of yours open it still: {names}. Revoke what you do not need at {base_url}/account.\n\n"
     return Letter(
         "Your password was changed",
-        f"The password of your account at {base_url} was changed, and every sign-in was ended.\n\nIf that was not "
-        "you, somebody can read your mail: tell the person who runs this installation.\n",
+        f"The password of your account at {base_url} was changed, and every sign-in was ended.\n\n"
+        f"{keys if key_names else ''}If that was not you, somebody can read your mail: tell the person who runs this "
+        "installation.\n",
     )
 
 

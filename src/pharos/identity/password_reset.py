@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 
 from pharos.identity import mail_texts
+from pharos.identity.api_keys import is_good, list_keys
 from pharos.identity.change_password import set_password
 from pharos.identity.lockout import unlock
 from pharos.identity.models import Membership, User
@@ -80,7 +81,8 @@ async def reset_password(runtime: Runtime, *, token: str, password: str, origin:
         person = as_principal(found.User, found.Membership)
         await set_password(session, person, user_id=found.User.id, hashed=hashed, origin=origin)
         await unlock(session, found.User.id)
-        letter = mail_texts.password_changed(runtime.settings.base_url)
+        keys = [key.name for key in await list_keys(session, person) if key.user_id == person.user_id and is_good(key)]
+        letter = mail_texts.password_changed(runtime.settings.base_url, key_names=keys)
         await queue_mail(
             session, runtime.vault, tenant_id=tenant_id, recipient=row.email, subject=letter.subject, text=letter.text
         )

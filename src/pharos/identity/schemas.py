@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from pharos.identity.api_keys import DEFAULT_SCOPES, Scope
+from pharos.identity.api_keys import DEFAULT_DAYS, DEFAULT_SCOPES, Scope
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Email = Annotated[str, Field(min_length=3, max_length=254)]
@@ -105,7 +105,9 @@ class OpenSessions(Body):
 class NewApiKey(Body):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     scopes: list[Scope] = list(DEFAULT_SCOPES)
-    expires_in_days: Annotated[int | None, Field(ge=1, le=3650)] = None
+    expires_in_days: Annotated[int | None, Field(ge=1, le=3650, description="Null: it does not end by itself.")] = (
+        DEFAULT_DAYS
+    )
     for_program: Annotated[
         bool, Field(description="Acts as nobody in particular instead of as you; for administrators.")
     ] = False

@@ -44,6 +44,7 @@ async def account_page(request: Request, visit: CurrentVisit) -> Response:
         keys=keys,
         scopes=api_keys.SCOPES,
         chosen=api_keys.DEFAULT_SCOPES,
+        default_days=api_keys.DEFAULT_DAYS,
         for_program=False,
     )
 

@@ -135,7 +135,14 @@ async def keys_page(request: Request, visit: AdminVisit) -> Response:
     async with visit.transaction() as session:
         keys = await api_keys.list_keys(session, visit.principal)
     return _page(
-        request, visit, "keys", keys=keys, scopes=api_keys.SCOPES, chosen=api_keys.DEFAULT_SCOPES, for_program=True
+        request,
+        visit,
+        "keys",
+        keys=keys,
+        scopes=api_keys.SCOPES,
+        chosen=api_keys.DEFAULT_SCOPES,
+        for_program=True,
+        default_days=api_keys.DEFAULT_DAYS,
     )
 
 
