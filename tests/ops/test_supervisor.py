@@ -196,8 +196,16 @@ def test_postgres_runs_alone_and_its_data_go_only_when_told(place: Place) -> Non
     data = place.root / "data" / "postgres" / "data"
     assert place.pharos("down", "--delete-data").returncode != 0  # asks, and nobody is there to answer
     assert data.exists()
+    mail = place.root / "data" / "outbox" / "a.eml"
+    mail.parent.mkdir()
+    mail.write_text("somebody's address")
+    (place.root / "data" / "notes.txt").write_text("not ours")
+    done = place.pharos("down", "--delete-data", "--yes")
+    assert (done.returncode, "still there: notes.txt" in done.stdout) == (0, True)
+    assert [path.name for path in (place.root / "data").iterdir()] == ["notes.txt"]
+    (place.root / "data" / "notes.txt").unlink()
     assert place.pharos("down", "--delete-data", "--yes").returncode == 0
-    assert not data.exists()
+    assert not (place.root / "data").exists()
 
 
 def test_what_is_not_running_or_not_there_is_said(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ app = typer.Typer()
 
 ALIASES = {"api": "web", "app": "web"}
 DOWN_SECONDS = 120.0
+DATA_FOLDERS = ("outbox", "secrets", "logs", "tmp", "run")
+"""What lies in a data directory beside the database and the uploads."""
 
 
 def part_name(name: str) -> str:
@@ -104,16 +107,22 @@ def down(
     if not yes:
         typer.confirm(f"Delete {settings.data_dir} with all documents, accounts and secrets?", abort=True)
     with supervisor_lock(settings):
-        _delete_data(settings)
+        left = _delete_data(settings)
     echo_line(f"Deleted {settings.data_dir}.")
+    if left:
+        echo_line(f"Not ours and still there: {', '.join(left)}.")
 
 
-def _delete_data(settings: Settings) -> None:
-    import shutil
-
+def _delete_data(settings: Settings) -> list[str]:
+    """Remove what Pharos keeps, and the directory when nothing else lies in it; returns the names of what else does."""
     embedded_postgres.delete(settings.data_dir)
-    for name in ("blobs", "secrets", "logs", "tmp", "run"):
-        shutil.rmtree(settings.data_dir / name, ignore_errors=True)
+    for folder in (settings.blob_root, *(settings.data_dir / name for name in DATA_FOLDERS)):
+        if folder.exists():
+            shutil.rmtree(folder)
+    left = sorted(path.name for path in settings.data_dir.iterdir())
+    if not left:
+        settings.data_dir.rmdir()
+    return left
 
 
 @app.command()
