@@ -191,7 +191,7 @@ async def _identify(request: Request, runtime: Runtime) -> SignedIn:
 async def _by_bearer(runtime: Runtime, authorization: str) -> SignedIn:
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise NotSignedIn("Send the token as `Authorization: Bearer TOKEN`.", code="bad_token")
+        raise NotSignedIn("Send the token as `Authorization: Bearer TOKEN`.")
     return await find_by_claims(runtime, read_access_token(runtime.settings, token.strip()))
 
 

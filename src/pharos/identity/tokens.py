@@ -63,13 +63,16 @@ def issue_access_token(settings: Settings, *, tenant_id: TenantId, user_id: User
 def read_access_token(settings: Settings, token: str) -> AccessClaims:
     """The claims of a token we signed. Raises `NotSignedIn` for any other: forged, foreign, expired or incomplete.
 
+    Only an expired one that was ours has a code of its own, `token_expired`: its client refreshes. All others are
+    answered as an ended session is, so that nobody learns what was wrong with a token they made.
+
     The algorithm and the keys are ours; the token's header only chooses among the keys that count now.
     """
     keys = {key_id(key): key for key in verifying_keys(settings, JWT)}
     try:
         key = keys.get(jwt.get_unverified_header(token).get("kid", ""))
         if key is None:
-            raise NotSignedIn(SIGN_IN_AGAIN, code="bad_token")
+            raise NotSignedIn(SIGN_IN_AGAIN)
         claims = jwt.decode(
             token,
             key,
@@ -86,7 +89,7 @@ def read_access_token(settings: Settings, token: str) -> AccessClaims:
     except jwt.ExpiredSignatureError as error:
         raise NotSignedIn("Your access token has expired. Sign in again.", code="token_expired") from error
     except (jwt.PyJWTError, ValueError, AttributeError) as error:
-        raise NotSignedIn(SIGN_IN_AGAIN, code="bad_token") from error
+        raise NotSignedIn(SIGN_IN_AGAIN) from error
 
 
 def new_session_token(tenant_id: TenantId) -> str:
@@ -134,7 +137,7 @@ def tenant_of(token: str, *, prefix: str = SESSION_PREFIX) -> TenantId:
             raise ValueError
         return TenantId(UUID(hex=tenant))
     except ValueError as error:
-        raise NotSignedIn(SIGN_IN_AGAIN, code="not_signed_in") from error
+        raise NotSignedIn(SIGN_IN_AGAIN) from error
 
 
 def token_hash(settings: Settings, token: str) -> str:
