@@ -35,13 +35,13 @@ def known_commands() -> set[str]:
     """All commands a person may type, as `documents list`; hidden ones are for the processes themselves."""
 
     def walk(command: Any, name: str) -> Iterator[str]:
-        subcommands = getattr(command, "commands", None)
-        if subcommands is None:
+        if not hasattr(command, "list_commands"):
             yield name
             return
         if getattr(command, "invoke_without_command", False) and name:
             yield name
-        for word, below in subcommands.items():
+        for word in command.list_commands(None):
+            below = command.get_command(None, word)
             if not below.hidden:
                 yield from walk(below, f"{name} {word}".strip())
 
