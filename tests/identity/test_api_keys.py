@@ -29,7 +29,7 @@ def header(key: str) -> dict[str, str]:
     return {"X-API-Key": key}
 
 
-@pytest.mark.contract("ID-07")
+@pytest.mark.contract("ID-07", part="what administrates refuses a key")
 async def test_a_key_opens_the_api_and_no_administration(
     client: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant
 ) -> None:

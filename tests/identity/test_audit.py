@@ -189,7 +189,7 @@ async def test_seals_of_one_tenant_are_not_another_s(runtime: Runtime, sealed: M
         assert (await verify_audit(session)).sealed == 0
 
 
-@pytest.mark.contract("AU-02", part="`GET /audit-log`; `pharos audit` has its own test")
+@pytest.mark.contract("AU-02", part="`GET /audit-log`")
 async def test_administrators_page_through_the_log_and_filter_it(
     as_admin: httpx.AsyncClient, runtime: Runtime, sealed: MadeTenant
 ) -> None:

@@ -30,8 +30,8 @@ async def ask(client: httpx.AsyncClient, project: object) -> httpx.Response:
     return await client.post("/chat", json={"question": "Where is the lighthouse?", "projectId": str(project)})
 
 
-@pytest.mark.contract("RL-01", part="by person; the API key has its own test")
-@pytest.mark.contract("RL-10", part="429 with Retry-After and retryAfterMs; its code is `rate_limited`")
+@pytest.mark.contract("RL-01", part="by person")
+@pytest.mark.contract("RL-10", part="429 with Retry-After and retryAfterMs, and the code `rate_limited`")
 async def test_the_hundred_and_first_request_in_a_minute_is_told_when_to_come_back(
     runtime: Runtime, as_member: httpx.AsyncClient, member: Principal, as_admin: httpx.AsyncClient
 ) -> None:

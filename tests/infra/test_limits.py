@@ -90,7 +90,7 @@ async def test_no_address_is_stored(runtime: Runtime) -> None:
     assert not [key for key in keys if "203" in key and "113" in key and "." in key]
 
 
-@pytest.mark.contract("RL-03", part="general limits let through; every time is logged and measured")
+@pytest.mark.contract("RL-03", part="general limits let through, and every time is logged and measured")
 @pytest.mark.contract(
     "AU-04", part="every hit let through is measured, and logged once a minute; the alert comes later"
 )
