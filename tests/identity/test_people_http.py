@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from tests.conftest import open_client
 from tests.make import MadeTenant, make_department, make_group, make_person, make_tenant
 
 from pharos.access.models import ProjectGrant
-from pharos.identity.models import AuditEntry, Membership
+from pharos.identity.current import COOKIE
+from pharos.identity.models import AuditEntry, Membership, SignInSession
 from pharos.identity.principal import Principal
+from pharos.identity.sign_in import open_session
 from pharos.infra.db import Database
 from pharos.infra.ids import new_id
 from pharos.runtime import Runtime
@@ -157,11 +160,64 @@ async def test_a_person_of_two_tenants_goes_from_one_to_the_other(
     token = (await as_member.post("/auth/tenant", json={"slug": other.slug})).json()["accessToken"]
     me = await as_member.get("/auth/session", headers={"Authorization": f"Bearer {token}"})
     assert me.json()["tenantId"] == str(other.id)
+    here = await as_member.post("/auth/tenant", json={"slug": tenant.slug})
+    assert (here.status_code, here.json()["error"]) == (409, "same_tenant")
     foreign = await make_tenant(runtime.db)
     answers = [await as_member.post("/auth/tenant", json={"slug": slug}) for slug in (foreign.slug, "nowhere")]
     assert [(one.status_code, one.json()["message"]) for one in answers] == [
         (404, answers[0].json()["message"]) for _ in range(2)
     ]
+
+
+async def test_a_program_gets_nothing_in_another_tenant_that_outlasts_its_sign_in(
+    client: httpx.AsyncClient, runtime: Runtime, member: Principal
+) -> None:
+    other, third = await make_tenant(runtime.db), await make_tenant(runtime.db)
+    for tenant_id in (other.id, third.id):
+        async with runtime.db.transaction(tenant_id) as session:
+            session.add(Membership(tenant_id=tenant_id, user_id=member.user_id))
+    issued = await open_session(runtime, member, holder="program")
+    signed_in = {"Authorization": f"Bearer {issued.access_token}"}
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    async with runtime.db.transaction(member.tenant_id) as session:
+        await session.execute(update(SignInSession).values(expires_at=soon))
+    for headers in (signed_in, signed_in | {"X-CSRF-Token": ""}):  # no header makes it a browser's
+        tokens = await client.post("/auth/tenant", json={"slug": other.slug}, headers=headers)
+        assert (tokens.status_code, sorted(tokens.json())) == (200, ["accessToken", "expiresIn"])
+        assert "set-cookie" not in tokens.headers
+    given = {"Authorization": f"Bearer {tokens.json()['accessToken']}"}
+    assert (await client.get("/auth/session", headers=given)).json()["tenantId"] == str(other.id)
+    async with runtime.db.transaction(other.id) as session:
+        assert set((await session.execute(select(SignInSession.expires_at))).scalars()) == {soon}
+    again = await client.post("/auth/tenant", json={"slug": third.slug}, headers=given)
+    assert (again.status_code, again.json()["error"]) == (403, "not_a_sign_in")
+    assert (await client.post("/auth/logout", headers=signed_in)).status_code == 204
+    assert (await client.get("/auth/session", headers=given)).status_code == 401
+
+
+async def test_a_browser_that_goes_to_another_tenant_keeps_the_end_of_its_session(
+    client: httpx.AsyncClient, runtime: Runtime, member: Principal
+) -> None:
+    other = await make_tenant(runtime.db)
+    async with runtime.db.transaction(other.id) as session:
+        session.add(Membership(tenant_id=other.id, user_id=member.user_id))
+    issued = await open_session(runtime, member)
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    async with runtime.db.transaction(member.tenant_id) as session:
+        await session.execute(update(SignInSession).values(expires_at=soon, proved_at=soon))
+    client.cookies.set(COOKIE, issued.session_token)
+    page = {"X-CSRF-Token": issued.csrf_token}
+    gone = await client.post("/auth/tenant", json={"slug": other.slug}, headers=page)
+    assert gone.status_code == 200
+    assert "refreshToken" not in gone.json()
+    client.cookies.clear()
+    client.cookies.set(COOKIE, issued.session_token)
+    assert (await client.get("/auth/session")).status_code == 401
+    client.cookies.set(COOKIE, gone.cookies[COOKIE])
+    assert (await client.get("/auth/session")).json()["tenantId"] == str(other.id)
+    async with runtime.db.transaction(other.id) as session:
+        row = (await session.execute(select(SignInSession.expires_at, SignInSession.proved_at))).one()
+    assert tuple(row) == (soon, soon)
 
 
 @pytest.mark.contract("AC-08")
@@ -197,6 +253,7 @@ async def test_departments_and_groups_are_made_renamed_filled_and_removed(
 async def test_of_several_who_take_a_name_at_once_one_gets_it(
     as_admin: httpx.AsyncClient, path: str, code: str
 ) -> None:
+    await asyncio.gather(*(as_admin.get(path) for _ in range(4)))  # each has its connection, so that they meet
     answers = await asyncio.gather(*(as_admin.post(path, json={"name": "Harbour"}) for _ in range(4)))
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
     assert {answer.json().get("error") for answer in answers} == {None, code}

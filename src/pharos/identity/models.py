@@ -146,7 +146,8 @@ class BootstrapState(Table):
 class SignInSession(Table):
     """One signed-in browser (`token_hash` is of its cookie) or program (its refresh tokens are its family).
 
-    `proved_at`: when its holder proved who they are, which is before it was made.
+    `proved_at`: when its holder proved who they are, which is before it was made. `parent_session_id`: of the session
+    in another tenant that asked for this one and with which it ends.
     """
 
     __tablename__ = "sessions"
@@ -162,6 +163,8 @@ class SignInSession(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     last_seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
     proved_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    parent_tenant_id: Mapped[UUID | None]
+    parent_session_id: Mapped[UUID | None]
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
 

@@ -15,7 +15,7 @@ from pharos.identity.lockout import count_failure, count_success
 from pharos.identity.models import Membership, RefreshToken, SignInSession, Tenant, User
 from pharos.identity.passwords import matches_apart
 from pharos.identity.principal import Principal
-from pharos.identity.recognise import SignedIn, forget_session
+from pharos.identity.recognise import SignedIn, forget_person
 from pharos.identity.same_time import same_time
 from pharos.identity.security import MAX_AGENT, Severity, record_security_event
 from pharos.identity.tokens import (
@@ -94,17 +94,20 @@ async def open_session(
     door: Door = "password",
     holder: Holder = "browser",
     origin: Origin | None = None,
+    asking: SignInSession | None = None,
 ) -> IssuedTokens:
-    """A new session of a person who has proved who they are.
+    """A new session of a person who has proved who they are, or whose session in another tenant is `asking`.
 
     `holder`: a browser gets a cookie, a program a refresh token, and "brief" the access token alone, with which the
-    session ends.
+    session ends. It ends no later than the one that asks, and with it, unless that is a browser's, which it replaces.
     """
     assert principal.user_id is not None
     settings, origin = runtime.settings, origin or Origin()
     session_id, tenant_id = new_id(), principal.tenant_id
     cookie = new_session_token(tenant_id) if holder == "browser" else ""
     refresh_token = new_refresh_token(tenant_id) if holder == "program" else ""
+    expires_at = datetime.now(UTC) + life_of(runtime, holder)
+    parent = asking if holder != "browser" else None
     row = SignInSession(
         tenant_id=tenant_id,
         id=session_id,
@@ -113,8 +116,10 @@ async def open_session(
         door=door,
         agent=origin.agent[:MAX_AGENT],
         ip=anonymise_ip(origin.ip) if origin.ip else "",
-        proved_at=principal.proved_at or func.now(),
-        expires_at=datetime.now(UTC) + life_of(runtime, holder),
+        proved_at=(asking.proved_at if asking else principal.proved_at) or func.now(),
+        parent_tenant_id=parent.tenant_id if parent else None,
+        parent_session_id=parent.id if parent else None,
+        expires_at=min(expires_at, asking.expires_at) if asking else expires_at,
     )
     async with runtime.db.transaction(tenant_id) as session:
         if await _is_new_device(session, principal, agent=row.agent):
@@ -160,13 +165,14 @@ def life_of(runtime: Runtime, holder: Holder) -> timedelta:
 
 async def sign_out(runtime: Runtime, signed_in: SignedIn) -> None:
     """End one session; its tokens are worth nothing from now on."""
+    assert signed_in.principal.user_id is not None
     async with runtime.db.transaction(signed_in.principal.tenant_id) as session:
         ended = update(SignInSession).where(SignInSession.id == signed_in.session_id)
         await session.execute(ended.values(revoked_at=func.now()))
         await record_audit(
             session, signed_in.principal, action="session.ended", subject=f"session:{signed_in.session_id}"
         )
-    forget_session(runtime, signed_in.session_id)
+    forget_person(runtime, signed_in.principal.user_id)
 
 
 async def record_failure(

@@ -14,7 +14,7 @@ import psycopg
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from pharos.identity.recognise import forget_person, forget_session
+from pharos.identity.recognise import forget_person
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.errors import PharosError
 from pharos.infra.ids import TenantId
@@ -71,17 +71,13 @@ async def listen(runtime: Runtime) -> None:
 
 
 def hear(runtime: Runtime, payload: str) -> None:
-    """Forget what `session:ID` or `user:ID` names; anything else is taken to mean everything."""
-    kind, _, words = payload.partition(":")
+    """Forget the sessions of whom `user:ID` names; anything else is taken to mean everything."""
     try:
-        changed = UUID(words)
+        user_id = UUID(payload.removeprefix("user:"))
     except ValueError:
         runtime.sign_ins.forget_all()
         return
-    if kind == "session":
-        forget_session(runtime, changed)
-    else:
-        forget_person(runtime, changed)
+    forget_person(runtime, user_id)
 
 
 async def write_uses(runtime: Runtime) -> None:

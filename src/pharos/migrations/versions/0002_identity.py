@@ -28,6 +28,8 @@ COLUMNS = (
     "alter table sessions add column ip text default '' not null",
     "alter table sessions add column last_seen_at timestamptz default now() not null",
     "alter table sessions add column proved_at timestamptz default now() not null",
+    "alter table sessions add column parent_tenant_id uuid",
+    "alter table sessions add column parent_session_id uuid",
     "alter table conversations add column share_token_id uuid",
     "alter table project_grants add column granted_by text default '' not null",
     "alter table users add constraint uq_users_username unique (username)",
@@ -332,11 +334,14 @@ FUNCTIONS = (
     returns table (session_id uuid, user_id uuid, email text, name text, must_change_password boolean,
                    platform_role text, org_position text, department_id uuid)
     language plpgsql security invoker as $$
+    declare
+        it record;
+        is_parent_open boolean;
     begin
         perform set_config('pharos.tenant_id', in_tenant::text, true);
-        return query
-            select s.id, u.id, u.email, u.name, u.must_change_password,
-                   m.platform_role, m.org_position, m.department_id
+        select s.id, u.id as user_id, u.email, u.name, u.must_change_password,
+               m.platform_role, m.org_position, m.department_id, s.parent_tenant_id, s.parent_session_id
+            into it
             from sessions s
             join users u on u.id = s.user_id
             join memberships m on m.tenant_id = s.tenant_id and m.user_id = s.user_id
@@ -344,6 +349,23 @@ FUNCTIONS = (
               and s.revoked_at is null and s.expires_at > now()
               and (u.sessions_valid_from is null or u.sessions_valid_from < s.proved_at)
               and u.disabled_at is null and m.disabled_at is null;
+        if not found then
+            return;
+        end if;
+        -- One that was asked for in another tenant holds as long as the one that asked.
+        if it.parent_session_id is not null then
+            perform set_config('pharos.tenant_id', it.parent_tenant_id::text, true);
+            select exists (
+                select 1 from sessions s where s.tenant_id = it.parent_tenant_id and s.id = it.parent_session_id
+                    and s.revoked_at is null and s.expires_at > now()
+            ) into is_parent_open;
+            perform set_config('pharos.tenant_id', in_tenant::text, true);
+            if not is_parent_open then
+                return;
+            end if;
+        end if;
+        return query select it.id, it.user_id, it.email, it.name, it.must_change_password,
+                            it.platform_role, it.org_position, it.department_id;
     end $$
     """,
     """
@@ -364,7 +386,7 @@ FUNCTIONS = (
     end $$
     """,
     # Web processes remember for a moment who holds a session. Told by the database itself, they hear of a change
-    # by whatever hand; the payload is `session:ID` or `user:ID`.
+    # by whatever hand; the payload is `user:ID`: with one session others may end that were asked for by it.
     """
     create function tell_sign_ins() returns trigger language plpgsql as $$
     begin
@@ -399,7 +421,7 @@ TRIGGERS = (
     """,
     """
     create trigger tell_sign_ins after delete or update of revoked_at, token_hash on sessions
-        for each row execute function tell_sign_ins('session', 'id')
+        for each row execute function tell_sign_ins('user', 'user_id')
     """,
     """
     create trigger tell_sign_ins after delete or update on memberships
@@ -438,7 +460,7 @@ def downgrade() -> None:
         op.execute(f"drop table {statements.split()[2]} cascade")
     op.execute("delete from sessions where token_hash is null")
     op.execute("alter table sessions alter column token_hash set not null")
-    for column in ("door", "agent", "ip", "last_seen_at", "proved_at"):
+    for column in ("door", "agent", "ip", "last_seen_at", "proved_at", "parent_tenant_id", "parent_session_id"):
         op.execute(f"alter table sessions drop column {column}")
     for column in ("username", "must_change_password", "failed_sign_ins", "locked_until", "sessions_valid_from"):
         op.execute(f"alter table users drop column {column}")
