@@ -16,13 +16,15 @@ from pharos.infra.mail import State, find_text, get_mail, list_mails, retry_mail
 from pharos.infra.models import Mail
 from pharos.infra.settings import Settings
 from pharos.infra.smtp import MailTransport, read_outbox
-from pharos.infra.terminal import AsJson, TenantSlug, echo_json, echo_line, echo_table, run_async
+from pharos.infra.terminal import AsJson, TenantSlug, echo_json, echo_line, echo_table, id_shown_by, run_async
 
 app = typer.Typer()
 mail_app = typer.Typer(help="Mail on its way.", no_args_is_help=True)
 app.add_typer(mail_app, name="mail")
 
-MailId = Annotated[UUID, typer.Argument(help="Id of the mail, as `pharos mail list` shows it.", show_default=False)]
+MailId = Annotated[
+    UUID, typer.Argument(parser=id_shown_by("pharos mail list"), metavar="ID", help="Id of the mail, whole.")
+]
 
 
 @mail_app.command("list")

@@ -6,15 +6,25 @@ import asyncio
 import dataclasses
 import json
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from pharos.infra.errors import Invalid
 
 console = Console(highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+ID_WIDTH = 36
+TEXT_WIDTH = 8
+"""Of a column in a narrow terminal, below which a text cannot be read."""
+PIPED_WIDTH = 10_000
+"""What reads a pipe has no edge at which a line would have to end."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")]
@@ -42,10 +52,37 @@ def echo_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, emp
     if not rows:
         echo_line(empty)
         return
-    table = Table(*headings, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    console.print(table)
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    least = 0
+    for heading, cells in zip(headings, zip(*texts, strict=True), strict=True):
+        # The next command wants an id whole and in one piece; a text can go on below.
+        holds_ids = any(len(cell) == ID_WIDTH and _id_in(cell) for cell in cells)
+        least += ID_WIDTH + 1 if holds_ids else TEXT_WIDTH + 1
+        table.add_column(heading, no_wrap=holds_ids, min_width=ID_WIDTH if holds_ids else None, overflow="fold")
+    for row_texts in texts:
+        table.add_row(*(Text(cell) for cell in row_texts))
+    width = max(console.width, least) if console.is_terminal else PIPED_WIDTH
+    wide = Console(file=console.file, force_terminal=console.is_terminal, width=width, highlight=False, soft_wrap=True)
+    wide.print(table)
+
+
+def id_shown_by(command: str) -> Callable[[str], UUID]:
+    """How an argument that is an id is read; whoever types something else is led to the command that shows ids."""
+
+    def read(text: str) -> UUID:
+        if (found := _id_in(text)) is None:
+            raise Invalid(f"“{text}” is no id. `{command}` shows them; an id is typed whole.", code="bad_id")
+        return found
+
+    return read
+
+
+def _id_in(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 def _plain(value: object) -> object:

@@ -30,6 +30,7 @@ from pharos.infra.terminal import (
     echo_line,
     echo_table,
     error_console,
+    id_shown_by,
     run_async,
 )
 from pharos.library import delete, documents, folder
@@ -42,6 +43,8 @@ documents_app = typer.Typer(help="Documents of a project.", no_args_is_help=True
 queue_app = typer.Typer(help="Work of the whole installation that waits, runs or was given up.", no_args_is_help=True)
 app.add_typer(documents_app, name="documents")
 app.add_typer(queue_app, name="queue")
+
+DOCUMENT_ID = id_shown_by("pharos documents list --project NAME")
 
 
 async def project_named(runtime: Runtime, principal: Principal, name: str) -> ProjectId:
@@ -160,7 +163,9 @@ def list_documents(project: ProjectName, tenant: TenantSlug = "default", as_json
 
 @documents_app.command("retry")
 def retry_document(
-    document_id: Annotated[UUID | None, typer.Argument(help="Id of a failed document.")] = None,
+    document_id: Annotated[
+        UUID | None, typer.Argument(parser=DOCUMENT_ID, metavar="ID", help="Of a failed document.")
+    ] = None,
     project: Annotated[str | None, typer.Option("--project", help="Every failed document of this project.")] = None,
     tenant: TenantSlug = "default",
 ) -> None:
@@ -186,7 +191,7 @@ def retry_document(
 
 @documents_app.command("delete")
 def delete_document(
-    document_id: Annotated[UUID, typer.Argument(help="Id of the document.")],
+    document_id: Annotated[UUID, typer.Argument(parser=DOCUMENT_ID, metavar="ID", help="Id of the document.")],
     tenant: TenantSlug = "default",
     dry_run: DryRun = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
