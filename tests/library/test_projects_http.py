@@ -208,6 +208,16 @@ async def test_the_same_bytes_again_are_recognised(project_id: ProjectId, as_adm
     assert again.json()["existing_id"] == first.json()["id"]
 
 
+async def test_an_upload_leaves_one_audit_entry_and_one_that_stored_nothing_none(
+    project_id: ProjectId, as_admin: httpx.AsyncClient
+) -> None:
+    first = await as_admin.post(f"/projects/{project_id}/documents", files=a_file())
+    await as_admin.post(f"/projects/{project_id}/documents", files=a_file())
+    (entry,) = (await as_admin.get("/audit-log", params={"action": "document.uploaded"})).json()["entries"]
+    assert entry["subject"] == f"document:{first.json()['id']}"
+    assert entry["detail"] == {"project": str(project_id)}
+
+
 @pytest.mark.contract("FI-01")
 async def test_an_upload_folder_that_cannot_be_used_is_named_not_a_crash(
     runtime: Runtime, tenant: MadeTenant, project_id: ProjectId, tmp_path: Path

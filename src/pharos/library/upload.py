@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.projects import require
+from pharos.identity.audit import record_audit
 from pharos.identity.principal import Principal
 from pharos.infra.blobs import Blob
 from pharos.infra.errors import Conflict, Invalid
@@ -51,6 +52,9 @@ async def receive(
     stored = await store(runtime, principal.tenant_id, name=name, chunks=chunks)
     async with runtime.db.transaction(principal.tenant_id) as session:
         ((document, is_new),) = await record(session, principal, project_id=project_id, files=[stored])
+        if is_new:
+            subject = f"document:{document.id}"
+            await record_audit(session, principal, action="document.uploaded", subject=subject, project=str(project_id))
     if not is_new:
         raise DuplicateDocument(document)
     return document
