@@ -25,7 +25,7 @@ async def events(runtime: Runtime, tenant: MadeTenant) -> MadeTenant:
     async with runtime.db.transaction(tenant.id) as session:
         for ip in ("203.0.113.77", "2001:db8:1:2::3"):
             await record_security_event(
-                session, tenant.id, event_type="sign_in_failed", severity="low", ip=ip, agent="x" * 500, door="password"
+                session, tenant.id, event_type="login_failed", severity="low", ip=ip, agent="x" * 500, door="password"
             )
         await record_security_event(
             session, tenant.id, event_type="account_locked", severity="high", user_id=tenant.admin.user_id
@@ -52,7 +52,7 @@ async def run(runtime: Runtime, *arguments: str) -> Result:
 async def test_administrators_see_events_without_whole_addresses(
     as_admin: httpx.AsyncClient, events: MadeTenant
 ) -> None:
-    params = {"eventType": "sign_in_failed"}
+    params = {"eventType": "login_failed"}
     shown = (await as_admin.get("/security-events", params=params)).json()["events"]
     assert [event["ip"] for event in shown] == ["2001:db8:1::", "203.0.113.0"]
     assert [(len(event["agent"]), event["detail"]) for event in shown] == [(200, {"door": "password"})] * 2
@@ -68,10 +68,10 @@ async def test_the_report_counts_by_type_and_the_most_frequent_comes_first(
     runtime: Runtime, events: MadeTenant
 ) -> None:
     ninety = json.loads((await run(runtime, "security", "report", "--tenant", events.slug, "--json")).stdout)
-    assert [(row["event_type"], row["events"]) for row in ninety] == [("sign_in_failed", 2), ("account_locked", 1)]
+    assert [(row["event_type"], row["events"]) for row in ninety] == [("login_failed", 2), ("account_locked", 1)]
     longer = await run(runtime, "security", "report", "--tenant", events.slug, "--days", "120")
     assert [line.split()[0] for line in longer.stdout.splitlines()[1:]] == [
-        "sign_in_failed",
+        "login_failed",
         "account_locked",
         "token_reuse_detected",
     ]
@@ -82,6 +82,14 @@ async def test_events_are_listed_by_severity(runtime: Runtime, events: MadeTenan
     assert [line.split()[3] for line in listed.stdout.splitlines()[1:]] == ["account_locked"]
     wrong = await run(runtime, "security", "list", "--severity", "dreadful")
     assert isinstance(wrong.exception, Invalid)
+
+
+async def test_an_unknown_type_is_refused_with_those_there_are(runtime: Runtime, events: MadeTenant) -> None:
+    of_type = ("security", "list", "--tenant", events.slug, "--type")
+    assert "login_failed" in (await run(runtime, *of_type, "login_failed")).stdout
+    wrong = await run(runtime, *of_type, "sign_in_failed")
+    assert isinstance(wrong.exception, Invalid)
+    assert "login_failed" in str(wrong.exception)
 
 
 @pytest.mark.contract("RL-09", part="`pharos ratelimit reset` gives the effect of a restart")

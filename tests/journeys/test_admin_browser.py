@@ -352,7 +352,7 @@ def test_the_audit_log_and_the_security_events_are_searched_and_leafed_through(
         async with served.runtime.db.transaction(house.id) as session:
             for number in range(60):
                 await record_audit(session, house.admin, action="test.done", subject=f"test:{number}")
-                await record_security_event(session, house.id, event_type="test_seen", severity="high", subject="s")
+                await record_security_event(session, house.id, event_type="login_failed", severity="high", subject="s")
 
     served.run(fill())
     page = window(house.admin, "/admin/audit?action=test.")
@@ -439,7 +439,7 @@ async def full_house(served: Served, house: MadeTenant, name: str) -> tuple[Proj
         await session.execute(update(User).where(User.id == person.user_id).values(name=name))
         await record_audit(session, person, action="test.done", subject=name, detail=name)
         await record_security_event(
-            session, house.id, event_type="test_seen", severity="high", subject=name, agent=name
+            session, house.id, event_type="login_failed", severity="high", subject=name, agent=name
         )
     group_id = await make_group(db, person, tenant_id=house.id)
     return await make_project(db, house.admin, name=name), group_id

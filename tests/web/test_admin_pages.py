@@ -66,7 +66,9 @@ async def furnish(runtime: Runtime, house: MadeTenant, name: str) -> dict[str, A
             session, runtime.vault, admin, kind="llm", name="k", value="sk-12345678"
         )
         await record_audit(session, admin, action="test.done", subject=name, name={"old": name, "new": [name]})
-        await record_security_event(session, house.id, event_type=name, severity="low", subject=name, agent=name)
+        await record_security_event(
+            session, house.id, event_type="login_failed", severity="low", subject=name, agent=name
+        )
         asked = await request_share(
             session, admin, conversation_id=ConversationId(UUID(answer.conversation_id)), message=name
         )

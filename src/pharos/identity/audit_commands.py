@@ -11,6 +11,7 @@ from pharos.identity.audit import AuditLine, list_audit
 from pharos.identity.audit_seals import LATE_SECONDS, ChainReport, Head, verify_audit
 from pharos.identity.models import Tenant
 from pharos.identity.security import (
+    EVENT_TYPES,
     SEVERITIES,
     SecurityCount,
     SecurityLine,
@@ -160,6 +161,8 @@ def list_events(
 ) -> None:
     """The events themselves, the newest first."""
     after, least = moment(since) if since else None, _severity(severity)
+    if event_type is not None and event_type not in EVENT_TYPES:
+        raise Invalid(f"There is no type “{event_type}”. There are: {', '.join(EVENT_TYPES)}.", code="no_such_type")
 
     async def work() -> list[SecurityLine]:
         async with open_runtime(Settings()) as runtime:
