@@ -12,7 +12,7 @@ import pytest
 from tests.postgres import Server
 from typer.main import get_group
 
-from pharos.cli import COMMANDS, main
+from pharos.cli import COMMANDS, as_pharos_error, main
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.embedded_postgres import free_port
 from pharos.infra.ids import new_id
@@ -46,8 +46,21 @@ def pharos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 def test_a_setting_that_cannot_be_read_is_named_by_every_command(pharos: Ended, command: tuple[str, ...]) -> None:
     code, said = pharos(*command, PHAROS_PORT="noon")
     assert code == INVALID
-    assert "port cannot be read" in said.lower()
+    assert "PHAROS_PORT cannot be read: it is a whole number from 1 to 65535." in said
     assert len(said.splitlines()) == 1
+
+
+def test_an_embedded_database_that_nobody_started_is_said_to_be_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = psycopg.OperationalError("connection refused")
+    monkeypatch.setenv("PHAROS_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("PHAROS_DATABASE_URL", raising=False)
+    stopped = as_pharos_error(gone)
+    assert stopped is not None
+    assert stopped.message == f"Pharos is not running on {tmp_path}. Start it with `pharos up`."
+    monkeypatch.setenv("PHAROS_DATABASE_URL", "postgresql://pharos_app@127.0.0.1/pharos")
+    assert "`pharos doctor db` says why" in str(as_pharos_error(gone))
 
 
 @pytest.mark.parametrize("command", [("db", "check"), ("db", "init"), ("seed",), ("migrate", "--plan")])

@@ -112,7 +112,19 @@ def as_pharos_error(error: Exception) -> PharosError | None:
 
     if isinstance(error, ValidationError):
         return setting_error(error) if error.title == Settings.__name__ else None
-    return database_errors.as_pharos_error(error)
+    found = database_errors.as_pharos_error(error)
+    return _not_running() or found if found is not None and found.code == "database_unavailable" else found
+
+
+def _not_running() -> Unavailable | None:
+    """Why the embedded database does not answer when nobody has started it."""
+    from pharos.infra.settings import Settings
+    from pharos.ops.running import supervisor_pid
+
+    settings = Settings()
+    if settings.database_url is not None or supervisor_pid(settings) is not None:
+        return None
+    return Unavailable(f"Pharos is not running on {settings.data_dir}. Start it with `pharos up`.", code="not_running")
 
 
 def _fail(error: PharosError) -> None:

@@ -199,8 +199,20 @@ def is_secret(field: str) -> bool:
 def setting_error(error: ValidationError) -> Invalid:
     """What `Settings()` raised, as a sentence naming the first setting that cannot be read; never its value."""
     first = error.errors()[0]
-    name = str(first["loc"][0]) if first["loc"] else "a setting"
-    return Invalid(f"{name} cannot be read: {first['msg']}. Mend it in the environment or in pharos.env.")
+    name = str(first["loc"][0]) if first["loc"] else ""
+    wanted = first["msg"].removeprefix("Value error, ")
+    if (field := Settings.model_fields.get(name)) is not None and field.annotation is int:
+        limits = {kind: getattr(one, kind) for one in field.metadata for kind in ("ge", "le") if hasattr(one, kind)}
+        wanted = f"it is a whole number from {limits.get('ge', 0)}" + (f" to {limits['le']}" if "le" in limits else "")
+    place = "Mend it in the environment or in pharos.env."
+    return Invalid(f"{_as_typed(name) if name else 'A setting'} cannot be read: {wanted}. {place}")
+
+
+def _as_typed(name: str) -> str:
+    """The variable that gives a setting as somebody wrote it: capitals do not matter and it may name a file."""
+    variable = f"PHAROS_{name.upper()}" if name in Settings.model_fields else name
+    given = [*os.environ, *dotenv_values(str(Settings.model_config["env_file"]))]
+    return next((one for one in given if one.upper() in (variable, f"{variable}_FILE")), variable)
 
 
 def unknown_variables() -> list[str]:
