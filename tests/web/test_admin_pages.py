@@ -168,3 +168,29 @@ async def test_what_a_form_of_a_filter_brings_back_may_be_empty(runtime: Runtime
             assert (await browser.get(path)).status_code == 200, path
         found = await browser.get("/admin/security?event_type=API key created&severity=low")
         assert "Nothing found" in found.text
+
+
+async def test_asking_to_share_says_what_the_link_opens_and_what_became_of_it(
+    runtime: Runtime, tenant: MadeTenant
+) -> None:
+    person = await make_person(runtime.db, tenant.id)
+    project_id = await make_project(runtime.db, tenant.admin, name="Beacons", is_private=False)
+    question = "Where was the lighthouse of Alexandria built?"
+    answer = await gather_answer(answer_question(runtime, person, project_id=project_id, question=question))
+    conversation_id = ConversationId(UUID(answer.conversation_id))
+    address = f"/projects/{project_id}?conversation={conversation_id}"
+    async with browser_of(runtime, person) as asker, browser_of(runtime, tenant.admin) as admin:
+        assert 'id="share-state"' not in (await asker.get(address)).text
+        for decide, state in ((shares.reject, "was rejected on"), (shares.approve, "Shared until")):
+            async with runtime.db.transaction(tenant.id) as session:
+                asked = await request_share(session, person, conversation_id=conversation_id, message="")
+            assert "waiting for an administrator" in (await asker.get(address)).text
+            waiting = (await admin.get("/admin/shares")).text
+            assert f"Conversation: “{question}”" in waiting
+            assert "can ask about all documents of “Beacons”" in waiting
+            async with runtime.db.transaction(tenant.id) as session:
+                await decide(session, tenant.admin, request_id=asked.id)
+            assert state in (await asker.get(address)).text
+        async with runtime.db.transaction(tenant.id) as session:
+            await shares.revoke_link(session, tenant.admin, request_id=asked.id)
+        assert "is closed" in (await asker.get(address)).text

@@ -135,6 +135,20 @@ async def list_requests(
     ]
 
 
+async def find_last_request(session: AsyncSession, *, conversation_id: ConversationId) -> ShareRequestView | None:
+    """The newest request for a conversation, which the caller has found to be theirs, and what became of it."""
+    is_open = ShareToken.revoked_at.is_(None) & (ShareToken.expires_at > func.now())
+    asked = (
+        select(ShareRequest, ShareToken, is_open.label("is_open"))
+        .outerjoin(ShareToken, ShareToken.request_id == ShareRequest.id)
+        .where(ShareRequest.conversation_id == conversation_id)
+        .order_by(ShareRequest.created_at.desc(), ShareRequest.id.desc())
+        .limit(1)
+    )
+    row = (await session.execute(asked)).one_or_none()
+    return _request_view(row.ShareRequest, row.ShareToken, "", None, is_open=bool(row.is_open)) if row else None
+
+
 async def approve(
     session: AsyncSession, principal: Principal, *, request_id: UUID, days: int = DEFAULT_DAYS
 ) -> tuple[ShareToken, str]:

@@ -169,6 +169,14 @@ async def list_conversations(
     return found.scalars().all()
 
 
+async def list_titles(
+    session: AsyncSession, *, conversation_ids: Sequence[ConversationId]
+) -> dict[ConversationId, str]:
+    """What conversations of the tenant are called, whoever had them; for who decides on sharing them."""
+    named = select(Conversation.id, Conversation.title).where(Conversation.id.in_(conversation_ids))
+    return {ConversationId(row.id): row.title for row in await session.execute(named)}
+
+
 def _is_own(principal: Principal) -> ColumnElement[bool]:
     """A person's are theirs, a guest's are those of their link; nobody's belong to the operator and to programs."""
     return Conversation.user_id.is_not_distinct_from(

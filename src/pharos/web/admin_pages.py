@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from pharos.access import explain, shares
+from pharos.chat.history import list_titles
 from pharos.identity import api_keys, audit, invitations, security, tenant_secrets
 from pharos.identity.departments import list_departments
 from pharos.identity.groups import list_groups, list_members
@@ -125,8 +126,10 @@ async def shares_page(request: Request, visit: AdminVisit) -> Response:
     """Who asked to share a conversation, and the links that are open."""
     async with visit.transaction() as session:
         asked = await shares.list_requests(session, visit.principal)
+        titles = await list_titles(session, conversation_ids=[each.conversation_id for each in asked])
     waiting = [each for each in asked if each.state == "pending"]
-    return _page(request, visit, "shares", waiting=waiting, decided=[each for each in asked if each.state != "pending"])
+    decided = [each for each in asked if each.state != "pending"]
+    return _page(request, visit, "shares", waiting=waiting, decided=decided, titles=titles)
 
 
 @router.get("/keys")

@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from pharos.access.shares import find_last_request
 from pharos.chat import history
 from pharos.identity.current import ADMIN_ROLES, CurrentRuntime
 from pharos.identity.routes import clear_session_cookie
@@ -128,10 +129,12 @@ async def project_page(
             session, principal, project_id=project_id, limit=EARLIER_CONVERSATIONS
         )
         said: list[Turn] = []
+        shared = None
         if conversation is not None:
             opened = await history.get_conversation(session, principal, conversation_id=conversation)
             if opened.project_id != project_id:
                 raise NotFound("There is no such conversation in this project.", code="no_such_conversation")
+            shared = await find_last_request(session, conversation_id=conversation)
             messages = await history.list_messages(session, conversation_id=conversation)
             said = turns(project_id, messages, await history.list_sources(session, conversation_id=conversation))
     return page(
@@ -145,6 +148,7 @@ async def project_page(
         can_share=project.tier == "full",
         conversations=conversations,
         conversation_id=conversation,
+        shared=shared,
         messages=said,
         max_upload_bytes=visit.runtime.settings.max_upload_bytes,
     )
