@@ -20,8 +20,8 @@ from pharos.ops.read_logs import Wanted, ends_of, follow_lines
 NOW = datetime.now(UTC)
 
 
-def line(minutes_ago: float, event: str, *, level: str = "info", request_id: str = "") -> str:
-    at = (NOW - timedelta(minutes=minutes_ago)).isoformat()
+def line(hours_ago: float, event: str, *, level: str = "info", request_id: str = "") -> str:
+    at = (NOW - timedelta(hours=hours_ago)).isoformat()
     return json.dumps({"event": event, "request_id": request_id, "level": level, "time": at}) + "\n"
 
 
@@ -31,7 +31,7 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     logs = tmp_path / "logs"
     logs.mkdir()
     aside = logs / "web-20260101-000000.log"
-    aside.write_text(line(60 * 24 * 20, "web.long_ago", level="warning") + line(60 * 24 * 10, "web.aside"))
+    aside.write_text(line(24 * 20, "web.long_ago", level="warning") + line(24 * 10, "web.aside"))
     (logs / "web.log").write_text(
         line(9, "request.answered", request_id="request-1")
         + line(5, "request.failed", level="error", request_id="request-2")
@@ -42,7 +42,7 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         line(8, "job.finished", request_id="request-1") + line(2, "upkeep.failed", level="warning")
     )
     (logs / "embedder.log").write_text(line(8.5, "texts.embedded", request_id="request-1"))
-    stamp = f"{NOW - timedelta(minutes=4):%Y-%m-%d %H:%M:%S}.123"
+    stamp = f"{NOW - timedelta(hours=4):%Y-%m-%d %H:%M:%S}.123"
     (logs / "postgres.log").write_text(f"{stamp} UTC [77] app@pharos ERROR:  relation does not exist\n")
     return tmp_path
 
@@ -81,7 +81,7 @@ def test_a_span_is_read_from_all_files_and_filtered_for_warnings(data_dir: Path)
     grave = events("--since", "720h", "--level", "warn")
     assert grave == ["web.long_ago", "request.failed", "last):", "somewhere", "exist", "upkeep.failed"]
     assert events("web", "--since", "240h", "--level", "warning") == ["request.failed", "last):", "somewhere"]
-    assert events("web", "--since", "3m") == ["request.answered"]
+    assert events("web", "--since", "3h") == ["request.answered"]
 
 
 def test_what_cannot_be_read_is_said(data_dir: Path) -> None:
