@@ -37,6 +37,9 @@ from pharos.tables import metadata
 
 CANARY = "Zanzibar-canary"
 
+OWN_TO_EACH = re.compile(r'"requestId":"[^"]*"|"(latency_?|retryAfter)ms":[\d.]+', re.IGNORECASE)
+"""What no two answers have in common, whatever was asked."""
+
 Ids = dict[str, UUID]
 
 
