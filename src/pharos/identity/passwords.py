@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import sys
 import threading
@@ -23,6 +24,12 @@ MIN_CHARACTERS = 12
 MAX_CHARACTERS = 200
 RANDOM_CHARACTERS = 24
 """Of a password that we make (F-39)."""
+GUESSED_FIRST = re.compile(
+    "password|passwort|pharos|welcome|letmein|iloveyou|administrator|admin|changeme|secret|qwertyuiop|qwertzuiop|"
+    "qwerty|qwertz|asdfghjkl|zxcvbnm|abcdefghijklmnopqrstuvwxyz|abcdef|abc"
+)
+"""Words and rows of keys that alone, several or with digits make no password."""
+REPEATED = re.compile(r"(.{1,6})\1{2,}")
 THREADS = max(1, min(2, (os.cpu_count() or 1) - 1))
 """One processor always stays free for everybody else's requests."""
 NICENESS = 5
@@ -62,10 +69,17 @@ def random_password() -> str:
 
 
 def check_new_password(password: str) -> None:
-    """Raise `Invalid` unless the password is long enough to be worth having."""
+    """Raise `Invalid` unless the password is long enough and not one of those that are guessed first."""
     if not MIN_CHARACTERS <= len(password) <= MAX_CHARACTERS or len(set(password)) < 4:
         raise Invalid(
             f"A password has {MIN_CHARACTERS} to {MAX_CHARACTERS} characters and is not one character repeated.",
+            code="weak_password",
+        )
+    plain = re.sub(r"[\W_]", "", password.lower())
+    if not re.sub(r"\d", "", GUESSED_FIRST.sub("", plain)) or REPEATED.fullmatch(plain):
+        raise Invalid(
+            "This password is among the first that are guessed: a common word with digits, a row of keys, or a pattern "
+            "repeated. Take a few unrelated words.",
             code="weak_password",
         )
 
