@@ -194,3 +194,8 @@ async def test_asking_to_share_says_what_the_link_opens_and_what_became_of_it(
         async with runtime.db.transaction(tenant.id) as session:
             await shares.revoke_link(session, tenant.admin, request_id=asked.id)
         assert "is closed" in (await asker.get(address)).text
+
+
+async def test_the_address_of_administration_alone_leads_to_the_people(client: httpx.AsyncClient) -> None:
+    led = await client.get("/admin")
+    assert (led.status_code, led.headers["location"]) == (303, "/admin/people")

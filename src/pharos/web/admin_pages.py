@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 
 from pharos.access import explain, shares
 from pharos.chat.history import list_titles
@@ -42,6 +42,12 @@ def group_managers_visit(visit: CurrentVisit) -> Visit:
 
 AdminVisit = Annotated[Visit, Depends(administrators_visit)]
 GroupsVisit = Annotated[Visit, Depends(group_managers_visit)]
+
+
+@router.get("")
+async def first_page() -> Response:
+    """The section that most come for."""
+    return RedirectResponse("/admin/people", status_code=303)
 
 
 @router.get("/people")
