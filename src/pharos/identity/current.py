@@ -185,7 +185,9 @@ async def _identify(request: Request, runtime: Runtime) -> SignedIn:
         return await _by_bearer(runtime, authorization)
     if token := request.cookies.get(COOKIE):
         return await find_by_session_token(runtime, token)
-    raise NotSignedIn("Sign in first: send `Authorization: Bearer …` from `POST /auth/login`.")
+    raise NotSignedIn(
+        "Sign in first: send `Authorization: Bearer …` from `POST /auth/login`, or a program's `X-API-Key`."
+    )
 
 
 async def _by_bearer(runtime: Runtime, authorization: str) -> SignedIn:
