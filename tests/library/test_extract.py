@@ -149,6 +149,24 @@ async def test_pictures_in_a_page_do_not_become_text(tmp_path: Path) -> None:
     assert "QUJDQUJD" not in (await extract(tmp_path, page.encode(), "a.html")).text
 
 
+PAGE = """<html><body><h2>Install<a class="headerlink" href="#install" title="Permalink">¶</a></h2>
+<p>Read <a href="https://example.org/a_(b)">the <b>long</b> guide</a><img src="map.png" alt="map"> <em>first</em>.</p>
+<p><a href="/home">Home</a><a href="/about">About</a></p><svg><path d="M0"/></svg>
+<a href="/card"><div><h3>Card</h3><p>Words in a link.</p></div></a>
+<p>Stars in text stay: 2 * 3, [as](written), <code>a_b</code>.</p></body></html>"""
+
+
+async def test_a_page_gives_the_words_it_shows_and_no_targets_pictures_or_permalinks(tmp_path: Path) -> None:
+    text = (await extract(tmp_path, PAGE.encode(), "a.html")).text
+    assert "Install\n" in text
+    assert "Read the long guide first." in text
+    assert "Home About" in text
+    assert "Words in a link." in text
+    assert "Stars in text stay: 2 * 3, [as](written), `a_b`." in text
+    for unseen in ("](https:", "](#", "![", "map.png", "**", "¶", "svg"):
+        assert unseen not in text
+
+
 HOSTILE = {
     "empty": ("empty_file", b""),
     "PDF with a password": ("encrypted_file", make.pdf("secret", encrypted=True)),
