@@ -69,3 +69,41 @@ def test_quotations_of_one_passage_are_read_in_its_order() -> None:
     spans = [quotation.start for quotation in extract_answer(question, found(question, passage(VAULT))).quotations]
     assert spans == sorted(spans)
     assert len(spans) > 1
+
+
+@pytest.mark.parametrize("question", ["年假有多少天？", "年假多少天", "年假是几天？", "公司的年假有多久？"])
+def test_the_words_that_ask_are_not_looked_for_in_a_chinese_answer(question: str) -> None:
+    leave = passage("公司的年假为十五天。病假需要医生证明。", dense=0.0)
+    extract = extract_answer(question, found(question, leave, passage("办公室在二楼。", dense=0.0, score=0.3)))
+    assert extract.is_answered
+    assert extract.quotations[0].text == "公司的年假为十五天。"
+    assert not extract_answer("火箭的燃料是什么？", found("火箭的燃料是什么？", leave)).is_answered
+
+
+@pytest.mark.parametrize("question", ["What is AutoGen?", "what's the AutoGen", "Was ist AutoGen?"])
+def test_what_something_is_is_said_first_even_by_a_lesser_passage(question: str) -> None:
+    uses = passage("We will use AutoGen to tune. AutoGen helps with models. AutoGen saves cost.", dense=0.7)
+    framework = "AutoGen (by its friends) is an open-source framework. It is free."
+    if question.startswith("Was"):
+        framework = "AutoGen ist ein offenes Gerüst. Es ist frei."
+    definition = passage(framework, score=0.85, dense=0.7)
+    extract = extract_answer(question, found(question, uses, definition))
+    assert extract.quotations[0].text == framework.split(". ")[0] + "."
+
+
+COMMAND = 'Ask it:\n\n```\npharos ask "How do I stop it without losing work?"\n```\n\nThe answer is quoted.'
+STOP = "How do I stop it without losing work?"
+
+
+def test_a_line_that_mentions_the_question_is_no_answer() -> None:
+    alone = extract_answer(STOP, found(STOP, passage(COMMAND)))
+    assert not alone.is_answered
+    told = passage("Press Ctrl-C once. It stops and no work is lost.", score=0.6)
+    both = extract_answer(STOP, found(STOP, passage(COMMAND), told))
+    assert {quotation.text for quotation in both.quotations} == {"It stops and no work is lost."}
+
+
+def test_what_stands_below_the_question_answers_it_in_whatever_words() -> None:
+    listed = passage(f"## 3. {STOP}\n\nPress Ctrl-C once.\n\n## Why?\n\nNobody knows.")
+    extract = extract_answer(STOP, found(STOP, listed))
+    assert [quotation.text for quotation in extract.quotations] == ["Press Ctrl-C once."]

@@ -125,6 +125,12 @@ def test_a_quoted_sentence_keeps_every_character() -> None:
     assert html.startswith("<p>2*3*4 is __init__ &amp; &lt;b&gt;</p>\n<p># not a heading&nbsp;<a ")
 
 
+def test_a_quoted_sentence_goes_on_over_the_end_of_a_line_and_shows_code_as_code() -> None:
+    html = render_quoted("Run `make up`\nand `2*3`; \\* stays. [1]", citations={1: PASSAGE})
+    assert html.startswith("<p>Run <code>make up</code>\nand <code>2*3</code>; \\* stays.&nbsp;<a ")
+    assert "<br" not in html
+
+
 def test_an_image_leaves_its_words() -> None:
     assert render_markdown("![A plan of the vault](https://e.example/x.png)") == "<p>A plan of the vault</p>\n"
 

@@ -45,9 +45,9 @@ def render_markdown(text: str, *, citations: Mapping[int, CitationLink] | None =
 
 
 def render_quoted(text: str, *, citations: Mapping[int, CitationLink] | None = None) -> str:
-    """Render text quoted from documents: paragraphs and `[n]` links, every other character as it stands.
+    """Render text quoted from documents: paragraphs, `[n]` links, `code`; every other character as it stands.
 
-    A quoted sentence is not markdown: `2*3*4` must not lose its stars.
+    A quoted sentence is not markdown: 2*3*4 must not lose its stars. It goes on over the end of a line.
     """
     return _render(_quoted(), text, citations or {})
 
@@ -85,7 +85,7 @@ def _markdown() -> MarkdownIt:
 
 @cache
 def _quoted() -> MarkdownIt:
-    markdown = MarkdownIt("zero", {"html": False, "breaks": True}).enable("newline")
+    markdown = MarkdownIt("zero", {"html": False}).enable(["newline", "backticks"])
     markdown.inline.ruler.before("newline", "citation", _citation)
     return markdown
 
