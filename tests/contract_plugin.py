@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,8 @@ RECORD = ROOT / ".pytest_cache" / "contract.json"
 PAGE = "docs/contract.md"
 MARKS = RECORD.with_name("contract-marks.json")
 PROPERTY = "contract"
+GROUP = re.compile(r"@[^@\]]*$")
+"""What the distribution of tests adds to the id of one that stays with its group."""
 # A test has three phases; the worst of them is its outcome.
 WORST_FIRST = ("failed", "skipped", "passed")
 WHOLE = {"", "not prove"}
@@ -124,7 +127,7 @@ class Recorder:
             self.runbook_blocks += int(str(properties.get("runbook_blocks", 0)))
         if PROPERTY in properties:
             # xdist adds "@group" to the ids of grouped tests
-            self.outcomes.setdefault(report.nodeid.partition("@")[0], []).append(report.outcome)
+            self.outcomes.setdefault(GROUP.sub("", report.nodeid), []).append(report.outcome)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.runbook_blocks:

@@ -365,7 +365,7 @@ def test_the_audit_log_and_the_security_events_are_searched_and_leafed_through(
     press(page, page.get_by_role("link", name="Show all"))
     expect(record(page, "session.opened")).to_be_visible()
     page.goto(f"{served.origin}/admin/security")
-    press(page, page.get_by_role("link", name="test seen · 60"))
+    press(page, page.get_by_role("link", name="login failed · 60"))
     press(page, page.get_by_role("link", name="Show more"))
     expect(page.locator(".record")).to_have_count(10)
     page.get_by_label("At least").select_option("critical")

@@ -52,6 +52,7 @@ WORKBENCH = {
     "conversation_id": "c",
     "max_upload_bytes": 1000,
     "can_share": True,
+    "shared": None,
 }
 READER = {**PERSON, "project": PROJECT, "document": document("indexed"), "is_code": True}
 VIEW = document_view(HOSTILE * 3, [0, 10], start=4, end=20)
@@ -90,6 +91,7 @@ GROUP = Anything(members=2)
 GRANT = Anything(grantee_kind="user", tier="use", is_expired=False)
 ACCESS = Anything(tier="use", source="group", project_id="p")
 LINKED = Anything(state="approved", link=Anything(uses=1, is_open=True))
+DECIDED = [LINKED, Anything(state="rejected", link=None)]
 PEOPLE_OF_A_PROJECT = {
     **PERSON,
     "project": PROJECT,
@@ -126,8 +128,8 @@ ADMINISTRATION: list[tuple[str, str, dict[str, Any]]] = [
     ("organisation", "organisation", {**ROLES, "groups": [GROUP]}),
     ("organisation", "organisation", {"departments": [], "groups": []}),
     ("group", "organisation", {"group": GROUP, "members": [Anything(user_id="u")], "others": [Anything()], **LISTED}),
-    ("shares", "shares", {"waiting": [Anything()], "decided": [LINKED, Anything(state="rejected", link=None)]}),
-    ("shares", "shares", {"waiting": [], "decided": []}),
+    ("shares", "shares", {"waiting": [Anything(conversation_id="c")], "decided": DECIDED, "titles": {"c": HOSTILE}}),
+    ("shares", "shares", {"waiting": [], "decided": [], "titles": {}}),
     ("keys", "keys", KEYS),
     ("secrets", "secrets", {"secrets": [Anything(kind="llm", length=51, is_enabled=False)], "kinds": ("llm",)}),
     ("secrets", "secrets", {"secrets": [], "kinds": ("llm", "github")}),
@@ -160,6 +162,7 @@ PAGES: list[tuple[str, dict[str, Any]]] = [
     ),
     ("project.html", WORKBENCH | {"messages": [Turn(role="user", text=HOSTILE), ANSWER]}),
     ("project.html", WORKBENCH | {"messages": [], "documents": [], "conversations": []}),
+    ("project.html", WORKBENCH | {"messages": [], "shared": LINKED}),
     ("change_password.html", {}),
     ("account.html", {**PERSON, **KEYS, "email": HOSTILE, "sessions": [SESSION], "current": "s", "for_program": False}),
     ("account.html", {**PERSON, **KEYS, "email": HOSTILE, "sessions": [SESSION] * 2, "current": "t", "keys": []}),
