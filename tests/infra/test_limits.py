@@ -133,15 +133,7 @@ def test_only_the_general_and_the_model_limit_open_without_their_store(policy: P
     assert (policy.when_store_is_gone == "open") == (policy.name in {"general", "llm"})
 
 
-# The parts of the product that need them come later; what they will be limited by is here.
-@pytest.mark.parametrize(
-    ("name", "seconds"),
-    [
-        pytest.param("inquiry.email", 60, marks=pytest.mark.contract("RL-05", part="the window of an address")),
-        pytest.param("inquiry.ip", 20, marks=pytest.mark.contract("RL-05", part="the window of a place")),
-        pytest.param("upload", 5, marks=pytest.mark.contract("RL-08", part="the window")),
-    ],
-)
+@pytest.mark.parametrize(("name", "seconds"), [("magic_link.email", 60), ("magic_link.ip", 20)])
 async def test_a_second_try_within_its_window_is_refused_with_what_is_left_of_it(
     runtime: Runtime, name: str, seconds: float
 ) -> None:

@@ -57,11 +57,8 @@ EMAIL_CHANGE_IP = Policy("email_change.ip", 1, 60, "local")
 # A whole department in one go, and a mistyped role put right; not a mailing.
 INVITATION_USER = Policy("invitation.user", 30, 3600, "local")
 INVITATION_EMAIL = Policy("invitation.email", 3, 3600, "local")
-INQUIRY_EMAIL = Policy("inquiry.email", 1, 60, "local")
-INQUIRY_IP = Policy("inquiry.ip", 1, 20, "local")
 SHARE_LINK = Policy("share.link", 30, 60, "local")
 GUEST_QUESTION = Policy("guest.question", 10, 60, "local")
-UPLOAD = Policy("upload", 1, 5, "local")
 
 STORE_RETRY_SECONDS = 5.0
 TOLD_EVERY_SECONDS = 60.0

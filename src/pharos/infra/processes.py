@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-import psutil
-
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded now: between fork and exec nothing may be imported
 
@@ -57,14 +55,6 @@ def spawn(
         start_new_session=True,
         preexec_fn=die_with_parent(death_signal),  # noqa: PLW1509 - one system call, no locks, nothing imported
     )
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and waits for its parent to notice does not."""
-    try:
-        return psutil.Process(pid).status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def exited(process: subprocess.Popen[bytes]) -> int:
