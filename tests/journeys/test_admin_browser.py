@@ -11,7 +11,7 @@ from typing import Protocol
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, ViewportSize, expect, sync_playwright
 from sqlalchemy import update
 from tests.journeys.served import Served, serve
 from tests.journeys.test_browser import CHROMIUM, DESK, PHONE, QUIET, Watched, pytestmark
@@ -110,6 +110,18 @@ def press(page: Page, button: Locator) -> None:
 
 def enter(page: Page) -> None:
     leading_on(page, lambda: page.keyboard.press("Enter"))
+
+
+def test_a_form_sent_before_the_modules_are_there_waits_for_them(house: MadeTenant, window: OpenWindow) -> None:
+    page = window(house.admin, "/account")
+    held: list[Route] = []
+    page.route("**/forms.js*", lambda route: held.append(route))  # noqa: PLW0108 - a built-in cannot be wrapped
+    page.goto(page.url.replace("/account", "/"), wait_until="commit")
+    page.get_by_label("New project").fill("Facilities")
+    page.keyboard.press("Enter")
+    assert len(held) == 1
+    held[0].continue_()
+    expect(page.get_by_role("heading", name="First, add a document")).to_be_visible()
 
 
 def test_an_administrator_invites_a_colleague_and_withdraws_the_invitation(
