@@ -244,7 +244,6 @@ def use_badly(caller: Caller) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("supervisor")
 @pytest.mark.contract("LO-07")
 @pytest.mark.contract("LO-01", part="one request is followed through web, worker and embedder")
 @pytest.mark.contract("LO-02", part="no whole address in any log of a running installation")

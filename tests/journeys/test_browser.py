@@ -39,7 +39,6 @@ Visitors sign in at the gate and get a badge that opens the ground floor only.
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian: apt-get install chromium"),
 ]
 
@@ -60,8 +59,15 @@ def installation(free_port: int) -> Iterator[dict[str, str]]:
     environment = kept | {"PHAROS_DATA_DIR": str(directory / "data"), "PHAROS_PORT": str(free_port)}
     pharos(environment, "up", "--detach")
     yield environment
+    show_logs(directory / "data")
     pharos(environment, "down", "--delete-data", "--yes")
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def show_logs(data_dir: Path) -> None:
+    """The last lines of every part, which pytest prints beside a failure."""
+    for file in sorted((data_dir / "logs").glob("*.log")):
+        sys.stdout.write(f"---- {file.name}\n" + "".join(file.read_text(errors="replace").splitlines(True)[-60:]))
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import jwt
-
 from pharos.identity.signing_keys import (
     JWT,
     SESSION,
@@ -56,6 +54,8 @@ def issue_access_token(settings: Settings, *, tenant_id: TenantId, user_id: User
         "tenant": str(tenant_id),
         "sid": str(session_id),
     }
+    import jwt  # here and below: commands, which sign and read none, would wait for its cryptography
+
     key = signing_key(settings)
     return jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": key_id(key)})
 
@@ -68,6 +68,8 @@ def read_access_token(settings: Settings, token: str) -> AccessClaims:
 
     The algorithm and the keys are ours; the token's header only chooses among the keys that count now.
     """
+    import jwt
+
     keys = {key_id(key): key for key in verifying_keys(settings, JWT)}
     try:
         key = keys.get(jwt.get_unverified_header(token).get("kid", ""))

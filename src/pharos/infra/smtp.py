@@ -14,14 +14,16 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
-
-import aiosmtplib
 
 from pharos.infra.errors import Invalid, NotFound, Unavailable
 from pharos.infra.secret_files import write_secret
 from pharos.infra.settings import Settings
+
+if TYPE_CHECKING:  # imported with the first mail: every command would pay a twentieth of its start for it
+    import aiosmtplib
 
 TIMEOUT_SECONDS = 20.0
 CHECK_SECONDS = 3.0
@@ -115,6 +117,8 @@ class MailTransport:
             content = message.as_bytes().decode("utf-8")
             await asyncio.to_thread(write_secret, outbox_file(self._settings, mail.id), content)
             return
+        import aiosmtplib
+
         try:
             async with _client(server, timeout_seconds=TIMEOUT_SECONDS) as client:
                 await client.send_message(message, sender=sender.addr_spec, recipients=[mail.recipient])
@@ -207,6 +211,8 @@ def _message(sender: Address, mail: OutgoingMail) -> EmailMessage:
 
 
 def _client(server: SmtpServer, *, timeout_seconds: float) -> aiosmtplib.SMTP:
+    import aiosmtplib
+
     return aiosmtplib.SMTP(
         hostname=server.host,
         port=server.port,
@@ -232,6 +238,8 @@ async def _verdict(server: SmtpServer, sender: Address) -> str | None:
 
 async def _greet(server: SmtpServer, sender: Address, *, timeout_seconds: float) -> None:
     """Ask the server whether it takes mail of this sender. Raises `MailFailed`, or `MailDelayed` when it is silent."""
+    import aiosmtplib
+
     try:
         async with asyncio.timeout(timeout_seconds), _client(server, timeout_seconds=timeout_seconds) as client:
             await client.mail(sender.addr_spec)
@@ -253,6 +261,8 @@ def _silence(server: SmtpServer, error: Exception) -> MailDelayed:
 
 
 def _refusal(error: aiosmtplib.SMTPResponseException) -> MailRefused | MailDelayed:
+    import aiosmtplib
+
     words = f"The mail server answered {error.code}: {' '.join(str(error.message).split())[:300]}"
     # A wrong login is ours to mend, not the mail's fault: it waits.
     if error.code < 500 or isinstance(error, aiosmtplib.SMTPAuthenticationError):

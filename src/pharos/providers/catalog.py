@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pharos.infra.settings import Settings
-from pharos.providers.contract import ChatModel, EmbeddingModel
+from pharos.providers.contract import ChatModel, EmbeddingModel, ModelState
+from pharos.providers.embedder.minilm import DIMENSION, MAX_TOKENS, MODEL_NAME
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pharos.providers.embedder.client import EmbedderClient
+
+
+class _LateEmbedding:
+    """The embedder's client, made when it is first needed: every command would pay a tenth of its start for numpy."""
+
+    name, dimension, max_tokens = MODEL_NAME, DIMENSION, MAX_TOKENS
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _client(self) -> EmbedderClient:
+        from pharos.providers.embedder.client import EmbedderClient
+
+        return EmbedderClient(self._settings)
+
+    async def state(self) -> ModelState:
+        return await self._client.state()
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return await self._client.embed(texts)
+
+    async def close(self) -> None:
+        if "_client" in self.__dict__:
+            await self._client.close()
 
 
 @asynccontextmanager
 async def open_embedding(settings: Settings) -> AsyncIterator[EmbeddingModel]:
     """The embedder process, by its socket or address; it is not contacted before the first text."""
-    from pharos.providers.embedder.client import EmbedderClient  # numpy and HTTP, which most commands do not need
-
-    client = EmbedderClient(settings)
+    embedding = _LateEmbedding(settings)
     try:
-        yield client
+        yield embedding
     finally:
-        await client.close()
+        await embedding.close()
 
 
 @asynccontextmanager

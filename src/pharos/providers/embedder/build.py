@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 
 from pharos.infra.errors import PharosError, Unavailable
 from pharos.infra.settings import Settings
+from pharos.providers.embedder.minilm import DIMENSION, MAX_TOKENS, MODEL_NAME
 from pharos.providers.embedder.model import (
-    DIMENSION,
     GRAPH_FILE,
-    MAX_TOKENS,
-    MODEL_NAME,
     TOKENIZER_FILE,
     LocalModel,
     Manifest,

@@ -12,7 +12,7 @@ from pharos.infra.errors import PharosError, Unavailable
 from pharos.infra.logs import current_request_id
 from pharos.infra.settings import Settings
 from pharos.providers.contract import ModelState
-from pharos.providers.embedder.model import DIMENSION, MAX_CHARACTERS, MAX_TOKENS, MODEL_NAME
+from pharos.providers.embedder.minilm import DIMENSION, MAX_CHARACTERS, MAX_TOKENS, MODEL_NAME
 
 TEXTS_PER_REQUEST = 64  # about a second and a half of work on two cores
 KEEP_IDLE_SECONDS = 30.0

@@ -17,7 +17,8 @@ app.add_typer(models, name="models")
 def prepare(as_json: AsJson = False, dry_run: DryRun = False) -> None:
     """Build the local model from its published weights; does nothing when it is there and whole."""
     from pharos.providers.embedder import build
-    from pharos.providers.embedder.model import MODEL_NAME, model_folder
+    from pharos.providers.embedder.minilm import MODEL_NAME
+    from pharos.providers.embedder.model import model_folder
 
     settings = Settings()
     if dry_run:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pharos.infra.errors import Unavailable
-from pharos.providers.embedder.model import DIMENSION, LocalModel, usable_cores
+from pharos.providers.embedder.minilm import DIMENSION
+from pharos.providers.embedder.model import LocalModel, usable_cores
 
 SMALL_REQUEST_TEXTS = 4  # a person's question, which goes before the passages of a document
 MAX_QUEUED_TEXTS = 4096  # about a minute of work; who comes later is told to come again

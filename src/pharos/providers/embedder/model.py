@@ -19,11 +19,8 @@ import psutil
 from numpy.typing import NDArray
 
 from pharos.infra.errors import Unavailable
+from pharos.providers.embedder.minilm import DIMENSION, MAX_CHARACTERS, MAX_TOKENS, MODEL_NAME
 
-MODEL_NAME = "minilm-l6-v2"
-DIMENSION = 384
-MAX_TOKENS = 256  # the length the model was trained on; what is longer is cut
-MAX_CHARACTERS = 16_384  # cut before counting tokens, so that a huge word list costs milliseconds
 GRAPH_FILE, TOKENIZER_FILE, MANIFEST_FILE = "model.onnx", "tokenizer.json", "manifest.json"
 PREPARE = "Run `pharos models prepare`."
 

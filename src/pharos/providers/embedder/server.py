@@ -27,7 +27,8 @@ from pharos.infra.errors import Conflict, Invalid, PharosError, TooLarge, Unavai
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.providers.embedder.inference import Inference
-from pharos.providers.embedder.model import DIMENSION, MODEL_NAME, LocalModel, model_folder, read_manifest
+from pharos.providers.embedder.minilm import DIMENSION, MODEL_NAME
+from pharos.providers.embedder.model import LocalModel, model_folder, read_manifest
 
 log = get_logger("pharos.embedder")
 
