@@ -93,6 +93,8 @@ async def test_superadmin_is_neither_given_nor_taken(
         assert {(answer.status_code, answer.json()["error"]) for answer in tries} == {(403, "forbidden_role")}
         own = await client.patch(f"/users/{admin.user_id}", json={"platformRole": "engineer"})
         assert (own.status_code, own.json()["error"]) == (409, "own_account")
+    over = await as_admin.patch(f"/users/{admin.user_id}", json={"platformRole": "superadmin"})
+    assert (over.status_code, over.json()["error"]) == (403, "forbidden_role"), "the operator alone hands it over"
     given = await as_admin.patch(f"/users/{member.user_id}", json={"platformRole": "engineer"})
     assert given.json()["platformRole"] == "engineer"
 

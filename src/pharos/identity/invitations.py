@@ -54,6 +54,7 @@ class Seen:
     email: str
     name: str
     tenant: str
+    slug: str
     has_account: bool
 
 
@@ -73,7 +74,7 @@ async def invite(runtime: Runtime, principal: Principal, invited: Invited) -> UU
     """
     require_administrator(principal)
     if invited.platform_role == "superadmin":
-        raise NotAllowed("The role superadmin is neither given nor taken. Choose another.", code="forbidden_role")
+        raise NotAllowed("Nobody is invited as superadmin. Choose another role.", code="forbidden_role")
     email = normal_email(invited.email)
     check_email(email)
     await runtime.mail.check()
@@ -106,9 +107,10 @@ async def look_at_invitation(runtime: Runtime, token: str) -> Seen:
         row = await find_one_time(session, purpose="invitation", token=token)
         if row is None or not await inviter_still_administrates(session, row):
             raise BadLink
-        tenant = (await session.execute(select(Tenant.name).where(Tenant.id == row.tenant_id))).scalar_one()
+        tenant = (await session.execute(select(Tenant).where(Tenant.id == row.tenant_id))).scalar_one()
         has_account = (await session.execute(select(exists().where(User.email == row.email)))).scalar_one()
-    return Seen(email=row.email, name=str(row.detail["name"]), tenant=tenant, has_account=has_account)
+        name = str(row.detail["name"])
+        return Seen(email=row.email, name=name, tenant=tenant.name, slug=tenant.slug, has_account=has_account)
 
 
 async def accept_invitation(runtime: Runtime, *, token: str, name: str, password: str | None) -> Accepted:

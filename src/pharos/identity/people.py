@@ -15,6 +15,7 @@ from pharos.identity.audit import record_audit
 from pharos.identity.dismissal import ADMINISTRATORS, revoke_keys_made_by, withdraw_invitations_of
 from pharos.identity.models import Department, Membership, SignInSession, User
 from pharos.identity.principal import OrgPosition, PlatformRole, Principal
+from pharos.identity.security import record_security_event
 from pharos.infra.errors import Conflict, Invalid, NotAllowed, NotFound
 from pharos.infra.ids import TenantId, UserId
 
@@ -93,8 +94,11 @@ async def change_place(
 ) -> Person:
     """Give a person another role, position or department.
 
-    Raises `NotAllowed` (`forbidden_role` for superadmin, which is made by the setup alone), `Conflict` when the tenant
-    has its ceo or somebody changes their own role, `Invalid` for a ceo with a department or a manager without one.
+    Superadmin is handed over by the operator alone: whoever has it becomes an administrator in the same step.
+
+    Raises `NotAllowed` (`forbidden_role` for superadmin by anybody else, or left to nobody), `Conflict` when the tenant
+    has its ceo, somebody changes their own role or the heir is no administrator, `Invalid` for a ceo with a department
+    or a manager without one.
     """
     require_administrator(principal)
     place = await _lock_place(session, user_id)
@@ -104,6 +108,8 @@ async def change_place(
         new["department_id"] = None
     if new["platform_role"] != old["platform_role"]:
         _check_role(principal, user_id, old=old["platform_role"], new=new["platform_role"])
+    if new["platform_role"] == "superadmin" != old["platform_role"]:
+        await _take_over(session, principal, place)
     await _check_position(session, user_id, position=new["org_position"], department_id=new["department_id"])
     changed = {name: {"old": _plain(old[name]), "new": _plain(new[name])} for name in old if old[name] != new[name]}
     if changed:
@@ -112,7 +118,7 @@ async def change_place(
         try:
             await session.flush()
         except IntegrityError as error:  # two at once: the unique index lets one through
-            raise CEO_TAKEN from error
+            raise (CEO_TAKEN if "org_position" in changed else SUPERADMIN_TAKEN) from error
         await record_audit(session, principal, action="person.changed", subject=f"user:{user_id}", **changed)
         if new["platform_role"] not in ADMINISTRATORS:
             await withdraw_invitations_of(session, principal, user_id=user_id)
@@ -126,8 +132,8 @@ async def set_disabled(session: AsyncSession, principal: Principal, *, user_id: 
     """
     require_administrator(principal)
     place = await _lock_place(session, user_id)
-    if place.platform_role == "superadmin":
-        raise NotAllowed("The superadmin cannot be disabled.", code="forbidden_role")
+    if is_disabled and place.platform_role == "superadmin":
+        raise NotAllowed(f"Whoever has the role superadmin cannot be disabled. {HAND_OVER}", code="forbidden_role")
     if user_id == principal.user_id:
         raise Conflict("You cannot disable yourself. Ask another administrator.", code="own_account")
     if (place.disabled_at is not None) != is_disabled:
@@ -148,14 +154,45 @@ def require_administrator(principal: Principal) -> None:
         raise NotAllowed("This is for administrators. Ask one of yours.", code="not_an_admin")
 
 
+HAND_OVER = "Hand it to another administrator first, at the machine: `pharos user set OTHER --role superadmin`."
 CEO_TAKEN = Conflict("There is a ceo already. Give that person another position first.", code="ceo_taken")
+SUPERADMIN_TAKEN = Conflict(
+    "Somebody else became superadmin just now. `pharos user list` shows who.", code="superadmin_taken"
+)
 
 
 def _check_role(principal: Principal, user_id: UUID, *, old: str, new: str) -> None:
-    if "superadmin" in {old, new}:
-        raise NotAllowed("The role superadmin is neither given nor taken. Choose another.", code="forbidden_role")
+    if old == "superadmin":
+        raise NotAllowed(f"The role superadmin is not simply taken. {HAND_OVER}", code="forbidden_role")
+    if new == "superadmin" and not principal.is_operator:
+        raise NotAllowed(
+            "The role superadmin is handed over at the machine: `pharos user set EMAIL --role superadmin`.",
+            code="forbidden_role",
+        )
     if user_id == principal.user_id:
         raise Conflict("You cannot change your own role. Ask another administrator.", code="own_account")
+
+
+async def _take_over(session: AsyncSession, principal: Principal, heir: Membership) -> None:
+    """Clear the way for an administrator who becomes superadmin: the one before is an administrator from now on."""
+    if heir.platform_role != "admin" or heir.disabled_at is not None:
+        raise Conflict(
+            "Only an administrator who can sign in becomes superadmin. First `pharos user set EMAIL --role admin`, and "
+            "for somebody who is disabled `pharos user enable EMAIL`.",
+            code="not_an_admin",
+        )
+    holder = select(Membership).where(Membership.platform_role == "superadmin").with_for_update()
+    former = (await session.execute(holder)).scalar_one_or_none()
+    if former is not None:
+        former.platform_role = "admin"
+        role = {"old": "superadmin", "new": "admin"}
+        await record_audit(
+            session, principal, action="person.changed", subject=f"user:{former.user_id}", platform_role=role
+        )
+    await record_security_event(
+        session, principal.tenant_id, event_type="superadmin_changed", severity="high", user_id=heir.user_id,
+        subject=f"user:{heir.user_id}", former=str(former.user_id) if former is not None else None,
+    )  # fmt: skip
 
 
 async def _check_position(session: AsyncSession, user_id: UUID, *, position: str, department_id: UUID | None) -> None:

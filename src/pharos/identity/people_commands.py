@@ -110,7 +110,7 @@ def add_person(slug: Slug, email: Email, as_json: AsJson = False) -> None:
 def set_place(
     email: Email,
     *,
-    role: Annotated[str | None, typer.Option(help="none, admin or engineer.")] = None,
+    role: Annotated[str | None, typer.Option(help="none, admin, engineer; superadmin: handed over.")] = None,
     position: Annotated[str | None, typer.Option(help="member, manager or ceo.")] = None,
     department: Annotated[str | None, typer.Option(help="Name of a department; empty for none.")] = None,
     tenant: TenantSlug = "default",
@@ -118,7 +118,7 @@ def set_place(
 ) -> None:
     """Give a person another role, position or department; what is not named stays."""
     if role not in {None, "none", "admin", "engineer", "superadmin"}:
-        raise Invalid("A role is none, admin or engineer.", code="bad_role")
+        raise Invalid("A role is none, admin, engineer or superadmin.", code="bad_role")
     if position not in {None, "member", "manager", "ceo"}:
         raise Invalid("A position is member, manager or ceo.", code="bad_position")
 

@@ -40,6 +40,7 @@ EVENT_TYPES = (
     "secret_removed",
     "secret_saved",
     "signing_key_rotated",
+    "superadmin_changed",
     "suspicious_refresh",
     "token_family_revoked",
     "token_reuse_detected",
