@@ -84,15 +84,17 @@ def test_the_first_administrator_is_made_once_with_a_random_password(database: s
     with psycopg.connect(database) as connection:
         before = connection.execute("select * from users").fetchall()
         assert connection.execute("select is_initialized from bootstrap_state").fetchone() == (True,)
-    again = run("user", "bootstrap-admin", "--json")
-    assert refusal(again) == "email_taken"
-    assert again.stdout == ""
+    for email in ("admin@localhost", "other@example.org"):
+        again = run("user", "bootstrap-admin", "--json", ADMIN_EMAIL=email)
+        assert refusal(again) == "already_initialized"
+        assert again.stdout == ""
     with psycopg.connect(database) as connection:
         assert connection.execute("select * from users").fetchall() == before
     assert can_sign_in("admin", made["password"])
     person = show("admin@localhost")
     assert (person["platform_role"], person["must_change_password"]) == ("superadmin", True)
-    other = json.loads(run("bootstrap-admin", "--json", ADMIN_EMAIL="Chief@Example.org").stdout)
+    run("tenant", "create", "harbour", "--name", "Harbour Office")
+    other = json.loads(run("bootstrap-admin", "--tenant", "harbour", "--json", ADMIN_EMAIL="Chief@Example.org").stdout)
     assert (other["email"], other["username"]) == (CHIEF, None)
 
 
@@ -131,6 +133,31 @@ def test_somebody_is_locked_out_and_let_in_again(chief: str, database: str) -> N
     assert "was not locked" in run("user", "unlock", chief).stdout
     assert can_sign_in(chief)
     assert json.loads(run("user", "sign-out", chief, "--json").stdout) == {"email": chief, "sessions": 0}
+
+
+def test_a_superadmin_who_leaves_hands_the_role_over(chief: str, database: str) -> None:
+    for refused in (("disable", CHIEF), ("set", CHIEF, "--role", "none")):
+        failed = run("user", *refused)
+        assert refusal(failed) == "forbidden_role"
+        assert "pharos user set OTHER --role superadmin" in str(failed.exception)
+    assert "can sign in" in run("user", "enable", CHIEF).stdout
+    run("user", "set", chief, "--role", "none")
+    assert refusal(run("user", "set", chief, "--role", "superadmin")) == "not_an_admin"
+    run("user", "set", chief, "--role", "admin")
+    assert "role superadmin" in run("user", "set", chief, "--role", "superadmin").stdout
+    assert (show(chief)["platform_role"], show(CHIEF)["platform_role"]) == ("superadmin", "admin")
+    audited = [
+        entry for entry in json.loads(run("audit", "list", "--json").stdout) if "platform_role" in entry["detail"]
+    ]
+    assert {(one["subject"], one["detail"]["platform_role"]["new"]) for one in audited[:2]} == {
+        (f"user:{show(chief)['id']}", "superadmin"),
+        (f"user:{show(CHIEF)['id']}", "admin"),
+    }
+    events = json.loads(run("security", "list", "--type", "superadmin_changed", "--json").stdout)
+    assert [(one["severity"], one["detail"]["former"]) for one in events] == [("high", show(CHIEF)["id"])]
+    run("user", "disable", CHIEF)
+    assert not can_sign_in(CHIEF)
+    assert refusal(run("user", "set", CHIEF, "--role", "superadmin")) == "not_an_admin"
 
 
 def test_a_key_ends_by_itself_unless_it_is_asked_not_to(chief: str) -> None:

@@ -131,7 +131,7 @@ def bootstrap_admin(
     tenant: TenantSlug = "default",
     as_json: AsJson = False,
 ) -> None:
-    """Make the first administrator with a random password, printed this once; an account that exists stays as it is."""
+    """Make the first administrator of a tenant, with a random password that is printed this once."""
     password = random_password()
     person = NewPerson(
         name="admin", email=normal_email(email), password=password, username=DEFAULT_USERNAME, must_change_password=True
@@ -146,7 +146,7 @@ def bootstrap_admin(
 
 
 async def _bootstrap(person: NewPerson, *, tenant: str) -> NewPerson:
-    """The person as made: without the user name if somebody has it. Raises `Conflict` when the account exists."""
+    """The person as made: without the user name if somebody has it. Raises `Conflict` once the tenant has an owner."""
     assert person.password is not None
     hashed = await hash_apart(person.password)
     async with open_runtime(Settings()) as runtime:
@@ -154,7 +154,7 @@ async def _bootstrap(person: NewPerson, *, tenant: str) -> NewPerson:
         async with runtime.db.transaction(tenant_id) as session:
             if await is_taken(session, DEFAULT_USERNAME):
                 person = replace(person, username=None)
-            await add_admin(session, tenant_id, person, hashed)
+            await add_admin(session, tenant_id, person, hashed, only_first=True)
     return person
 
 

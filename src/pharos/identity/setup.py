@@ -30,6 +30,11 @@ SETUP_LOCK = 0x5048_5345_5455  # an advisory lock of our own: two browsers canno
 ALREADY = Conflict(
     "This installation is set up already. Sign in, or ask an administrator for an account.", code="already_initialized"
 )
+HAS_OWNER = Conflict(
+    "There is a first administrator already, and nothing is changed. For a further one, or a new password: "
+    "`pharos user create-admin --email EMAIL`.",
+    code="already_initialized",
+)
 
 
 @dataclass(frozen=True)
@@ -122,13 +127,19 @@ async def add_person(
     return as_principal(user, membership)
 
 
-async def add_admin(session: AsyncSession, tenant_id: TenantId, person: NewPerson, password_hash: str) -> Principal:
+async def add_admin(
+    session: AsyncSession, tenant_id: TenantId, person: NewPerson, password_hash: str, *, only_first: bool = False
+) -> Principal:
     """An administrator made at the machine, the first of a tenant its superadmin; the setup page closes (C-23).
 
-    Takes the lock of the setup, so that of all ways to the first account one wins. Raises `Conflict` as `add_person`.
+    Takes the lock of the setup, so that of all ways to the first account one wins. Raises `Conflict` as `add_person`,
+    and with `only_first` where a superadmin is.
     """
     await session.execute(text("select pg_advisory_xact_lock(:key)"), {"key": SETUP_LOCK})
-    role = "admin" if await has_owner(session) else "superadmin"
+    is_owned = await has_owner(session)
+    if is_owned and only_first:
+        raise HAS_OWNER
+    role = "admin" if is_owned else "superadmin"
     made = await add_person(session, tenant_id, person, password_hash, platform_role=role)
     await close_setup(session)
     await record_audit(session, operator(tenant_id), action="user.created", subject=f"user:{made.user_id}")
