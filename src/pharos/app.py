@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
@@ -42,6 +43,7 @@ from pharos.retrieval.routes import router as retrieval
 from pharos.runtime import Runtime, open_runtime
 from pharos.web.errors import NOT_INITIALIZED, error_page, wants_page
 from pharos.web.pages import add_pages
+from pharos.web.visit import find_visit
 
 log = get_logger(__name__)
 
@@ -112,7 +114,7 @@ async def answer_error(request: Request, error: PharosError) -> Response:
         words = "Set this installation up first: `pharos setup-link` prints the address."
         error = Unavailable(words, code=NOT_INITIALIZED)
     if is_page:
-        return error_page(request, error, request_id=request_id_of(request))
+        return error_page(request, error, request_id=request_id_of(request), visit=await _visit(request, error))
     return json_error(request, error)
 
 
@@ -150,6 +152,17 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             log.info(f"Listening on port {self.config.port}", host=self.config.host)  # noqa: G004 - the promised words
+
+
+async def _visit(request: Request, error: PharosError) -> dict[str, Any]:
+    """What the page of an error shows of who is signed in; nothing where asking would add to the trouble."""
+    if error.http_status >= 429:
+        return {}
+    try:
+        visit = await find_visit(request)
+    except (PharosError, SQLAlchemyError):
+        return {}
+    return visit.context if visit else {}
 
 
 async def _awaits_setup(request: Request) -> bool:

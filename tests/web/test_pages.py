@@ -9,14 +9,18 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from sqlalchemy import update
 from tests.conftest import RunJobs, open_client
-from tests.make import MadeTenant, make_document, make_project
+from tests.mailbox import token_to
+from tests.make import PASSWORD, MadeTenant, make_document, make_person, make_project, make_tenant
 
 from pharos.identity import email_change, invitations, magic_link, password_reset
 from pharos.identity.current import COOKIE
+from pharos.identity.models import Tenant
 from pharos.identity.principal import Principal
 from pharos.identity.setup import SETUP_PATH, issue_setup_link
 from pharos.identity.sign_in import open_session
+from pharos.identity.tenants import add_place
 from pharos.infra.ids import DocumentId, ProjectId
 from pharos.library.documents import get_text
 from pharos.runtime import Runtime
@@ -198,3 +202,67 @@ async def test_an_address_that_opens_something_by_itself_is_told_to_nobody(clien
         expected = ("no-referrer", "noindex, nofollow") if address in secret else ("same-origin", None)
         assert told == expected, address
         assert 'name="referrer"' not in reply.text  # it would count instead of the header
+
+
+async def test_the_page_of_an_error_greets_who_is_signed_in(
+    browser: httpx.AsyncClient, client: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant
+) -> None:
+    member = await make_person(runtime.db, tenant.id)
+    issued = await open_session(runtime, member)
+    for path, status in (("/nowhere", 404), ("/admin/audit?before=x", 422), ("/mail-sent", 200)):
+        reply = await browser.get(path)
+        assert reply.status_code == status
+        assert 'action="/sign-out"' in reply.text, path
+        assert csrf_token_of(reply.text), path
+        assert 'action="/sign-out"' not in (await client.get(path, headers=BROWSER)).text, path
+        ended = await client.get(path, headers=BROWSER | {"Cookie": f"{COOKIE}=phs_{'0' * 32}_x"})
+        assert 'action="/sign-out"' not in ended.text, path
+    refused = await client.get("/admin/people", headers=BROWSER | {"Cookie": f"{COOKIE}={issued.session_token}"})
+    assert refused.status_code == 403
+    assert 'action="/sign-out"' in refused.text
+
+
+async def test_who_belongs_to_several_organisations_sees_where_they_are_and_goes_to_another(
+    browser: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant
+) -> None:
+    assert "/auth/tenant" not in (await browser.get("/")).text
+    other = await make_tenant(runtime.db)
+    async with runtime.db.transaction(other.id) as session:
+        await session.execute(update(Tenant).where(Tenant.id == other.id).values(name="The other house"))
+    await add_place(runtime, other.admin, email=tenant.admin.name)
+    page = (await browser.get("/")).text
+    assert "You are in A tenant." in page
+    assert "Go to The other house" in page
+    assert "forms.js" in page
+    token = csrf_token_of(page)
+    gone = await browser.post("/auth/tenant", json={"slug": other.slug}, headers={"X-CSRF-Token": token})
+    assert gone.status_code == 200
+    page = (await browser.get("/nowhere")).text
+    assert "You are in The other house." in page
+    assert "Go to A tenant" in page
+
+
+async def test_an_invitation_to_who_has_an_account_leads_into_the_organisation_that_invites(
+    client: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant
+) -> None:
+    elsewhere = (await make_tenant(runtime.db)).admin
+    await invitations.invite(runtime, tenant.admin, invitations.Invited(email=elsewhere.name))
+    token = await token_to(runtime, tenant.id, elsewhere.name)
+    page = (await client.get("/invitation", params={"token": token})).text
+    assert f'data-next="/sign-in?tenant={tenant.slug}"' in page
+    assert 'data-said="You now belong to A tenant."' in page
+    joined = await client.post("/invitations/accept", json={"token": token})
+    assert joined.status_code == 201
+    page = (await client.get("/sign-in", params={"tenant": tenant.slug})).text
+    assert f"You sign in to the organisation “{tenant.slug}”." in page
+    assert f'name="tenant" value="{tenant.slug}"' in page
+    asked = {"email": elsewhere.name, "password": PASSWORD, "tenant": tenant.slug}
+    assert (await client.post("/auth/login", json=asked)).status_code == 200
+
+
+async def test_the_sign_in_page_takes_a_user_name(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/sign-in")).text
+    field = re.search(r'<input id="email"[^>]*>', page)
+    assert field is not None
+    assert 'type="text"' in field[0]  # the browser refuses what is no address in a field for one
+    assert "E-mail or user name" in page

@@ -39,7 +39,13 @@ DOCUMENTS = [document(status) for status in ("pending", "processing", "indexed",
 SOURCE = SourceLine(href="/projects/p", index=1, document=HOSTILE, page=2, text=HOSTILE)
 ANSWER = Turn(role="assistant", html=Markup("<p>Yes.</p>"), mode="model", grounded=True, sources=(SOURCE,))
 PERSON = {
-    "person": SimpleNamespace(name=HOSTILE, email=HOSTILE, administrates=True, manages_groups=False),
+    "person": SimpleNamespace(
+        name=HOSTILE,
+        email=HOSTILE,
+        administrates=True,
+        manages_groups=False,
+        places=[SimpleNamespace(slug=HOSTILE, name=HOSTILE, is_here=here) for here in (True, False)],
+    ),
     "csrf_token": HOSTILE,
 }
 SHELF = {"documents": DOCUMENTS, "busy": True, "more_count": 3, "filtered": False, "can_edit": True}
@@ -62,7 +68,7 @@ LINK = {"email": HOSTILE, "token": HOSTILE}
 
 
 def invited(*, has_account: bool) -> SimpleNamespace:
-    return SimpleNamespace(email=HOSTILE, name=HOSTILE, tenant=HOSTILE, has_account=has_account)
+    return SimpleNamespace(email=HOSTILE, name=HOSTILE, tenant=HOSTILE, slug=HOSTILE, has_account=has_account)
 
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -143,7 +149,8 @@ PAGES: list[tuple[str, dict[str, Any]]] = [
     ("onboarding.html", SETUP),
     ("onboarding.html", SETUP | {"token_valid": False}),
     ("onboarding.html", SETUP | {"initialized": True}),
-    ("sign_in.html", {"next_path": HOSTILE}),
+    ("sign_in.html", {"next_path": HOSTILE, "tenant": HOSTILE}),
+    ("sign_in.html", {"next_path": HOSTILE, "tenant": ""}),
     ("mail_ask.html", {"kind": "link", "action": "/x", "next_path": HOSTILE}),
     ("mail_ask.html", {"kind": "forgot", "action": "/x", "next_path": "/"}),
     ("mail_sent.html", {}),
@@ -255,7 +262,9 @@ def test_no_template_switches_escaping_off() -> None:
 
 
 def test_the_headers_allow_only_our_own_files() -> None:
-    reply = page(Request({"type": "http", "query_string": b"", "headers": []}), "sign_in.html", next_path="/")
+    reply = page(
+        Request({"type": "http", "query_string": b"", "headers": []}), "sign_in.html", next_path="/", tenant=""
+    )
     policy = reply.headers["content-security-policy"]
     assert "unsafe" not in policy
     assert "default-src 'none'" in policy

@@ -69,16 +69,17 @@ async def any_visitor(request: Request) -> Visitor:
         await count_request(request, runtime, None)
         raise
     await count_request(request, runtime, signed_in.principal)
-    visitor = Visitor(
-        signed_in=signed_in,
-        csrf_token=csrf_token(runtime.settings, signed_in.session_id),
-        by_cookie="authorization" not in request.headers,
-    )
+    visitor = visitor_of(runtime, signed_in, by_cookie="authorization" not in request.headers)
     if visitor.by_cookie and request.method not in SAFE_METHODS:
         refuse_cross_site(request)
         check_csrf_token(visitor, await _sent_csrf_token(request))
     structlog.contextvars.bind_contextvars(tenant_id=str(signed_in.principal.tenant_id))
     return visitor
+
+
+def visitor_of(runtime: Runtime, signed_in: SignedIn, *, by_cookie: bool) -> Visitor:
+    """Somebody signed in with the token that their forms must carry."""
+    return Visitor(signed_in, csrf_token(runtime.settings, signed_in.session_id), by_cookie)
 
 
 async def current_visitor(request: Request) -> Visitor:

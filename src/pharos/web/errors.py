@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import Request
@@ -24,8 +26,11 @@ def wants_page(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "") and "hx-request" not in request.headers
 
 
-def error_page(request: Request, error: PharosError, *, request_id: str) -> Response:
-    """The page for a failure. Nobody signed in leads to the sign-in page, nobody set up to the setup, and so on."""
+def error_page(request: Request, error: PharosError, *, request_id: str, visit: Mapping[str, Any]) -> Response:
+    """The page for a failure. Nobody signed in leads to the sign-in page, nobody set up to the setup, and so on.
+
+    `visit` is the context of who looks at it, empty for nobody.
+    """
     if error.code == NOT_INITIALIZED:
         return RedirectResponse(SETUP_PATH, status_code=303, headers=HEADERS)
     if error.code == PASSWORD_CHANGE_REQUIRED:
@@ -39,6 +44,6 @@ def error_page(request: Request, error: PharosError, *, request_id: str) -> Resp
     # What is missing is said in the page's own words: the API's name its addresses, which help nobody here.
     message = None if status in {404, 500} and error.code != NO_LINK.code else error.message
     context = {"kind": str(kind), "message": message, "request_id": request_id, "is_guest": error.code == NO_LINK.code}
-    reply = page(request, "error.html", status=status, **context)
+    reply = page(request, "error.html", status=status, **context, **visit)
     reply.headers.update(error_headers(error))
     return reply

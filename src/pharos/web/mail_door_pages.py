@@ -12,7 +12,7 @@ from pharos.identity.current import CurrentRuntime
 from pharos.identity.one_time import BadLink
 from pharos.infra.http import safe_next
 from pharos.web.html import page
-from pharos.web.visit import CurrentVisit
+from pharos.web.visit import CurrentVisit, find_visit
 
 router = APIRouter(include_in_schema=False)
 
@@ -38,9 +38,10 @@ def forgot_page(request: Request) -> Response:
 
 
 @router.get("/mail-sent")
-def mail_sent_page(request: Request) -> Response:
+async def mail_sent_page(request: Request) -> Response:
     """What to do now; the same whether or not a mail was sent."""
-    return page(request, "mail_sent.html")
+    visit = await find_visit(request)
+    return page(request, "mail_sent.html", **(visit.context if visit else {}))
 
 
 @router.api_route(magic_link.LINK_PATH, methods=["GET", "HEAD"])

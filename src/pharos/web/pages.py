@@ -32,6 +32,7 @@ from pharos.web.visit import CurrentVisit, Visit
 router = APIRouter(include_in_schema=False)
 
 Token = Annotated[str, Query(max_length=200)]
+Slug = Annotated[str, Query(max_length=100)]
 NextPath = Annotated[str | None, Query(alias="next", max_length=2000)]
 EARLIER_CONVERSATIONS = 20
 SHOWN_DOCUMENTS = 200
@@ -83,10 +84,13 @@ async def setup_page(request: Request, runtime: CurrentRuntime, token: Token = "
 
 
 @router.get("/sign-in")
-async def sign_in_page(request: Request, runtime: CurrentRuntime, next_path: NextPath = None) -> Response:
+async def sign_in_page(
+    request: Request, runtime: CurrentRuntime, next_path: NextPath = None, tenant: Slug = ""
+) -> Response:
+    """`tenant` is the slug of the one to enter; without it the person's first."""
     if not await is_initialised(runtime):
         return _see_other(SETUP_PATH)
-    return page(request, "sign_in.html", next_path=safe_next(next_path))
+    return page(request, "sign_in.html", next_path=safe_next(next_path), tenant=tenant)
 
 
 @router.post("/sign-out")

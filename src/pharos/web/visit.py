@@ -9,22 +9,37 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 
-from pharos.identity.current import Visitor, current_visitor, get_runtime
+from pharos.identity.current import COOKIE, Visitor, current_visitor, get_runtime, visitor_of
 from pharos.identity.principal import Principal
+from pharos.identity.recognise import find_by_session_token
 from pharos.identity.setup import is_initialised
+from pharos.identity.tenants import list_tenants_of
 from pharos.infra.errors import NotSignedIn, Unavailable
 from pharos.runtime import Runtime
-from pharos.web.errors import NOT_INITIALIZED
+from pharos.web.errors import NOT_INITIALIZED, wants_page
+
+
+@dataclass(frozen=True)
+class Place:
+    """An organisation the person belongs to; `is_here`: the one they are in."""
+
+    slug: str
+    name: str
+    is_here: bool
 
 
 @dataclass(frozen=True)
 class Person:
-    """Who the page greets; what they manage decides which links it offers."""
+    """Who the page greets; what they manage decides which links it offers.
+
+    `places` is empty for who belongs to one organisation alone: they need neither its name nor a way to another.
+    """
 
     name: str
     email: str
     administrates: bool
     manages_groups: bool
+    places: tuple[Place, ...]
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,7 @@ class Visit:
 
     runtime: Runtime
     visitor: Visitor
+    places: tuple[Place, ...] = ()
 
     @property
     def principal(self) -> Principal:
@@ -55,6 +71,7 @@ class Visit:
             self.principal.name,
             administrates=self.principal.administrates,
             manages_groups=self.led_department is not None,
+            places=self.places,
         )
 
     @property
@@ -67,7 +84,7 @@ async def current_visit(request: Request) -> Visit:
     """The visit of a signed-in person. Raises `NotSignedIn`, or `Unavailable` before the first setup (ID-02)."""
     runtime = get_runtime(request)
     try:
-        return Visit(runtime=runtime, visitor=await current_visitor(request))
+        visitor = await current_visitor(request)
     except NotSignedIn:
         if await is_initialised(runtime):
             raise
@@ -75,6 +92,28 @@ async def current_visit(request: Request) -> Visit:
             "This installation has no account yet. Open the setup link that `pharos setup-link` prints.",
             code=NOT_INITIALIZED,
         ) from None
+    return await _visit(request, runtime, visitor)
+
+
+async def find_visit(request: Request) -> Visit | None:
+    """The visit of whoever is signed in, for a page that anybody may see, such as that of an error."""
+    runtime = get_runtime(request)
+    try:
+        signed_in = await find_by_session_token(runtime, request.cookies.get(COOKIE, ""))
+    except NotSignedIn:
+        return None
+    if signed_in.must_change_password:
+        return None
+    return await _visit(request, runtime, visitor_of(runtime, signed_in, by_cookie=True))
+
+
+async def _visit(request: Request, runtime: Runtime, visitor: Visitor) -> Visit:
+    me = visitor.principal
+    if not wants_page(request) or me.user_id is None:
+        return Visit(runtime, visitor)
+    tenants = await list_tenants_of(runtime, me.user_id)
+    places = tuple(Place(each.slug, each.name, is_here=each.id == me.tenant_id) for each in tenants)
+    return Visit(runtime, visitor, places if len(places) > 1 else ())
 
 
 CurrentVisit = Annotated[Visit, Depends(current_visit)]
