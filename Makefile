@@ -99,9 +99,9 @@ $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/project
 	@$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
 
-$(STAMPS)/models: $(wildcard src/pharos/providers/embedder/build*.py src/pharos/providers/embedder/*.json src/pharos/providers/embedder/*.lock) $(STAMPS)/project
-	@echo "Preparing the models"
-	@$(BIN)/python -m pharos.providers.embedder.build
+# With the handbook's pages, whose vectors are computed here and not at each first start.
+$(STAMPS)/models: $(wildcard src/pharos/providers/embedder/build*.py src/pharos/providers/embedder/*.json src/pharos/providers/embedder/*.lock docs/guide/*.md docs/runbook/*.md) $(STAMPS)/project
+	@$(BIN)/pharos models prepare
 	@touch $@
 
 # The script takes npm from PATH or, where no Node is, from a wheel through uv.

@@ -23,7 +23,7 @@ from pharos.library import documents, ingest
 from pharos.library.check import check_index, repair_index
 from pharos.library.delete import delete_documents, sweep_blobs
 from pharos.library.folder import ingest_files, list_files
-from pharos.library.handbook import load_handbook
+from pharos.library.handbook import handbook_texts, load_handbook
 from pharos.library.models import Document, Passage
 from pharos.library.upload import DuplicateDocument
 from pharos.runtime import Runtime
@@ -293,6 +293,22 @@ async def test_an_index_out_of_step_is_noticed_and_repaired(
     async with runtime.db.transaction(tenant.id) as session:
         assert (await check_index(session)).out_of_step == 0
     assert len(await passages_of(runtime, tenant)) == 2
+
+
+async def test_what_is_prepared_at_install_is_what_the_handbook_asks_of_the_model(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    asked: set[str] = set()
+
+    class Listening(FakeEmbedding):
+        async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            asked.update(texts)
+            return await super().embed(texts)
+
+    world = replace(runtime, embedding=Listening())
+    await load_handbook(world, tenant.id)
+    await run_jobs(world)
+    assert asked == set(await handbook_texts(world.settings.models_dir))
 
 
 async def test_the_handbook_takes_no_documents_but_its_own(runtime: Runtime, tenant: MadeTenant) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import hashlib
 import json
 import shutil
 import signal
@@ -32,6 +34,8 @@ from pharos.infra.settings import Settings
 from pharos.providers.embedder import build
 from pharos.providers.embedder.client import EmbedderClient
 from pharos.providers.embedder.inference import Inference
+from pharos.providers.embedder.known import KNOWN_FILE, read_known, text_key, write_known
+from pharos.providers.embedder.minilm import DIMENSION
 from pharos.providers.embedder.model import GRAPH_FILE, MANIFEST_FILE, LocalModel, model_folder, read_manifest
 from pharos.providers.embedder.server import MAX_TEXTS, create_app, open_listener, server_config
 
@@ -83,7 +87,7 @@ async def serving(app: Starlette, settings: Settings) -> AsyncIterator[EmbedderC
 
 @asynccontextmanager
 async def embedder(model: LocalModel, settings: Settings) -> AsyncIterator[EmbedderClient]:
-    app = create_app(lambda: model, on_failure=lambda: None)
+    app = create_app(lambda: Inference(model), on_failure=lambda: None)
     async with serving(app, settings) as client:
         while await client.state() != "ready":  # each question is a round trip through the server's loop
             pass
@@ -205,9 +209,9 @@ def test_the_manifest_names_the_weights(folder: Path) -> None:
 async def test_loading_can_be_told_from_down_and_from_ready(model: LocalModel, settings: Settings) -> None:
     may_load = threading.Event()
 
-    def load() -> LocalModel:
+    def load() -> Inference:
         may_load.wait()
-        return model
+        return Inference(model)
 
     stranger = EmbedderClient(settings)
     assert await stranger.state() == "down"
@@ -267,7 +271,7 @@ async def start_process(settings: Settings) -> asyncio.subprocess.Process:
 async def test_a_model_that_cannot_be_loaded_ends_the_process(settings: Settings) -> None:
     failed = asyncio.Event()
 
-    def load() -> LocalModel:
+    def load() -> Inference:
         raise RuntimeError("planted")
 
     async with serving(create_app(load, on_failure=failed.set), settings):
@@ -284,6 +288,55 @@ async def test_a_question_goes_before_the_passages_that_wait(model: LocalModel) 
     assert first == {question}
     bulk.cancel()
     await asyncio.to_thread(inference.close)
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Path:
+    """A model's folder that a test may write into."""
+    shared = model_folder(Settings().models_dir)
+    for file in shared.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / KNOWN_FILE).unlink(missing_ok=True)
+    return tmp_path
+
+
+async def test_a_known_text_has_the_vector_it_would_be_given_and_others_are_computed(
+    model: LocalModel, own_folder: Path
+) -> None:
+    texts = ["The pumps are serviced in April.", LONG, "The roof is new."]
+    assert write_known(own_folder, texts[:2]) == 2
+    known = read_known(own_folder)
+    marked = np.full(DIMENSION, 0.5, dtype=np.float32)
+    inference = Inference(model, known={**known, text_key("marked"): marked})
+    found = await inference.embed([texts[2], "marked", *texts[:2]])
+    inference.close()
+    computed = model.embed_texts(texts)
+    assert np.array_equal(found, np.array([computed[2], marked, computed[0], computed[1]]))
+
+
+def test_known_texts_follow_what_is_asked_for_and_only_new_ones_are_computed(own_folder: Path) -> None:
+    assert write_known(own_folder, ["one", "two"]) == 2
+    assert write_known(own_folder, ["one", "two"]) == 0
+    assert write_known(own_folder, ["two", "three"]) == 1
+    assert set(read_known(own_folder)) == {text_key("two"), text_key("three")}
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half of it", b"not a zip at all"])
+def test_a_damaged_file_of_known_vectors_is_none(content: bytes, own_folder: Path) -> None:
+    (own_folder / KNOWN_FILE).write_bytes(content)
+    assert read_known(own_folder) == {}
+    assert write_known(own_folder, ["one"]) == 1
+
+
+def test_known_vectors_of_another_graph_are_none(own_folder: Path) -> None:
+    write_known(own_folder, ["one"])
+    manifest = read_manifest(own_folder)
+    graph = (own_folder / GRAPH_FILE).read_bytes() + b" "
+    (own_folder / GRAPH_FILE).unlink()
+    (own_folder / GRAPH_FILE).write_bytes(graph)
+    (own_folder / MANIFEST_FILE).unlink()
+    dataclasses.replace(manifest, graph_sha256=hashlib.sha256(graph).hexdigest()).write(own_folder)
+    assert read_known(own_folder) == {}
 
 
 async def test_what_nobody_waits_for_any_more_is_not_computed(model: LocalModel) -> None:

@@ -31,7 +31,8 @@ COMMANDS = {
     "pharos.library.commands": ("ingest", "documents", "queue"),
     "pharos.retrieval.commands": ("search", "eval"),
     "pharos.chat.commands": ("ask",),
-    "pharos.providers.embedder.commands": ("embedder", "models"),
+    "pharos.library.models_commands": ("models",),
+    "pharos.providers.embedder.commands": ("embedder",),
     "pharos.cli.processes": ("web", "worker"),
 }
 """Where each command is, in the order of the help. A module is imported when one of its commands is asked for: all of

@@ -11,9 +11,13 @@ from pharos.identity.principal import product
 from pharos.infra.ids import DocumentId, ProjectId, TenantId
 from pharos.infra.shipped import shipped_folder
 from pharos.library.delete import delete_documents
+from pharos.library.extract import extract_document
 from pharos.library.folder import ingest_files, list_files
+from pharos.library.ingest import split_extracted
 from pharos.library.models import Document
+from pharos.library.passages import embedded_text, title_of
 from pharos.library.projects import HANDBOOK_NAME, create_project
+from pharos.library.split import token_counter
 from pharos.runtime import Runtime
 
 FOLDERS = ("docs/guide", "docs/runbook")
@@ -39,6 +43,16 @@ async def load_handbook(runtime: Runtime, tenant_id: TenantId) -> ProjectId:
         old = [DocumentId(document_id) for document_id in gone.scalars()]
         await delete_documents(session, principal, document_ids=old)
     return ProjectId(project_id)
+
+
+async def handbook_texts(models_dir: Path) -> list[str]:
+    """What the model reads of every passage of the handbook, as its ingest will ask for it."""
+    count_tokens = token_counter(models_dir)
+    texts: list[str] = []
+    for path, name in _pages():
+        pieces = split_extracted(await extract_document(path, name=name), count_tokens)
+        texts += [embedded_text(title_of(name), piece) for piece in pieces]
+    return texts
 
 
 def _pages() -> list[tuple[Path, str]]:

@@ -128,16 +128,21 @@ def _split(documents: list[tuple[Claim, Extracted]], count_tokens: CountTokens |
         Read(
             claim,
             extracted,
-            split_text(
-                extracted.text,
-                page_starts=extracted.page_starts,
-                max_tokens=MAX_PASSAGE_TOKENS,
-                markdown=extracted.media_type == "text/markdown",
-                count_tokens=count_tokens,
-            ),
+            split_extracted(extracted, count_tokens),
         )
         for claim, extracted in documents
     ]
+
+
+def split_extracted(extracted: Extracted, count_tokens: CountTokens | None) -> list[Piece]:
+    """The passages of a document's text, in its order."""
+    return split_text(
+        extracted.text,
+        page_starts=extracted.page_starts,
+        max_tokens=MAX_PASSAGE_TOKENS,
+        markdown=extracted.media_type == "text/markdown",
+        count_tokens=count_tokens,
+    )
 
 
 def _prepare(read: list[Read], vectors: NDArray[np.float32]) -> list[PreparedPassages]:

@@ -15,11 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 
-from pharos.infra.errors import PharosError, Unavailable
-from pharos.infra.settings import Settings
+from pharos.infra.errors import Unavailable
 from pharos.providers.embedder.minilm import DIMENSION, MAX_TOKENS, MODEL_NAME
 from pharos.providers.embedder.model import (
     GRAPH_FILE,
@@ -177,11 +175,3 @@ def _only_one(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-if __name__ == "__main__":
-    try:
-        prepare_model(Settings().models_dir)
-    except PharosError as error:
-        typer.echo(f"Error ({error.code}): {error.message}", err=True)
-        sys.exit(error.exit_code)

@@ -93,12 +93,12 @@ class LocalModel:
 
     def tokenize(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Token ids of each text, at most `MAX_TOKENS`; an empty text has its two marks."""
-        encodings = self._tokenizer.encode_batch_fast([_clean(text) for text in texts])
+        encodings = self._tokenizer.encode_batch_fast([clean_text(text) for text in texts])
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text with its two marks, counted up to `MAX_TOKENS`."""
-        return len(self._tokenizer.encode(_clean(text)).ids)
+        return len(self._tokenizer.encode(clean_text(text)).ids)
 
     def embed_tokens(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vector of one text, shape (384,), length 1."""
@@ -112,6 +112,6 @@ class LocalModel:
         return np.array(vectors, dtype=np.float32).reshape(len(texts), DIMENSION)
 
 
-def _clean(text: str) -> str:
-    """Without half surrogates, which no tokenizer takes, and no longer than any 256 tokens need."""
+def clean_text(text: str) -> str:
+    """What the model reads: no half surrogates, which no tokenizer takes, and no more than any 256 tokens need."""
     return text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8")

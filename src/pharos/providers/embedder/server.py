@@ -27,6 +27,7 @@ from pharos.infra.errors import Conflict, Invalid, PharosError, TooLarge, Unavai
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.providers.embedder.inference import Inference
+from pharos.providers.embedder.known import read_known
 from pharos.providers.embedder.minilm import DIMENSION, MODEL_NAME
 from pharos.providers.embedder.model import LocalModel, model_folder, read_manifest
 
@@ -39,7 +40,7 @@ KEEP_ALIVE_SECONDS = 60  # longer than the client keeps an idle connection, so t
 SOCKET_PATH_BYTES = 107  # what the kernel takes
 ROWS_HEADER, DIMENSION_HEADER, MODEL_HEADER = "x-pharos-rows", "x-pharos-dimension", "x-pharos-model"
 
-Load = Callable[[], LocalModel]
+Load = Callable[[], Inference]
 
 
 def create_app(load: Load, *, on_failure: Callable[[], None]) -> Starlette:
@@ -69,7 +70,7 @@ async def _load(app: Starlette) -> None:
     started = time.monotonic()
     log.info("model.loading", model=MODEL_NAME)
     try:
-        inference = Inference(await asyncio.to_thread(app.state.load))
+        inference: Inference = await asyncio.to_thread(app.state.load)
         await inference.embed(["the first text pays for what is made on first use"])
     except Exception as error:  # whatever it is, the process says why and ends
         log.exception("model.load_failed", model=MODEL_NAME, error=str(error))
@@ -150,7 +151,10 @@ def serve(settings: Settings) -> None:
         failed = True
         server.should_exit = True
 
-    app = create_app(lambda: LocalModel(folder, verify=False), on_failure=stop_failed)
+    def load() -> Inference:
+        return Inference(LocalModel(folder, verify=False), known=read_known(folder))
+
+    app = create_app(load, on_failure=stop_failed)
     server = uvicorn.Server(server_config(app))
     log.info("embedder.started", address=settings.embedder_url or str(settings.embedder_socket))
     try:
