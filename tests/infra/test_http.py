@@ -113,6 +113,31 @@ async def test_errors_have_one_shape(
     assert answer.json().keys() == {"error", "message", "requestId"}
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"email": oops', "The body is not JSON: it cannot be read from character 10 on."),
+        (b"email=a@b.org", "The body is not JSON: it cannot be read from character 0 on."),
+        (b'"a text"', "The body is no JSON object. Send one, with the header `Content-Type: application/json`."),
+        (b"{}", "email: Field required."),
+    ],
+)
+async def test_what_is_wrong_with_a_body_is_said_in_a_sentence(
+    client: httpx.AsyncClient, body: bytes, words: str
+) -> None:
+    answer = await client.post("/auth/login", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["message"]) == (422, words)
+
+
+async def test_an_id_in_no_form_of_ours_is_as_unknown_as_any_other(as_member: httpx.AsyncClient) -> None:
+    for path in ("/projects/x", "/documents/x", "/users/x"):
+        answer = await as_member.get(path)
+        assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
+        assert "UUID" not in answer.text
+    made = await as_member.post("/groups", json={"name": "Crew", "departmentId": "x"})
+    assert (made.status_code, made.json()["message"]) == (422, "departmentId: This is not an id.")
+
+
 async def test_what_was_sent_is_not_echoed(client: httpx.AsyncClient) -> None:
     answer = await client.post("/auth/login", json={"email": "a@b.org", "password": ["my secret password"]})
     assert answer.status_code == 422

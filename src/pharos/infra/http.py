@@ -190,7 +190,7 @@ def as_pharos_error(error: Exception) -> PharosError:
     if isinstance(error, PharosError):
         return error
     if isinstance(error, RequestValidationError):
-        return Invalid(_what_is_wrong(error))
+        return _of_validation(error)
     if isinstance(error, HTTPException):
         return _of_status(error)
     found = database_errors.as_pharos_error(error)
@@ -207,10 +207,17 @@ def _of_status(error: HTTPException) -> PharosError:
     return kinds.get(error.status_code, Invalid)(sentences.get(error.status_code, str(error.detail)))
 
 
-def _what_is_wrong(error: RequestValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
-    return f"{place}: {first['msg']}." if place else f"{first['msg']}."
+def _of_validation(error: RequestValidationError) -> PharosError:
+    faults = error.errors()
+    if any(fault["loc"][0] == "path" for fault in faults):
+        return _of_status(HTTPException(404))  # an id in no form of ours is as unknown as one that nobody has
+    first = faults[0]
+    if first["type"] == "json_invalid":
+        return Invalid(f"The body is not JSON: it cannot be read from character {first['loc'][-1]} on.")
+    if first["loc"] == ("body",):
+        return Invalid("The body is no JSON object. Send one, with the header `Content-Type: application/json`.")
+    place = ".".join(str(part) for part in first["loc"] if part not in {"body", "query"})
+    return Invalid(f"{place}: {'This is not an id' if first['type'].startswith('uuid') else first['msg']}.")
 
 
 def _request_id(offered: str) -> str:
