@@ -91,6 +91,7 @@ def test_what_cannot_be_read_is_said(data_dir: Path) -> None:
         (["web", "--since", "x"], Invalid),
     ):
         assert isinstance(run(*arguments).exception, kind)
+    assert "supervisor" in str(run("nope").exception)
 
 
 @pytest.mark.contract("LO-04", part="followed as they grow, also past a rotation")
