@@ -142,6 +142,7 @@ async def test_a_key_ends_with_its_time_and_its_person(runtime: Runtime, member:
 async def test_a_strange_key_is_nobody(client: httpx.AsyncClient, key: str) -> None:
     answer = await client.get("/projects", headers=header(key))
     assert answer.status_code == 401
+    assert answer.json()["message"].startswith("This API key does not open anything.")
 
 
 async def test_a_key_of_another_tenant_opens_nothing_here(

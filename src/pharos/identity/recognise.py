@@ -29,6 +29,7 @@ from pharos.runtime import Runtime
 
 FIND_SIGN_IN = text("select * from find_sign_in(:tenant_id, :session_id, cast(:token_hashes as text[]))")
 FIND_API_KEY = text("select * from find_api_key(:tenant_id, :key_hash)")
+OPENS_NOTHING = "This API key does not open anything. Make a new one with `pharos apikey create`."
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,13 @@ async def find_by_api_key(runtime: Runtime, key: str) -> Principal:
 
     Raises `NotSignedIn` for a key that is wrong, revoked or expired, or whose person may not sign in here any more.
     """
-    tenant_id = tenant_of(key, prefix=API_KEY_PREFIX)
+    try:
+        tenant_id = tenant_of(key, prefix=API_KEY_PREFIX)
+    except NotSignedIn as error:
+        raise NotSignedIn(OPENS_NOTHING) from error
     row = await runtime.db.fetch(FIND_API_KEY, {"tenant_id": tenant_id, "key_hash": api_key_hash(key)})
     if row is None:
-        raise NotSignedIn("This API key does not open anything. Make a new one with `pharos apikey create`.")
+        raise NotSignedIn(OPENS_NOTHING)
     _note_use(runtime, tenant_id, "api_keys", row.key_id)
     return Principal(
         tenant_id=tenant_id,
