@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pharos.infra.errors import Conflict, Unavailable
+from pharos.infra.errors import Conflict, Invalid, Unavailable
 from pharos.infra.settings import Settings
 from pharos.ops import commands
 from pharos.ops.running import State, part_process, read_state, supervisor_lock, supervisor_pid, write_state
@@ -102,6 +102,18 @@ def test_a_second_supervisor_is_refused_with_the_number_of_the_first(settings: S
         supervisor_lock(settings),
     ):
         pass
+
+
+def test_a_bad_secret_stops_the_start_before_anything_is_made(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHAROS_DATA_DIR", str(settings.data_dir))
+    monkeypatch.setenv("JWT_SECRET", "too short")
+    for detach in (True, False):
+        with pytest.raises(Invalid, match="JWT_SECRET must be at least 32 bytes"):
+            commands.up(detach=detach)
+    assert not (settings.data_dir / "postgres").exists()
+    assert not (settings.data_dir / "logs").exists()
 
 
 def test_a_part_is_a_child_of_its_supervisor_and_alive(stranger: subprocess.Popen[bytes]) -> None:

@@ -160,10 +160,10 @@ class TestWrongKey:
     @pytest.mark.parametrize(
         ("variables", "names"),
         [
-            ({"SESSION_SECRET": "fifteen letters"}, ["PHAROS_SESSION_SECRET", "16"]),
+            ({"SESSION_SECRET": "fifteen letters"}, ["SESSION_SECRET must", "16"]),
             (
                 {"JWT_SECRET": "changeme-changeme-changeme-changeme"},
-                ["PHAROS_SECRET_KEY", "pharos secrets generate jwt"],
+                ["JWT_SECRET must", "pharos secrets generate jwt"],
             ),
             ({"JWT_SECRET": "a" * 20 + "b" * 20, "AUTH_SECRET": "c" * 40}, ["JWT_SECRET and AUTH_SECRET"]),
             ({"ENCRYPTION_KEY": "0" * 64}, ["PHAROS_ENCRYPTION_KEY", "pharos secrets generate encryption"]),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pharos.infra.errors import Invalid
 from pharos.infra.secret_files import create_secret, write_secret
-from pharos.infra.settings import Settings
+from pharos.infra.settings import Settings, variable_of
 
 KNOWN_DEFAULTS = ("change", "secret", "your-", "your_", "default", "example", "insecure", "password")
 MIN_DISTINCT = 4
@@ -32,7 +32,8 @@ class SigningSecret:
 
     @property
     def variable(self) -> str:
-        return f"PHAROS_{self.setting.upper()}"
+        """The one that gives it, as somebody typed it."""
+        return variable_of(self.setting)
 
 
 JWT = SigningSecret("secret_key", 32, "jwt")

@@ -215,6 +215,15 @@ def _as_typed(name: str) -> str:
     return next((one for one in given if one.upper() in (variable, f"{variable}_FILE")), variable)
 
 
+def variable_of(field: str) -> str:
+    """The variable that gives a setting, by the name somebody chose of those it has; the first one if nobody did."""
+    alias = Settings.model_fields[field].validation_alias
+    names = [str(one) for one in alias.choices] if isinstance(alias, AliasChoices) else []
+    names = [*(names or [f"PHAROS_{field.upper()}"]), f"PHAROS_{field.upper()}_FILE"]
+    given = [*os.environ, *dotenv_values(str(Settings.model_config["env_file"]))]
+    return next((one for name in names for one in given if one.upper() == name), names[0])
+
+
 def unknown_variables() -> list[str]:
     """Variables of the environment that look like settings and are none: misspelt, or of another version."""
     names = (name for name in os.environ if name.startswith("PHAROS_"))

@@ -32,8 +32,9 @@ DATA_FOLDERS = ("outbox", "secrets", "logs", "tmp", "run")
 def part_name(name: str) -> str:
     """A part by its name or by what the older systems called it. Raises `Invalid` listing the names."""
     name = ALIASES.get(name, name)
-    if name not in (*PARTS, "supervisor"):
-        raise Invalid(f"There is no part {name}. The parts are {', '.join(PARTS)}.", code="no_such_part")
+    parts = (*PARTS, "supervisor")
+    if name not in parts:
+        raise Invalid(f"There is no part {name}. The parts are {', '.join(parts)}.", code="no_such_part")
     return name
 
 
@@ -50,6 +51,9 @@ def up(
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with supervisor_lock(settings):
         if "web" in names:
+            from pharos.ops.secrets_check import refuse_bad_signing_secrets  # as below
+
+            refuse_bad_signing_secrets(settings)  # before anything is made or started
             refuse_busy_port(settings)
         if not detach:
             from pharos.ops.supervisor import Supervisor  # with all that runs below it; only here it is needed
