@@ -65,9 +65,11 @@ def test_access_is_given_explained_and_taken_back_by_commands(tmp_path: Path) ->
     who = {one["email"]: (one["tier"], one["source"]) for one in done("access", "who", "Ledger")}
     assert who == {CHIEF: ("full", "platform"), READER: ("edit", "group")}
     assert [(one["name"], one["tier"]) for one in done("access", "what", READER)] == [("Ledger", "edit")]
-    done("access", "revoke", "Ledger", "--group", "Auditors")
+    assert done("group", "rename", "Auditors", "Inspectors")["group"] == "Inspectors"
+    assert done("access", "explain", READER, "Ledger")["source"] == "group"
+    done("access", "revoke", "Ledger", "--group", "Inspectors")
     assert done("access", "explain", READER, "Ledger")["source"] == "public"
-    assert refused("access", "revoke", "Ledger", "--group", "Auditors") == "no_such_grant"
+    assert refused("access", "revoke", "Ledger", "--group", "Inspectors") == "no_such_grant"
     assert refused("access", "grant", "Ledger") == "bad_grantee"
     assert refused("access", "grant", "Ledger", "--user", READER, "--tier", "own") == "bad_tier"
     assert refused("access", "explain", "nobody@example.org", "Ledger") == "no_such_user"
@@ -84,10 +86,21 @@ def test_two_tenants_live_side_by_side_and_share_a_person() -> None:
     assert [one["slug"] for one in done("tenant", "list")] == ["default", "harbour"]
     assert [done("tenant", "show", slug)["people"] for slug in ("default", "harbour")] == [0, 1]
     assert [done("tenant", "add-person", "default", CHIEF)["added"] for _ in range(2)] == [True, False]
+    done("tenant", "create", "quay", "--name", "Quay")
+    again = run("user", "create-admin", "--email", CHIEF, "--tenant", "quay", **PASSWORD)
+    assert f"`pharos tenant add-person quay {CHIEF}`" in str(again.exception)
+    assert f"`pharos user set {CHIEF} --role admin --tenant quay`" in str(again.exception)
+    done("tenant", "add-person", "quay", CHIEF)
+    for role in ("admin", "superadmin"):
+        done("user", "set", CHIEF, "--tenant", "quay", "--role", role)
+    assert done("user", "list", "--tenant", "quay")[0]["platform_role"] == "superadmin"
     roles = [done("user", "list", "--tenant", slug)[0]["platform_role"] for slug in ("default", "harbour")]
     assert roles == ["none", "superadmin"]
     department = done("department", "create", "Quay", "--tenant", "harbour")
     assert [one["id"] for one in done("department", "list", "--tenant", "harbour")] == [department["id"]]
+    assert refused("department", "rename", "Quay", "   ", "--tenant", "harbour") == "bad_name"
+    assert done("department", "rename", "Quay", "Dock", "--tenant", "harbour")["department"] == "Dock"
+    assert [one["name"] for one in done("department", "list", "--tenant", "harbour")] == ["Dock"]
     assert done("department", "list") == []
     assert refused("group", "create", "Crew", "--department", "Quay") == "no_such_department"
     assert refused("user", "set", CHIEF, "--role", "superadmin") == "not_an_admin"

@@ -14,7 +14,7 @@ from pharos.identity.models import Membership, User
 from pharos.identity.passwords import check_new_password, hash_apart
 from pharos.identity.people import Person, list_people
 from pharos.identity.principal import operator
-from pharos.identity.setup import NewPerson, add_admin, is_taken, issue_setup_link
+from pharos.identity.setup import EmailTaken, NewPerson, add_admin, is_taken, issue_setup_link
 from pharos.identity.sign_in import normal_email
 from pharos.identity.tenants import as_operator, ensure_default_tenant, find_tenant
 from pharos.infra.errors import Invalid
@@ -23,6 +23,10 @@ from pharos.infra.terminal import AsJson, TenantSlug, echo_json, echo_line, echo
 from pharos.runtime import Runtime, open_runtime
 
 DEFAULT_USERNAME = "admin"
+ADD_PLACE = (
+    "Give it a place here, then the role: `pharos tenant add-person {tenant} {email}`, and "
+    "`pharos user set {email} --role admin --tenant {tenant}`."
+)
 
 app = typer.Typer()
 user_app = typer.Typer(help="People.", no_args_is_help=True)
@@ -101,7 +105,10 @@ async def save_admin(runtime: Runtime, person: NewPerson, *, tenant: str) -> boo
         else:
             if person.username is None and not await is_taken(session, DEFAULT_USERNAME):
                 person = replace(person, username=DEFAULT_USERNAME)
-            await add_admin(session, tenant_id, person, hashed)
+            try:
+                await add_admin(session, tenant_id, person, hashed)
+            except EmailTaken as error:
+                raise EmailTaken(f"{error.message} {ADD_PLACE.format(tenant=tenant, email=person.email)}") from error
     return user_id is None
 
 

@@ -27,6 +27,7 @@ for name, sub in (("tenant", tenant_app), ("department", department_app), ("grou
 
 Slug = Annotated[str, typer.Argument(help="Short name of the tenant, as it stands behind `--tenant`.")]
 Name = Annotated[str, typer.Argument(help="Its name.")]
+NewName = Annotated[str, typer.Argument(help="The name from now on.")]
 Email = Annotated[str, typer.Argument(help="E-mail address of a person.")]
 
 
@@ -47,6 +48,7 @@ def create_tenant_command(
         echo_json({"tenant": slug, "id": tenant_id})
     else:
         echo_line(f"The tenant “{slug}” is there. Next: pharos user create-admin --tenant {slug}")
+        echo_line(f"Or, for somebody who has an account: pharos tenant add-person {slug} EMAIL")
 
 
 @tenant_app.command("list")
@@ -170,6 +172,19 @@ def list_departments(tenant: TenantSlug = "default", as_json: AsJson = False) ->
         echo_table(["department", "people", "id"], rows, empty="There is no department.")
 
 
+@department_app.command("rename")
+def rename_department(name: Name, new_name: NewName, tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
+    """Give a department another name; its people, groups and grants stay."""
+
+    async def work() -> str:
+        async with as_operator(tenant) as (runtime, principal), runtime.db.transaction(principal.tenant_id) as session:
+            found = await departments.get_department_by_name(session, name)
+            changed = await departments.rename_department(session, principal, department_id=found.id, name=new_name)
+            return changed.name
+
+    _echo_renamed("department", name, run_async(work()), as_json=as_json)
+
+
 @department_app.command("delete")
 def delete_department(name: Name, tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
     """Remove a department; its people and groups stay, what was granted to it is gone."""
@@ -270,6 +285,18 @@ def remove_member(name: Name, email: Email, tenant: TenantSlug = "default", as_j
         echo_line(f"{email} is not in the group “{name}”.")
 
 
+@group_app.command("rename")
+def rename_group(name: Name, new_name: NewName, tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
+    """Give a group another name; its members and grants stay."""
+
+    async def work() -> str:
+        async with as_operator(tenant) as (runtime, principal), runtime.db.transaction(principal.tenant_id) as session:
+            found = await groups.get_group_by_name(session, name)
+            return (await groups.rename_group(session, principal, group_id=found.id, name=new_name)).name
+
+    _echo_renamed("group", name, run_async(work()), as_json=as_json)
+
+
 @group_app.command("delete")
 def delete_group(name: Name, tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
     """Remove a group; its members stay, what was granted to it is gone."""
@@ -288,6 +315,13 @@ def _echo_made(kind: str, name: str, made_id: str, *, as_json: bool) -> None:
         echo_json({kind: name, "id": made_id})
     else:
         echo_line(f"The {kind} “{name}” is there.")
+
+
+def _echo_renamed(kind: str, old: str, new: str, *, as_json: bool) -> None:
+    if as_json:
+        echo_json({kind: new, "was": old})
+    else:
+        echo_line(f"The {kind} “{old}” is called “{new}” now.")
 
 
 def _echo_removed(kind: str, name: str, *, as_json: bool) -> None:

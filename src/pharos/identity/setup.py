@@ -37,6 +37,12 @@ HAS_OWNER = Conflict(
 )
 
 
+class EmailTaken(Conflict):
+    """Somebody in this installation has the address, perhaps in another tenant."""
+
+    code = "email_taken"
+
+
 @dataclass(frozen=True)
 class NewPerson:
     """A person to be made; without a password they cannot sign in yet.
@@ -105,7 +111,7 @@ async def add_person(
 ) -> Principal:
     """A user and their membership. Raises `Conflict` when the address or the user name is taken."""
     if (await session.execute(select(exists().where(User.email == person.email)))).scalar_one():
-        raise Conflict(f"There is an account for {person.email} already.", code="email_taken")
+        raise EmailTaken(f"There is an account for {person.email} already.")
     if person.username is not None:
         check_username(person.username)
         if await is_taken(session, person.username):
