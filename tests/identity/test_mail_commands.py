@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -13,6 +15,8 @@ from tests.postgres import Server
 from typer.testing import CliRunner, Result
 
 from pharos.cli import app
+from pharos.identity.tasks import deliver_mail
+from pharos.identity.tenants import as_operator
 from pharos.infra.errors import Conflict, Invalid, NotAllowed, NotFound
 
 runner = CliRunner()
@@ -85,6 +89,28 @@ def test_a_mail_that_an_smtp_server_took_has_no_text_any_more(database: str) -> 
         connection.execute("update mails set state = 'sent', body_secret_id = null")
     assert isinstance(run("mail", "show", mail["id"]).exception, NotFound)
     assert isinstance(run("mail", "retry", mail["id"]).exception, Conflict)
+
+
+def test_a_mail_in_the_outbox_is_not_said_to_be_sent(database: str, tmp_path: Path) -> None:
+    said = run("user", "invite", "ada@example.org").stdout
+    assert "No mail server is set" in said
+    assert "pharos mail show ID" in said
+    mail_id = only_mail()["id"]
+    asyncio.run(send(mail_id))
+    assert only_mail()["state"] == "outbox"
+    listed = run("mail", "list", "--state", "sent").stdout
+    assert "went to no mail server" in listed
+    assert "/invitation?token=" in run("mail", "show", mail_id).stdout
+    refused = run("mail", "retry", mail_id).exception
+    assert isinstance(refused, Conflict)
+    assert "lies in the file outbox" in refused.message
+    server = {"PHAROS_SMTP_URL": "smtp://127.0.0.1:9", "PHAROS_MAIL_FROM": "pharos@example.org"}
+    assert "the mail is on its way" in run("user", "invite", "bob@example.org", **server).stdout
+
+
+async def send(mail_id: str) -> None:
+    async with as_operator("default") as (runtime, me):
+        await deliver_mail(runtime, me.tenant_id, mail_id=UUID(mail_id))
 
 
 def test_what_is_not_there_is_said_with_its_kind(database: str) -> None:

@@ -181,6 +181,17 @@ def test_an_account_with_the_placeholder_address_is_a_warning_and_no_failure(
         database_server.drop(name)
 
 
+def test_mail_that_goes_nowhere_is_a_warning_and_no_failure(tmp_path: Path) -> None:
+    for variables, words in (
+        ({}, "No mail server is set"),
+        ({"PHAROS_SMTP_URL": "smtp://127.0.0.1:9"}, "PHAROS_MAIL_FROM is missing"),
+        ({"PHAROS_SMTP_URL": "smtp://127.0.0.1:9", "PHAROS_MAIL_FROM": "p@example.org"}, "does not answer"),
+    ):
+        done = pharos(tmp_path, "doctor", "mail", "--json", **variables)
+        assert (done.returncode, finding(done)[1]) == (0, "WARN")
+        assert words in finding(done)[2]
+
+
 def test_what_rests_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PHAROS_DATA_DIR", str(tmp_path))
     results = [found.result for found in doctor_commands.examine(["db", "migrations", "fence"])]

@@ -36,6 +36,11 @@ THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
 HOW = "Set PHAROS_SMTP_URL and PHAROS_MAIL_FROM, see the runbook page “Mail that does not arrive”."
 
+NO_SERVER = (
+    "No mail server is set, so mail does not leave this machine: `pharos mail list` names it, "
+    "`pharos mail show ID` prints it with its link."
+)
+
 
 class MailFailed(Unavailable):
     """Mail cannot be sent until somebody changes the settings or the mail server."""
@@ -137,12 +142,16 @@ def outbox_file(settings: Settings, mail_id: UUID) -> Path:
     return settings.data_dir / "outbox" / f"{mail_id}.eml"
 
 
+def lies_in_outbox(settings: Settings, mail_id: UUID) -> bool:
+    """Whether a mail went into the file outbox instead of to a server, and is still there."""
+    return outbox_file(settings, mail_id).exists()
+
+
 def read_outbox(settings: Settings, mail_id: UUID) -> str:
     """The text of a mail in the file outbox. Raises `NotFound`."""
-    file = outbox_file(settings, mail_id)
-    if not file.exists():
+    if not lies_in_outbox(settings, mail_id):
         raise NotFound("This mail is sent, and its text is kept nowhere.", code="mail_text_gone")
-    message = email.message_from_bytes(file.read_bytes(), policy=POLICY)
+    message = email.message_from_bytes(outbox_file(settings, mail_id).read_bytes(), policy=POLICY)
     return str(message.get_content())
 
 

@@ -15,6 +15,7 @@ from pharos.infra.database_roles import connection_urls
 from pharos.infra.errors import Invalid, PharosError, Unavailable
 from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.settings import Settings
+from pharos.infra.smtp import NO_SERVER, MailDelayed, MailFailed, MailTransport
 from pharos.infra.terminal import AsJson, echo_json, echo_table, run_async
 from pharos.ops.config_commands import read_settings
 from pharos.ops.listen import refuse_busy_port
@@ -161,6 +162,17 @@ def check_people() -> str:
     return "nobody has a placeholder for an address"
 
 
+def check_mail() -> str:
+    settings = Settings()
+    try:
+        words = run_async(MailTransport(settings).probe())
+    except (MailFailed, MailDelayed) as error:
+        raise Doubt(f"{error.message} All else works; mail waits.") from error
+    if settings.smtp_url is None:
+        raise Doubt(f"{NO_SERVER} To send it, set PHAROS_SMTP_URL and PHAROS_MAIL_FROM.")
+    return words
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "variables": check_variables,
     "db": check_database,
@@ -169,6 +181,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "fence": check_fence,
     "secrets": check_secrets,
     "people": check_people,
+    "mail": check_mail,
     "port": check_port,
     "uploads": check_uploads,
     "models": check_models,
