@@ -149,6 +149,7 @@ async def test_a_person_of_another_tenant_cannot_be_granted_anything_nor_look(
     for who in ({"granteeId": str(stranger.user_id)}, {"email": stranger.name}):
         answer = await as_admin.put(f"/projects/{private}/grants", json={"granteeKind": "user", "tier": "use"} | who)
         assert (answer.status_code, answer.json()["error"]) == (404, "no_such_user")
+        assert "email" not in who or "Check it" in answer.json()["message"]  # nobody at a page has a shell
     nowhere = new_id()
     for path in ("grants", "access", f"access/{stranger.user_id}"):
         foreign = await as_stranger.get(f"/projects/{private}/{path}")

@@ -175,8 +175,8 @@ def test_a_key_is_shown_once_and_ends(chief: str) -> None:
     )
     listed = run("apikey", "list", "--json").stdout
     assert made["key"] not in listed
-    assert [(row["name"], row["scopes"], row["id"]) for row in json.loads(listed)] == [
-        ("a robot", ["read"], made["id"])
+    assert [(row["name"], row["scopes"], row["id"], row["acts_as"]) for row in json.loads(listed)] == [
+        ("a robot", ["read"], made["id"], chief)
     ]
     assert opens(made["key"])
     assert "is revoked" in run("apikey", "revoke", "a robot").stdout

@@ -134,6 +134,17 @@ async def test_what_cannot_be_promised_is_refused_and_nothing_is_mailed(
     assert await mails_to(runtime, tenant.id, email) == []
 
 
+async def test_inviting_who_is_shut_out_says_how_to_let_them_in_again(
+    as_admin: httpx.AsyncClient, member: Principal
+) -> None:
+    await as_admin.post(f"/users/{member.user_id}/disable")
+    refused = await invite(as_admin, member.name)
+    assert (refused.status_code, refused.json()["error"]) == (409, "already_member")
+    assert "Let in again" in refused.json()["message"]
+    await as_admin.post(f"/users/{member.user_id}/enable")
+    assert "Let in again" not in (await invite(as_admin, member.name)).json()["message"]
+
+
 async def test_a_weak_password_leaves_the_link_good_and_a_used_one_is_not(
     as_admin: httpx.AsyncClient, guest: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant
 ) -> None:

@@ -15,10 +15,12 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, V
 from sqlalchemy import update
 from tests.journeys.served import Served, serve
 from tests.journeys.test_browser import CHROMIUM, DESK, PHONE, QUIET, Watched, pytestmark
+from tests.mailbox import link_to
 from tests.make import PASSWORD, MadeTenant, make_document, make_group, make_person, make_project, make_tenant
 
 from pharos.identity.audit import record_audit
-from pharos.identity.models import User
+from pharos.identity.invitations import Invited, invite
+from pharos.identity.models import Tenant, User
 from pharos.identity.principal import Principal
 from pharos.identity.security import record_security_event
 from pharos.infra.database_roles import DatabaseUrls
@@ -183,6 +185,13 @@ def test_groups_are_made_and_get_members_by_an_administrator_and_by_a_department
     expect(page.get_by_text("No departments yet. Add the first one below.")).to_be_visible()
     page.get_by_label("New department").fill("Works")
     enter(page)
+    record(page, "Works").get_by_text("Rename").click()
+    page.get_by_label("New name").fill("Plant")
+    enter(page)
+    expect(record(page, "Plant")).to_be_visible()
+    page.get_by_text("Rename").first.click()
+    page.get_by_label("New name").fill("Works")
+    enter(page)
     page.get_by_label("New group").fill("Night shift")
     page.get_by_label("Of", exact=True).select_option(label="Works")
     enter(page)
@@ -239,8 +248,15 @@ def test_an_api_key_is_shown_once_works_and_is_revoked(served: Served, house: Ma
     page = window(house.admin, "/admin/keys")
     expect(page.get_by_text("No API keys yet. Make the first one below.")).to_be_visible()
     page.get_by_label("What is it for?").fill("Nightly import")
-    page.keyboard.press("Enter")
+    ticked = page.locator("fieldset :checked")
+    for _ in range(ticked.count()):
+        ticked.first.uncheck()
+    page.get_by_label("What is it for?").press("Enter")
+    expect(page.get_by_text("Tick at least one thing that the key may do.")).to_be_visible()
+    page.get_by_label("search and read").check()
+    page.get_by_label("What is it for?").press("Enter")
     expect(page.get_by_text("Copy this key now.")).to_be_visible()
+    expect(page.get_by_text("No API keys yet.")).to_be_hidden()
     key = page.locator("output").inner_text()
     assert httpx.get(f"{served.origin}/projects", headers={"X-API-Key": key}).status_code == 200
     press(page, page.get_by_role("link", name="Done"))
@@ -309,9 +325,10 @@ def test_a_conversation_is_shared_with_a_guest_until_the_link_is_closed(
     expect(guest.locator(".source__link:target")).to_contain_text("in April and in October")
     for count in (2, 3):  # the second one goes on in the branch that the first began
         guest.get_by_role("textbox", name="Your question").fill("In which months are the pumps serviced?")
-        press(guest, guest.get_by_role("button", name="Ask"))
+        enter(guest)
         expect(guest.get_by_role("article", name="Answer")).to_have_count(count)
         expect(guest.get_by_role("article", name="Answer").last).to_be_in_viewport()
+    expect(guest.get_by_text("keep the address of this page")).to_be_visible()
     press(office, office.get_by_role("link", name="Done"))
     expect(record(office, member.name)).to_contain_text("opened 3 times")
     press(office, office.get_by_role("button", name="Close the link"))
@@ -455,3 +472,33 @@ async def full_house(served: Served, house: MadeTenant, name: str) -> tuple[Proj
         )
     group_id = await make_group(db, person, tenant_id=house.id)
     return await make_project(db, house.admin, name=name), group_id
+
+
+def test_who_belongs_to_two_organisations_joins_with_a_word_and_goes_from_one_to_the_other(
+    served: Served, house: MadeTenant, window: OpenWindow
+) -> None:
+    async def prepare() -> tuple[str, str]:
+        other = await make_tenant(served.runtime.db)
+        async with served.runtime.db.transaction(other.id) as session:
+            await session.execute(update(User).where(User.id == other.admin.user_id).values(username=other.slug))
+        await invite(served.runtime, house.admin, Invited(email=other.admin.name))
+        async with served.runtime.db.transaction(house.id) as session:
+            await session.execute(update(Tenant).where(Tenant.id == house.id).values(name="Harbour Office"))
+        return other.slug, await link_to(served.runtime, house.id, other.admin.name)
+
+    user_name, link = served.run(prepare())
+    page = window(None, link)
+    press(page, page.get_by_role("button", name="Join"))
+    expect(page.get_by_text("You now belong to Harbour Office.")).to_be_visible()
+    page.get_by_label("E-mail or user name").fill(user_name)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    enter(page)
+    here = page.locator(".bar__place")
+    expect(here).to_have_text("Harbour Office")
+    page.locator("summary[aria-label^=Account]").click()
+    press(page, page.get_by_role("button", name="Go to A tenant"))
+    expect(here).to_have_text("A tenant")
+    page.goto(f"{served.origin}/nowhere")
+    page.locator("summary[aria-label^=Account]").click()
+    press(page, page.get_by_role("button", name="Go to Harbour Office"))
+    expect(here).to_have_text("Harbour Office")

@@ -199,3 +199,15 @@ async def test_asking_to_share_says_what_the_link_opens_and_what_became_of_it(
 async def test_the_address_of_administration_alone_leads_to_the_people(client: httpx.AsyncClient) -> None:
     led = await client.get("/admin")
     assert (led.status_code, led.headers["location"]) == (303, "/admin/people")
+
+
+async def test_the_keys_of_people_and_of_programs_say_whom_they_act_as(runtime: Runtime, tenant: MadeTenant) -> None:
+    person = await make_person(runtime.db, tenant.id)
+    async with runtime.db.transaction(tenant.id) as session:
+        await api_keys.create_key(session, tenant.admin, name="a robot", user_id=None)
+        await api_keys.create_key(session, tenant.admin, name="a helper", user_id=person.user_id)
+    async with browser_of(runtime, tenant.admin) as browser:
+        page = (await browser.get("/admin/keys")).text
+    rows = {name: next(row for row in page.split("<li") if name in row) for name in ("a robot", "a helper")}
+    assert "acts as nobody in particular" in rows["a robot"]
+    assert f"acts as {person.name}" in rows["a helper"]

@@ -86,7 +86,8 @@ class Anything(SimpleNamespace):
 
 SESSION = Anything(id="s")
 KEYS = {
-    "keys": [Anything(scopes=["read"])],
+    "keys": [Anything(scopes=["read"], user_id="u"), Anything(scopes=["read"], user_id=None)],
+    "owners": {"u": HOSTILE},
     "scopes": ("read", "ask"),
     "chosen": ("read",),
     "default_days": 90,

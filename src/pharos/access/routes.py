@@ -6,12 +6,14 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access import explain, grants, schemas, shares
 from pharos.access.projects import Tier, require
 from pharos.identity.current import CurrentAdmin, CurrentPerson, CurrentRuntime
 from pharos.identity.people import get_person, get_person_by_email, require_administrator
-from pharos.infra.ids import ProjectId
+from pharos.infra.errors import NotFound
+from pharos.infra.ids import ProjectId, UserId
 
 router = APIRouter(tags=["access"])
 
@@ -31,7 +33,7 @@ async def give_grant(
     """Give a person, a group or a department a tier, or change what was given."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         await require(session, principal, project_id, "full")  # before an address is looked up
-        grantee_id = body.grantee_id or (await get_person_by_email(session, body.email or "")).id
+        grantee_id = body.grantee_id or await _id_of(session, body.email or "")
         given = await grants.give(
             session,
             principal,
@@ -119,3 +121,14 @@ async def revoke_share_link(request_id: UUID, principal: CurrentAdmin, runtime: 
     """The link of an approved request opens nothing from now on."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         await shares.revoke_link(session, principal, request_id=request_id)
+
+
+async def _id_of(session: AsyncSession, email: str) -> UserId:
+    """Whom an address belongs to, told to somebody at a page or a program. Raises `NotFound`."""
+    try:
+        return (await get_person_by_email(session, email)).id
+    except NotFound as error:
+        raise NotFound(
+            f"Nobody here has the address {email}. Check it; an administrator can invite who is missing.",
+            code="no_such_user",
+        ) from error

@@ -194,16 +194,18 @@ def create_api_key(
 def list_api_keys(tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
     """Keys that are not revoked."""
 
-    async def work() -> list[ApiKey]:
+    async def work() -> list[dict[str, Any]]:
         async with as_operator(tenant) as (runtime, me), runtime.db.transaction(me.tenant_id) as session:
-            return await api_keys.list_keys(session, me)
+            keys = await api_keys.list_keys(session, me)
+            owners = await api_keys.list_owners(session, keys)
+            return [{**_as_row(key), "acts_as": owners.get(key.user_id) if key.user_id else None} for key in keys]
 
-    rows = [_as_row(key) for key in run_async(work())]
+    rows = run_async(work())
     if as_json:
         echo_json(rows)
     else:
-        headings = ["id", "name", "prefix", "scopes", "person", "expires", "last used"]
-        names = ["id", "name", "prefix", "scopes", "user_id", "expires_at", "last_used_at"]
+        headings = ["id", "name", "prefix", "scopes", "acts as", "expires", "last used"]
+        names = ["id", "name", "prefix", "scopes", "acts_as", "expires_at", "last_used_at"]
         table = [[", ".join(row[n]) if n == "scopes" else row[n] for n in names] for row in rows]
         echo_table(headings, table, empty="There is no API key.")
 

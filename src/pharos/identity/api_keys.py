@@ -11,7 +11,7 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
-from pharos.identity.models import ApiKey
+from pharos.identity.models import ApiKey, User
 from pharos.identity.principal import Principal
 from pharos.identity.security import record_security_event
 from pharos.identity.tokens import API_KEY_PREFIX, api_key_hash, new_api_key
@@ -72,6 +72,13 @@ async def create_key(
 async def list_keys(session: AsyncSession, principal: Principal) -> list[ApiKey]:
     """Keys that are not revoked, newest first: all for an administrator, their own for anybody else."""
     return list((await session.execute(_mine(principal).order_by(ApiKey.created_at.desc()))).scalars())
+
+
+async def list_owners(session: AsyncSession, keys: Sequence[ApiKey]) -> dict[UUID, str]:
+    """The e-mail addresses of the people whom keys act as, by their ids."""
+    ids = {key.user_id for key in keys if key.user_id is not None}
+    rows = await session.execute(select(User.id, User.email).where(User.id.in_(ids)))
+    return {row.id: row.email for row in rows}
 
 
 def is_good(key: ApiKey) -> bool:

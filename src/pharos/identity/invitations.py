@@ -151,8 +151,15 @@ async def _store(  # noqa: PLR0917 - two parts of the world, who, and what
     session: AsyncSession, settings: Settings, vault: Vault, principal: Principal, invited: Invited, email: str
 ) -> UUID:
     await _refuse_unknown(session, invited)
-    here = select(Membership.user_id).join(User, User.id == Membership.user_id).where(User.email == email)
-    if (await session.execute(select(here.exists()))).scalar_one():
+    here = select(Membership.disabled_at).join(User, User.id == Membership.user_id).where(User.email == email)
+    place = (await session.execute(here)).one_or_none()
+    if place is not None and place.disabled_at is not None:
+        raise Conflict(
+            "This person is here already and is shut out. Find them under “People” and choose “Let in again”, or "
+            f"`pharos user enable {email}`.",
+            code="already_member",
+        )
+    if place is not None:
         raise Conflict("This person is here already.", code="already_member")
     await void_one_time(session, email=email, purposes=("invitation",))
     token = await issue_one_time(

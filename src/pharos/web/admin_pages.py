@@ -143,11 +143,13 @@ async def keys_page(request: Request, visit: AdminVisit) -> Response:
     """API keys of programs and people."""
     async with visit.transaction() as session:
         keys = await api_keys.list_keys(session, visit.principal)
+        owners = await api_keys.list_owners(session, keys)
     return _page(
         request,
         visit,
         "keys",
         keys=keys,
+        owners=owners,
         scopes=api_keys.SCOPES,
         chosen=api_keys.DEFAULT_SCOPES,
         for_program=True,

@@ -2,7 +2,8 @@
 // object.
 // data-method: another method than POST. data-next=".": look at the same page anew. data-shows: instead of going
 // anywhere, show this field of the answer, which is never seen again. data-confirm: ask first. data-said: what to say on
-// the page that comes then, where nothing else shows that it is done.
+// the page that comes then, where nothing else shows that it is done. data-needs-one on a set of check boxes: what to say
+// while none is ticked. data-enter-sends on a field of several lines: Enter sends, Shift and Enter begins a line.
 
 import { call, t, toast } from "./api.js";
 
@@ -22,6 +23,14 @@ for (const form of document.querySelectorAll("form[data-json-form]")) {
   });
 }
 
+for (const field of document.querySelectorAll("[data-enter-sends]")) {
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    field.form.requestSubmit();
+  });
+}
+
 for (const button of document.querySelectorAll("[data-reveal]")) {
   const input = document.getElementById(button.dataset.reveal);
   button.addEventListener("click", () => {
@@ -37,7 +46,10 @@ async function send(form) {
   if (button.getAttribute("aria-busy") === "true") return;
   const label = button.textContent;
   const error = form.querySelector(".form-error");
-  error.hidden = true;
+  const unticked = [...form.querySelectorAll("[data-needs-one]")].find((set) => !set.querySelector(":checked"));
+  error.textContent = unticked?.dataset.needsOne ?? "";
+  error.hidden = !unticked;
+  if (unticked) return;
   button.setAttribute("aria-busy", "true");
   button.textContent = form.dataset.working;
   try {
@@ -62,12 +74,13 @@ function address(form) {
   return form.getAttribute("action").replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(form.elements[name].value.trim()));
 }
 
-/** Show `text` in place of the form and of what else could be done with its record. */
+/** Show `text` in place of the form, of what else could be done with its record, and of words that nothing is there. */
 function show(form, text) {
   const box = form.parentElement.querySelector("[data-shown]");
   box.querySelector("output").textContent = text;
   box.hidden = false;
   for (const other of form.closest(".record")?.querySelectorAll(".act") ?? []) other.hidden = true;
+  for (const nothing of form.closest(".panel")?.querySelectorAll(".empty") ?? []) nothing.hidden = true;
   form.hidden = true;
   box.focus();
 }
