@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,10 +19,11 @@ from tests.make import PASSWORD, MadeTenant, make_person, make_tenant
 
 from pharos.identity import same_time
 from pharos.identity.current import COOKIE
-from pharos.identity.models import AuditEntry, Membership, SignInSession, User
+from pharos.identity.models import AuditEntry, Membership, SecurityEvent, SignInSession, User
 from pharos.identity.principal import Principal
 from pharos.identity.sign_in import open_session
 from pharos.identity.signing_keys import key_id, signing_key
+from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import NotFound
 from pharos.infra.settings import Settings
@@ -76,6 +79,25 @@ async def test_every_failed_login_takes_its_time(client: httpx.AsyncClient, memb
         started = time.perf_counter()
         assert (await client.post("/auth/login", json={"email": email, "password": "wrong"})).status_code == 401
         assert time.perf_counter() - started > same_time.ANSWER_SECONDS
+
+
+async def test_guessing_at_names_nobody_has_is_told_without_the_names(
+    client: httpx.AsyncClient, runtime: Runtime, member: Principal
+) -> None:
+    default = await ensure_default_tenant(runtime)
+    names = [f"{secrets.token_hex(6)}@example.org" for _ in range(2)]
+    client.headers["User-Agent"] = names[0][:12]
+    for name in (names[0], names[0].upper(), names[1]):
+        assert (await client.post("/auth/login", json={"email": name, "password": PASSWORD})).status_code == 401
+    async with runtime.db.transaction(default) as session:
+        mine = select(SecurityEvent).where(SecurityEvent.agent == names[0][:12]).order_by(SecurityEvent.id)
+        events = (await session.execute(mine)).scalars().all()
+    assert {(event.event_type, event.user_id) for event in events} == {("login_failed", None)}
+    one, same, other = [event.subject for event in events]
+    assert one == same != other
+    assert one.startswith("unknown:")
+    assert not any(name in one + other for name in names)
+    assert hashlib.sha256(names[0].encode()).hexdigest()[:16] not in one, "without the key a guess proves nothing"
 
 
 async def test_the_time_is_kept_when_something_fails() -> None:

@@ -18,9 +18,11 @@ from pharos.identity.principal import Principal
 from pharos.identity.recognise import SignedIn, forget_person
 from pharos.identity.same_time import same_time
 from pharos.identity.security import MAX_AGENT, Severity, record_security_event
+from pharos.identity.tenants import DEFAULT_SLUG
 from pharos.identity.tokens import (
     csrf_token,
     issue_access_token,
+    login_hash,
     new_refresh_token,
     new_session_token,
     token_hash,
@@ -83,7 +85,10 @@ async def prove_by_password(
     if user is not None and place is not None and proved_at is not None:
         return as_principal(user, place, proved_at=proved_at)
     async with same_time():  # what is noted of somebody is not noted of nobody
-        await _note_failure(runtime, user, place, origin=origin or Origin(), is_wrong=not matches)
+        if user is not None and place is not None:
+            await _note_failure(runtime, user, place, origin=origin or Origin(), is_wrong=not matches)
+        else:
+            await _note_unknown(runtime, name, origin=origin or Origin())
     raise NotSignedIn("The e-mail address or the password is wrong.", code="wrong_credentials")
 
 
@@ -222,13 +227,24 @@ async def _is_new_device(session: AsyncSession, principal: Principal, *, agent: 
     return bool((await session.execute(select(mine & ~same))).scalar_one())
 
 
-async def _note_failure(
-    runtime: Runtime, user: User | None, place: Membership | None, *, origin: Origin, is_wrong: bool
-) -> None:
-    if user is None or place is None:
-        log.info("sign_in.failed")
-        return
+async def _note_failure(runtime: Runtime, user: User, place: Membership, *, origin: Origin, is_wrong: bool) -> None:
     tenant_id = TenantId(place.tenant_id)
     async with runtime.db.transaction(tenant_id) as session:
         is_locked_now = is_wrong and await count_failure(session, user.id)
         await record_failure(session, tenant_id, user_id=user.id, origin=origin, is_locked_now=is_locked_now)
+
+
+async def _note_unknown(runtime: Runtime, login: str, *, origin: Origin) -> None:
+    """Tell the default tenant of a try with a name that opens nothing here: whoever guesses names is seen, the names
+    are not, for many are a mistyped password."""
+    log.info("sign_in.failed")
+    async with system_transaction(runtime.db) as session:
+        default = select(Tenant.id).where(Tenant.slug == DEFAULT_SLUG)
+        tenant_id = (await session.execute(default)).scalar_one_or_none()
+    if tenant_id is None:
+        return
+    async with runtime.db.transaction(TenantId(tenant_id)) as session:
+        await record_security_event(
+            session, TenantId(tenant_id), event_type="login_failed", severity="low",
+            subject=f"unknown:{login_hash(runtime.settings, login)}", ip=origin.ip, agent=origin.agent,
+        )  # fmt: skip

@@ -155,6 +155,11 @@ def token_hashes(settings: Settings, token: str) -> list[str]:
     return [_keyed(key, "token", token) for key in verifying_keys(settings, _secret_behind(token))]
 
 
+def login_hash(settings: Settings, login: str) -> str:
+    """What stands for a name nobody here has: the same for the same name, and without our key it tells no name."""
+    return _keyed(signing_key(settings), "login", login)[:16]
+
+
 def csrf_token(settings: Settings, session_id: UUID) -> str:
     """What a page must send back with every change: proof that the request comes from a page of ours."""
     return _keyed(current_key(settings, SESSION), "csrf", str(session_id))
