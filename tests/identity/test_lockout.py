@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import Interval, cast, func, select, update
 from tests.conftest import open_client
-from tests.make import PASSWORD, password_hash
+from tests.make import PASSWORD, MadeTenant, make_person, password_hash
 
 from pharos.identity.lockout import count_failure, count_success, unlock
 from pharos.identity.models import SecurityEvent, User
@@ -17,7 +17,7 @@ from pharos.identity.principal import Principal
 from pharos.identity.sign_in import Origin, prove_by_password
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import NotSignedIn
-from pharos.infra.limits import LOGIN
+from pharos.infra.limits import GENERAL, LOGIN
 from pharos.runtime import Runtime
 
 
@@ -130,6 +130,29 @@ async def test_sign_ins_are_limited_by_address(runtime: Runtime, member: Princip
         assert (limited.status_code, limited.json()["error"]) == (429, "rate_limited")
         assert 0 < int(limited.headers["retry-after"]) <= 60
         assert (await try_from(another, "somebody@example.org")).status_code == 401
+
+
+async def test_an_office_behind_one_address_signs_in_at_once(
+    client: httpx.AsyncClient, runtime: Runtime, tenant: MadeTenant
+) -> None:
+    people = [await make_person(runtime.db, tenant.id) for _ in range(LOGIN.hits + 2)]
+
+    async def status(email: str, password: str) -> int:
+        return (await client.post("/auth/login", json={"email": email, "password": password})).status_code
+
+    assert [await status(person.name, PASSWORD) for person in people] == [200] * len(people)
+    wrong = [await status(f"{person.name}.example", "x") for person in people[: LOGIN.hits]]
+    assert wrong == [401] * LOGIN.hits, "right ones in between do not count"
+    assert await status(people[0].name, PASSWORD) == 429
+
+
+async def test_nobody_signs_in_more_often_than_they_may_ask(
+    client: httpx.AsyncClient, runtime: Runtime, member: Principal
+) -> None:
+    for _ in range(GENERAL.hits):
+        await runtime.limits.hit(GENERAL, f"user:{member.user_id}")
+    answer = await client.post("/auth/login", json={"email": member.name, "password": PASSWORD})
+    assert (answer.status_code, answer.json()["error"]) == (429, "rate_limited")
 
 
 async def test_wrong_tries_from_elsewhere_leave_the_owner_their_own(runtime: Runtime, member: Principal) -> None:

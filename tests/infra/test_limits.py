@@ -66,6 +66,17 @@ async def test_somebody_else_and_another_policy_have_windows_of_their_own(runtim
     assert await allowed(runtime.limits, replace(NARROW, name="other"), subject, 1) == 1
 
 
+async def test_a_hit_that_is_taken_back_is_free_again_and_a_refused_one_is_not(runtime: Runtime) -> None:
+    for limits in (runtime.limits, limits_without_store(runtime)):
+        subject = somebody()
+        assert await allowed(limits, NARROW, subject, 3) == 3
+        await limits.take_back(NARROW, subject)
+        assert await allowed(limits, NARROW, subject, 3) == 1
+        for _ in range(9):
+            await limits.take_back(NARROW, subject)
+        assert await allowed(limits, NARROW, subject, 4) == 3, "below nothing there is nothing"
+
+
 @pytest.mark.contract("RL-10", part="the limiter knows when the window ends, and a refused try does not move that")
 async def test_a_refused_try_does_not_extend_the_wait(runtime: Runtime) -> None:
     subject, short = somebody(), Policy("short", 1, 0.4, "local")

@@ -104,6 +104,16 @@ async def test_a_refused_try_does_not_extend_the_wait(limits: Limits) -> None:
     assert tries > 0
 
 
+async def test_a_hit_that_is_taken_back_is_free_again(limits: Limits) -> None:
+    subject = somebody()
+    assert await allowed(limits, LOGIN, subject, 5) == 5
+    await limits.take_back(LOGIN, subject)
+    assert await allowed(limits, LOGIN, subject, 3) == 1
+    stranger = somebody()
+    await limits.take_back(LOGIN, stranger)
+    assert await allowed(limits, LOGIN, stranger, 6) == 5
+
+
 async def test_a_flood_from_many_is_counted_exactly(limits: Limits) -> None:
     before = times_failed_open("general")
     assert await allowed(limits, GENERAL, somebody(), 500) == GENERAL.hits

@@ -29,7 +29,7 @@ from pharos.identity.sign_in import (
     prove_by_password,
     sign_out,
 )
-from pharos.infra.limits import LOGIN, REFRESH, SETUP, ip_subject
+from pharos.infra.limits import GENERAL, LOGIN, REFRESH, SETUP, ip_subject
 from pharos.runtime import Runtime
 
 router = APIRouter(tags=["identity"])
@@ -127,9 +127,14 @@ def clear_session_cookie(response: Response) -> None:
 async def _prove(
     request: Request, runtime: Runtime, *, login: str, password: str, tenant: str | None = None
 ) -> Principal:
+    """Who signs in. Wrong tries are limited by address; an office behind one may come in at once, each person of it as
+    often as they may ask anything."""
     origin = origin_of(request)
     await runtime.limits.hit(LOGIN, ip_subject(origin.ip))
-    return await prove_by_password(runtime, login=login, password=password, tenant=tenant, origin=origin)
+    principal = await prove_by_password(runtime, login=login, password=password, tenant=tenant, origin=origin)
+    await runtime.limits.take_back(LOGIN, ip_subject(origin.ip))
+    await count_try(request, runtime, GENERAL, principal)
+    return principal
 
 
 async def hand_out(

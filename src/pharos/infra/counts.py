@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.infra.db import Database
@@ -40,6 +40,15 @@ HIT = text(
     returning hits, extract(epoch from window_ends_at - clock_timestamp()) as seconds_left
     """
 )
+# One hit less; a window that has ended stays as it is.
+TAKE_BACK = text(
+    """
+    with quick as materialized (select set_config('synchronous_commit', 'off', true))
+    update rate_limits set hits = greatest(hits - 1, 0) from quick
+    where key = cast(:key as text) and window_ends_at > clock_timestamp()
+    returning hits
+    """
+)
 SWEEP = text("delete from rate_limits where window_ends_at < now()")
 FORGET_ALL = text("delete from rate_limits")
 FORGET = text("delete from rate_limits where key = any(:keys)")
@@ -54,6 +63,12 @@ if left < 0 then
 end
 return {hits, left}
 """
+TAKE_BACK_SCRIPT = """
+if tonumber(redis.call('GET', KEYS[1]) or 0) > 0 then
+    return redis.call('DECR', KEYS[1])
+end
+return 0
+"""
 
 
 class CountsGone(Unavailable):
@@ -63,6 +78,9 @@ class CountsGone(Unavailable):
 class Counts(Protocol):
     async def hit(self, key: str, seconds: float) -> tuple[int, float]:
         """Count one; hits in the window and the seconds it still lasts. Raises `CountsGone`."""
+
+    async def take_back(self, key: str) -> None:
+        """One hit less in the window, if it still lasts. Raises `CountsGone`."""
 
     async def forget(self, keys: Sequence[str] | None) -> int:
         """End the windows of these keys, or all; returns how many there were. Raises an `Unavailable` or of SQL."""
@@ -79,14 +97,20 @@ class DatabaseCounts:
         self._db = db
 
     async def hit(self, key: str, seconds: float) -> tuple[int, float]:
+        row = await self._fetch(HIT, {"key": key, "seconds": seconds})
+        assert row is not None
+        return int(row.hits), float(row.seconds_left)
+
+    async def take_back(self, key: str) -> None:
+        await self._fetch(TAKE_BACK, {"key": key})
+
+    async def _fetch(self, statement: TextClause, values: dict[str, object]) -> Row[Any] | None:
         try:
             # past the pool that requests wait in: whoever fills that one must not open the limit with it
             async with asyncio.timeout(DATABASE_SECONDS):
-                row = await self._db.fetch(HIT, {"key": key, "seconds": seconds})
+                return await self._db.fetch(statement, values)
         except (SQLAlchemyError, TimeoutError, OSError) as error:
             raise CountsGone("The database does not count. See: pharos doctor db") from error
-        assert row is not None
-        return int(row.hits), float(row.seconds_left)
 
     async def forget(self, keys: Sequence[str] | None) -> int:
         statement = FORGET_ALL if keys is None else FORGET.bindparams(keys=list(keys))
@@ -107,6 +131,7 @@ class RedisCounts:
     def __init__(self, url: str) -> None:
         self._redis = _client(url)
         self._script = self._redis.register_script(HIT_SCRIPT)
+        self._take_back = self._redis.register_script(TAKE_BACK_SCRIPT)
 
     async def hit(self, key: str, seconds: float) -> tuple[int, float]:
         from redis.exceptions import RedisError
@@ -117,6 +142,15 @@ class RedisCounts:
         except (RedisError, TimeoutError, OSError) as error:
             raise CountsGone(REDIS_GONE) from error
         return int(hits), milliseconds / 1000
+
+    async def take_back(self, key: str) -> None:
+        from redis.exceptions import RedisError
+
+        try:
+            async with asyncio.timeout(REDIS_SECONDS):
+                await self._take_back(keys=[PREFIX + key])
+        except (RedisError, TimeoutError, OSError) as error:
+            raise CountsGone(REDIS_GONE) from error
 
     async def forget(self, keys: Sequence[str] | None) -> int:
         from redis.exceptions import RedisError

@@ -103,6 +103,18 @@ class Limits:
                 retry_after_seconds=seconds,
             )
 
+    async def take_back(self, policy: Policy, subject: str) -> None:
+        """Forget one hit: what it was for may be done as often as one likes. Never raises because the store is gone."""
+        key = self.key(policy, subject)
+        if time.monotonic() >= self._gone.until:
+            try:
+                await self._counts.take_back(key)
+            except CountsGone as gone:
+                self._note_gone(gone)
+        if key in self._gone.windows:
+            hits, ends_at = self._gone.windows[key]
+            self._gone.windows[key] = max(hits - 1, 0), ends_at
+
     def key(self, policy: Policy, subject: str) -> str:
         """What is stored instead of the subject: nobody who reads the store learns an address or an e-mail."""
         return hmac.new(self._hash_key, f"{policy.name}\n{subject}".encode(), hashlib.sha256).hexdigest()
@@ -138,9 +150,12 @@ class Limits:
         try:
             return await self._counts.hit(key, policy.seconds)
         except CountsGone as gone:
-            self._gone.until = time.monotonic() + STORE_RETRY_SECONDS
-            log.warning("limiter.store_gone", error=type(gone.__cause__).__name__)
+            self._note_gone(gone)
             return None
+
+    def _note_gone(self, gone: CountsGone) -> None:
+        self._gone.until = time.monotonic() + STORE_RETRY_SECONDS
+        log.warning("limiter.store_gone", error=type(gone.__cause__).__name__)
 
     def _count_here(self, policy: Policy, key: str) -> tuple[int, float]:
         if policy.when_store_is_gone == "open":
