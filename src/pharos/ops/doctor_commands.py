@@ -165,7 +165,7 @@ def check_people() -> str:
 def check_mail() -> str:
     settings = Settings()
     try:
-        words = run_async(MailTransport(settings).probe())
+        words: str = run_async(MailTransport(settings).probe())
     except (MailFailed, MailDelayed) as error:
         raise Doubt(f"{error.message} All else works; mail waits.") from error
     if settings.smtp_url is None:
