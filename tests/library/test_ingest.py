@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from numpy.typing import NDArray
-from sqlalchemy import text
+from sqlalchemy import event, text
 from tests.conftest import RunJobs
 from tests.fakes import FakeEmbedding
 from tests.make import MadeTenant, make_document, make_project
@@ -22,6 +23,7 @@ from pharos.infra.ids import DocumentId, TenantId, new_id
 from pharos.library import documents, ingest
 from pharos.library.check import check_index, repair_index
 from pharos.library.delete import delete_documents, sweep_blobs
+from pharos.library.documents import find_documents
 from pharos.library.folder import ingest_files, list_files
 from pharos.library.handbook import handbook_texts, load_handbook
 from pharos.library.models import Document, Passage
@@ -119,6 +121,32 @@ async def test_a_run_that_was_thought_dead_cannot_overwrite_its_successor(runtim
     slow = replace(runtime, embedding=InterruptedEmbedding(a_successor_finishes))
     await ingest.ingest_documents(slow, tenant.id, [DocumentId(document.id)])
     assert await passages_of(runtime, tenant) == ["the successor was here"]
+
+
+async def test_a_list_that_shows_a_document_unfinished_says_so_although_it_is_finished_by_now(
+    runtime: Runtime, tenant: MadeTenant
+) -> None:
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+
+    def finish(*_: object) -> None:
+        """Right after the list was read, which is what happens when the worker is quick."""
+        event.remove(runtime.db.engine.sync_engine, "after_cursor_execute", finish_after_list)
+        assert runtime.settings.database_url is not None
+        with psycopg.connect(runtime.settings.database_url) as elsewhere:
+            elsewhere.execute("select set_config('pharos.tenant_id', %s, true)", [str(tenant.id)])
+            done = elsewhere.execute("update documents set status = 'indexed' where id = %s", [document.id])
+            assert done.rowcount == 1
+
+    def finish_after_list(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "documents" in statement and "count(*) OVER" in statement:
+            finish()
+
+    event.listen(runtime.db.engine.sync_engine, "after_cursor_execute", finish_after_list)
+    async with runtime.db.transaction(tenant.id) as session:
+        found = await find_documents(session, tenant.admin, project_id=project, name="", limit=10)
+    assert ([each.status for each in found.documents], found.is_busy) == (["pending"], True)
+    assert (await read(runtime, tenant, document.id)).status == "indexed"
 
 
 async def test_the_same_bytes_are_recognised_and_the_first_document_is_named(

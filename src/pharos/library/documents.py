@@ -57,11 +57,15 @@ async def find_documents(
         .limit(limit)
     )
     rows = found.all()
-    busy = select(exists().where(here, Document.status.in_(UNFINISHED)))
+    # What is shown unfinished counts as that although it may have been finished since: the list must be looked at anew.
+    is_busy = any(row.Document.status in UNFINISHED for row in rows)
+    if not is_busy:
+        elsewhere = select(exists().where(here, Document.status.in_(UNFINISHED)))
+        is_busy = bool((await session.execute(elsewhere)).scalar_one())
     return FoundDocuments(
         documents=[row.Document for row in rows],
         more_count=rows[0].found - len(rows) if rows else 0,
-        is_busy=bool((await session.execute(busy)).scalar_one()),
+        is_busy=is_busy,
     )
 
 
