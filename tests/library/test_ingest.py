@@ -129,22 +129,20 @@ async def test_a_list_that_shows_a_document_unfinished_says_so_although_it_is_fi
     project = await make_project(runtime.db, tenant.admin)
     document = await make_document(runtime, tenant.admin, project)
 
-    def finish(*_: object) -> None:
-        """Right after the list was read, which is what happens when the worker is quick."""
-        event.remove(runtime.db.engine.sync_engine, "after_cursor_execute", finish_after_list)
+    def finish_after_list(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        """What happens when the worker is quick."""
+        if "count(*) OVER" not in statement:
+            return
         assert runtime.settings.database_url is not None
         with psycopg.connect(runtime.settings.database_url) as elsewhere:
             elsewhere.execute("select set_config('pharos.tenant_id', %s, true)", [str(tenant.id)])
             done = elsewhere.execute("update documents set status = 'indexed' where id = %s", [document.id])
             assert done.rowcount == 1
 
-    def finish_after_list(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if "documents" in statement and "count(*) OVER" in statement:
-            finish()
-
     event.listen(runtime.db.engine.sync_engine, "after_cursor_execute", finish_after_list)
     async with runtime.db.transaction(tenant.id) as session:
         found = await find_documents(session, tenant.admin, project_id=project, name="", limit=10)
+    event.remove(runtime.db.engine.sync_engine, "after_cursor_execute", finish_after_list)
     assert ([each.status for each in found.documents], found.is_busy) == (["pending"], True)
     assert (await read(runtime, tenant, document.id)).status == "indexed"
 
