@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import event, text
 from sqlalchemy.exc import ProgrammingError
-from tests.make import MadeTenant
+from tests.make import MadeTenant, make_group
 from typer.testing import CliRunner, Result
 
 from pharos import worker
@@ -24,7 +24,9 @@ from pharos.identity.audit_seals import ChainReport, Head, seal_logs, verify_aud
 from pharos.identity.principal import Principal
 from pharos.identity.security import record_security_event
 from pharos.infra.database_roles import DatabaseUrls
+from pharos.infra.db import Database
 from pharos.infra.errors import Conflict
+from pharos.infra.ids import new_id
 from pharos.runtime import Runtime
 
 
@@ -207,6 +209,33 @@ async def test_administrators_page_through_the_log_and_filter_it(
     assert (one["actor"], one["subject"], one["detail"]["name"]) == (sealed.admin.name, "thing:1", "Größe")
     for nothing in ({"actor": "nobody@example.org"}, {"since": str(datetime.now(UTC) + timedelta(hours=1))}):
         assert (await as_admin.get("/audit-log", params=nothing)).json() == {"entries": [], "next": None}
+
+
+async def test_the_log_says_whom_an_act_concerned(
+    as_admin: httpx.AsyncClient, db: Database, tenant: MadeTenant, member: Principal, shell: Any
+) -> None:
+    group_id = await make_group(db, tenant_id=tenant.id)
+    email = f"guest-{new_id().hex}@example.org"
+    made = (await as_admin.post("/invitations", json={"email": email})).json()["id"]
+    await as_admin.delete(f"/invitations/{made}")
+    for method in ("PUT", "DELETE"):
+        await as_admin.request(method, f"/groups/{group_id}/members/{member.user_id}")
+    await as_admin.patch(f"/users/{member.user_id}", json={"platformRole": "engineer"})
+
+    async def entry(action: str) -> dict[str, Any]:
+        (one,) = (await as_admin.get("/audit-log", params={"action": action})).json()["entries"]
+        return dict(one)
+
+    for action in ("person.invited", "invitation.withdrawn"):
+        assert (await entry(action))["detail"]["email"] == email
+    for action in ("group.member_added", "group.member_removed"):
+        assert (await entry(action))["detail"]["person"] == member.name
+    assert (await entry("person.changed"))["person"] == member.name
+    assert (await entry("person.invited"))["person"] == ""
+    listed = (await shell("audit", "list", "--tenant", tenant.slug)).stdout
+    (changed,) = (line for line in listed.splitlines() if "person.changed" in line)
+    assert member.name in changed
+    assert "platform role: none → engineer" in changed
 
 
 @pytest.mark.parametrize("path", ["/audit-log", "/security-events"])

@@ -84,6 +84,18 @@ async def test_events_are_listed_by_severity(runtime: Runtime, events: MadeTenan
     assert isinstance(wrong.exception, Invalid)
 
 
+async def test_events_name_whom_they_concern_and_are_found_by_that(
+    runtime: Runtime, events: MadeTenant, as_admin: httpx.AsyncClient
+) -> None:
+    theirs = (await as_admin.get("/security-events", params={"person": events.admin.name.upper()})).json()["events"]
+    assert [(one["eventType"], one["person"]) for one in theirs] == [("account_locked", events.admin.name)]
+    failed = (await as_admin.get("/security-events", params={"eventType": "login_failed"})).json()["events"]
+    assert {one["person"] for one in failed} == {""}
+    listed = await run(runtime, "security", "list", "--tenant", events.slug, "--person", events.admin.name)
+    (line,) = listed.stdout.splitlines()[1:]
+    assert line.split()[3:5] == ["account_locked", events.admin.name]
+
+
 async def test_an_unknown_type_is_refused_with_those_there_are(runtime: Runtime, events: MadeTenant) -> None:
     of_type = ("security", "list", "--tenant", events.slug, "--type")
     assert "login_failed" in (await run(runtime, *of_type, "login_failed")).stdout

@@ -79,7 +79,7 @@ class Anything(SimpleNamespace):
 
     def __init__(self, **known: Any) -> None:
         texts = ("name", "email", "department", "requested_by", "project", "message", "decided_by", "grantee", "actor")
-        more = ("granted_by", "subject", "agent", "ip", "event_type", "created_by", "prefix", "action")
+        more = ("person", "granted_by", "subject", "agent", "ip", "event_type", "created_by", "prefix", "action")
         times = dict.fromkeys(("at", "created_at", "expires_at", "decided_at", "last_used_at", "rotated_at"), AT)
         super().__init__(**(dict.fromkeys((*texts, *more), HOSTILE) | times | {"id": "r", "last_seen_at": AT} | known))
 
@@ -117,9 +117,11 @@ SHARED = {
     "branch": [Turn(role="user", text=HOSTILE)],
 }
 ROLES = {"roles": ("none", "admin"), "positions": ("member", "ceo"), "departments": [Anything(people=1)]}
+EVENT = Anything(severity="low", user_id="u")
 LISTED = {"words": HOSTILE, "following": "x"}
 SECURITY: dict[str, Any] = {
     "event_type": HOSTILE,
+    "who": HOSTILE,
     "severities": ("low",),
     "severity": "low",
     "days": 90,
@@ -128,12 +130,12 @@ SECURITY: dict[str, Any] = {
     "following": "x",
 }
 ADMINISTRATION: list[tuple[str, str, dict[str, Any]]] = [
-    ("people", "people", {"people": [SOMEONE], "invited": [Anything()], **ROLES, **LISTED}),
-    ("people", "people", {"people": [], "invited": [], **ROLES, **LISTED, "following": None}),
+    ("people", "people", {"people": [SOMEONE], "invited": [Anything()], "has_mail_server": True, **ROLES, **LISTED}),
+    ("people", "people", {"people": [], "invited": [], "has_mail_server": False, **ROLES, **LISTED, "following": None}),
     ("person", "people", {"someone": SOMEONE, "visible": [ACCESS], "is_self": False, "role_is_fixed": False, **ROLES}),
     ("person", "people", {"someone": SOMEONE, "visible": [], "is_self": True, "role_is_fixed": True, **ROLES}),
-    ("organisation", "organisation", {**ROLES, "groups": [GROUP]}),
-    ("organisation", "organisation", {"departments": [], "groups": []}),
+    ("organisation", "organisation", {**ROLES, "groups": [GROUP], "called": HOSTILE}),
+    ("organisation", "organisation", {"departments": [], "groups": [], "called": HOSTILE}),
     ("group", "organisation", {"group": GROUP, "members": [Anything(user_id="u")], "others": [Anything()], **LISTED}),
     ("shares", "shares", {"waiting": [Anything(conversation_id="c")], "decided": DECIDED, "titles": {"c": HOSTILE}}),
     ("shares", "shares", {"waiting": [], "decided": [], "titles": {}}),
@@ -142,7 +144,7 @@ ADMINISTRATION: list[tuple[str, str, dict[str, Any]]] = [
     ("secrets", "secrets", {"secrets": [], "kinds": ("llm", "github")}),
     ("audit", "audit", {"entries": [Anything(detail={HOSTILE: HOSTILE})], "actor": HOSTILE, "action": "", **LISTED}),
     ("audit", "audit", {"entries": [], "actor": "", "action": "", "following": None}),
-    ("security", "security", SECURITY | {"events": [Anything(severity="low")], "counts": [Anything(events=2)]}),
+    ("security", "security", SECURITY | {"events": [EVENT], "counts": [Anything(events=2)]}),
     ("security", "security", SECURITY | {"following": None}),
 ]
 
@@ -154,7 +156,8 @@ PAGES: list[tuple[str, dict[str, Any]]] = [
     ("sign_in.html", {"next_path": HOSTILE, "tenant": ""}),
     ("mail_ask.html", {"kind": "link", "action": "/x", "next_path": HOSTILE}),
     ("mail_ask.html", {"kind": "forgot", "action": "/x", "next_path": "/"}),
-    ("mail_sent.html", {}),
+    ("mail_sent.html", {"has_mail_server": True}),
+    ("mail_sent.html", {"has_mail_server": False}),
     ("mail_confirm.html", LINK | {"kind": "enter", "action": "/x", "next_path": HOSTILE}),
     ("mail_confirm.html", LINK | {"kind": "address", "action": "/x", "next_path": "/"}),
     ("new_password.html", LINK),

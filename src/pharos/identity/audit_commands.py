@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import select
 
-from pharos.identity.audit import AuditLine, list_audit
+from pharos.identity.audit import AuditLine, detail_words, list_audit
 from pharos.identity.audit_seals import LATE_SECONDS, ChainReport, Head, verify_audit
 from pharos.identity.models import Tenant
 from pharos.identity.security import (
@@ -61,8 +61,17 @@ def list_entries(
     if as_json:
         echo_json(entries)
         return
-    rows = [[f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.actor, entry.action, entry.subject] for entry in entries]
-    echo_table(["when (UTC)", "who", "what", "on"], rows, empty="Nothing like that was done.")
+    rows = [
+        [
+            f"{each.at:%Y-%m-%d %H:%M:%S}",
+            each.actor,
+            each.action,
+            each.person or each.subject,
+            detail_words(each.detail),
+        ]
+        for each in entries
+    ]
+    echo_table(["when (UTC)", "who", "what", "on", "details"], rows, empty="Nothing like that was done.")
 
 
 @audit_app.command()
@@ -155,6 +164,7 @@ def list_events(
     since: Since = None,
     event_type: Annotated[str | None, typer.Option("--type", help="Only this type.")] = None,
     severity: Annotated[str | None, typer.Option(help="At least low, medium, high or critical.")] = None,
+    person: Annotated[str | None, typer.Option(help="Only what concerns this e-mail address.")] = None,
     limit: Limit = 50,
     tenant: TenantSlug = "default",
     as_json: AsJson = False,
@@ -169,7 +179,7 @@ def list_events(
             tenant_id = await find_tenant(runtime, tenant)
             async with runtime.db.transaction(tenant_id) as session:
                 return await list_security_events(
-                    session, since=after, event_type=event_type, severity=least, limit=limit
+                    session, since=after, event_type=event_type, severity=least, person=person, limit=limit
                 )
 
     events: list[SecurityLine] = run_async(work())
@@ -177,9 +187,10 @@ def list_events(
         echo_json(events)
         return
     rows = [
-        [f"{event.at:%Y-%m-%d %H:%M:%S}", event.severity, event.event_type, event.subject, event.ip] for event in events
+        [f"{each.at:%Y-%m-%d %H:%M:%S}", each.severity, each.event_type, each.person, each.subject, each.ip]
+        for each in events
     ]
-    echo_table(["when (UTC)", "severity", "event", "on", "from"], rows, empty="Nothing of the kind.")
+    echo_table(["when (UTC)", "severity", "event", "person", "on", "from"], rows, empty="Nothing of the kind.")
 
 
 def _severity(text: str | None) -> Severity | None:

@@ -28,6 +28,7 @@ class AuditEntryOut(Body):
     actor: str
     action: str
     subject: str
+    person: Annotated[str, Field(description="The present e-mail address of the person it concerns, if it is one.")]
     detail: dict[str, object]
 
 
@@ -44,6 +45,7 @@ class SecurityEventOut(Body):
     event_type: str
     severity: str
     user_id: UUID | None
+    person: Annotated[str, Field(description="The present e-mail address of that user, if there is one.")]
     subject: str
     ip: Annotated[str, Field(description="Anonymised.")]
     agent: str
@@ -83,13 +85,20 @@ async def security_events(
     since: Since = None,
     event_type: Annotated[str | None, Query(alias="eventType", max_length=100)] = None,
     severity: Annotated[Severity | None, Query(description="The least one shown.")] = None,
+    person: Annotated[str | None, Query(max_length=254, description="E-mail address of whom they concern.")] = None,
     before: Before = None,
     limit: Limit = 50,
 ) -> SecurityPage:
     """Sign-ins that failed, lockouts, tokens used twice, keys that changed."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         found = await list_security_events(
-            session, since=since, event_type=event_type, severity=severity, before=before, limit=limit + 1
+            session,
+            since=since,
+            event_type=event_type,
+            severity=severity,
+            person=person,
+            before=before,
+            limit=limit + 1,
         )
     events = [SecurityEventOut.model_validate(line, from_attributes=True) for line in found[:limit]]
     return SecurityPage(events=events, next=events[-1].id if len(found) > limit else None)

@@ -24,9 +24,12 @@ async def withdraw_invitations_of(session: AsyncSession, actor: Principal, *, us
         OneTimeToken.used_at.is_(None),
         OneTimeToken.detail[INVITED_BY_ID].astext == str(user_id),
     )
-    void = update(OneTimeToken).where(*waiting).values(used_at=func.now()).returning(OneTimeToken.id)
-    for invitation_id in (await session.execute(void)).scalars().all():
-        await record_audit(session, actor, action="invitation.withdrawn", subject=f"invitation:{invitation_id}")
+    void = (
+        update(OneTimeToken).where(*waiting).values(used_at=func.now()).returning(OneTimeToken.id, OneTimeToken.email)
+    )
+    for one in (await session.execute(void)).all():
+        subject = f"invitation:{one.id}"
+        await record_audit(session, actor, action="invitation.withdrawn", subject=subject, email=one.email)
 
 
 async def revoke_keys_made_by(session: AsyncSession, actor: Principal, *, user_id: UUID) -> None:

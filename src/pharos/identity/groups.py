@@ -128,20 +128,27 @@ async def add_member(session: AsyncSession, principal: Principal, *, group_id: U
     row = insert(GroupMember).values(tenant_id=principal.tenant_id, group_id=group_id, user_id=user_id)
     added = await session.execute(row.on_conflict_do_nothing().returning(GroupMember.user_id))
     if added.scalar_one_or_none() is not None:
-        await record_audit(
-            session, principal, action="group.member_added", subject=f"group:{group_id}", user_id=str(user_id)
-        )
+        await _record_member(session, principal, group, action="group.member_added", user_id=user_id)
 
 
 async def remove_member(session: AsyncSession, principal: Principal, *, group_id: UUID, user_id: UUID) -> None:
     """Changes nothing when they are not in it. Raises `NotAllowed`, `NotFound` for the group."""
-    await _get_managed(session, principal, group_id)
+    group = await _get_managed(session, principal, group_id)
     row = delete(GroupMember).where(GroupMember.group_id == group_id, GroupMember.user_id == user_id)
     removed = await session.execute(row.returning(GroupMember.user_id))
     if removed.scalar_one_or_none() is not None:
-        await record_audit(
-            session, principal, action="group.member_removed", subject=f"group:{group_id}", user_id=str(user_id)
-        )
+        await _record_member(session, principal, group, action="group.member_removed", user_id=user_id)
+
+
+async def _record_member(
+    session: AsyncSession, principal: Principal, group: Group, *, action: str, user_id: UUID
+) -> None:
+    """Who came or went, by name: ids alone say nothing to who reads the log."""
+    email = (await session.execute(select(User.email).where(User.id == user_id))).scalar_one_or_none()
+    await record_audit(
+        session, principal, action=action, subject=f"group:{group.id}", group=group.name, person=email,
+        user_id=str(user_id),
+    )  # fmt: skip
 
 
 def _require_manages(principal: Principal, department_id: UUID | None) -> None:

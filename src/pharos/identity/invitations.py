@@ -98,7 +98,8 @@ async def withdraw_invitation(session: AsyncSession, principal: Principal, *, in
     email = (await session.execute(void)).scalar_one_or_none()
     if email is None:
         raise NotFound("There is no such invitation that still waits.", code="no_such_invitation")
-    await record_audit(session, principal, action="invitation.withdrawn", subject=f"invitation:{invitation_id}")
+    subject = f"invitation:{invitation_id}"
+    await record_audit(session, principal, action="invitation.withdrawn", subject=subject, email=email)
 
 
 async def look_at_invitation(runtime: Runtime, token: str) -> Seen:
@@ -178,9 +179,8 @@ async def _store(  # noqa: PLR0917 - two parts of the world, who, and what
     )
     stored = await find_one_time(session, purpose="invitation", token=token)
     assert stored is not None
-    await record_audit(
-        session, principal, action="person.invited", subject=f"invitation:{stored.id}", role=invited.platform_role
-    )
+    subject, role = f"invitation:{stored.id}", invited.platform_role
+    await record_audit(session, principal, action="person.invited", subject=subject, email=email, role=role)
     return stored.id
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pharos.identity.models import SecurityEvent
+from pharos.identity.models import SecurityEvent, User
 from pharos.infra.ids import TenantId
 from pharos.infra.redact import anonymise_ip
 
@@ -83,13 +83,17 @@ async def record_security_event(
 
 @dataclass(frozen=True)
 class SecurityLine:
-    """One event as it is shown; `ip` is anonymised, `user_id` None where nobody was known."""
+    """One event as it is shown; `ip` is anonymised, `user_id` None where nobody was known.
+
+    `person`: the present address of whom it concerns, "" where nobody was known.
+    """
 
     id: UUID
     at: datetime
     event_type: str
     severity: str
     user_id: UUID | None
+    person: str
     subject: str
     ip: str
     agent: str
@@ -111,20 +115,27 @@ async def list_security_events(
     since: datetime | None = None,
     event_type: str | None = None,
     severity: Severity | None = None,
+    person: str | None = None,
     before: UUID | None = None,
     limit: int = 50,
 ) -> list[SecurityLine]:
-    """Events of the tenant, newest first; `severity` is the least one shown, `before` the last id of a page."""
-    events = select(SecurityEvent).order_by(SecurityEvent.id.desc()).limit(limit)
+    """Events of the tenant, newest first; `severity` is the least one shown, `before` the last id of a page.
+
+    `person` is the e-mail address of whom they concern.
+    """
+    events = select(SecurityEvent, User.email).outerjoin(User, User.id == SecurityEvent.user_id)
+    events = events.order_by(SecurityEvent.id.desc()).limit(limit)
     if since is not None:
         events = events.where(SecurityEvent.created_at >= since)
     if event_type is not None:
         events = events.where(SecurityEvent.event_type == event_type)
     if severity is not None:
         events = events.where(SecurityEvent.severity.in_(SEVERITIES[SEVERITIES.index(severity) :]))
+    if person is not None:
+        events = events.where(User.email == person.strip().lower())
     if before is not None:
         events = events.where(SecurityEvent.id < before)
-    found = (await session.execute(events)).scalars()
+    found = await session.execute(events)
     return [
         SecurityLine(
             row.id,
@@ -132,12 +143,13 @@ async def list_security_events(
             row.event_type,
             row.severity,
             row.user_id,
+            email or "",
             row.subject,
             row.ip,
             row.agent,
             row.detail,
         )
-        for row in found
+        for row, email in found
     ]
 
 

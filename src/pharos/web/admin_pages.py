@@ -16,6 +16,7 @@ from pharos.identity.departments import list_departments
 from pharos.identity.groups import list_groups, list_members
 from pharos.identity.people import get_person, list_people, require_administrator
 from pharos.identity.principal import ORG_POSITIONS, PLATFORM_ROLES
+from pharos.identity.tenants import name_of
 from pharos.infra.errors import NotFound
 from pharos.web.html import page
 from pharos.web.visit import CurrentVisit, Visit
@@ -64,6 +65,7 @@ async def people_page(request: Request, visit: AdminVisit, q: Words = "", after:
         people=people,
         following=following,
         invited=invited,
+        has_mail_server=visit.runtime.settings.smtp_url is not None,
         departments=departments,
         words=q,
         roles=GIVEN_ROLES,
@@ -100,7 +102,8 @@ async def organisation_page(request: Request, visit: GroupsVisit) -> Response:
     async with visit.transaction() as session:
         departments = [each for each in await list_departments(session) if led in {None, each.id}]
         groups = [each for each in await list_groups(session) if led in {None, each.department_id}]
-    return _page(request, visit, "organisation", departments=departments, groups=groups)
+        called = await name_of(session, visit.principal.tenant_id)
+    return _page(request, visit, "organisation", departments=departments, groups=groups, called=called)
 
 
 @router.get("/groups/{group_id}")
@@ -181,8 +184,10 @@ async def audit_page(
 async def security_page(
     request: Request,
     visit: AdminVisit,
+    *,
     event_type: Words = "",
     severity: security.Severity = "low",
+    who: Words = "",
     before: UUID | None = None,
 ) -> Response:
     """Sign-ins that failed, locked accounts, tokens used twice, keys made and changed."""
@@ -190,7 +195,7 @@ async def security_page(
     kind = "_".join(event_type.lower().split())  # the page shows "api key created"
     async with visit.transaction() as session:
         events = await security.list_security_events(
-            session, event_type=kind or None, severity=severity, before=before, limit=PAGE_ROWS
+            session, event_type=kind or None, severity=severity, person=who or None, before=before, limit=PAGE_ROWS
         )
         counts = await security.count_security_events(session, since=since)
     return _page(
@@ -201,6 +206,7 @@ async def security_page(
         counts=counts,
         event_type=event_type,
         severity=severity,
+        who=who,
         severities=security.SEVERITIES,
         days=REPORT_DAYS,
         following=_following(events),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from pharos.identity.audit import detail_words
 from pharos.web.translate import catalog, pick_language, translator
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -98,7 +98,7 @@ def environment() -> Environment:
     jinja.filters["size"] = human_size
     jinja.filters["moment"] = moment
     jinja.filters["device"] = device
-    jinja.filters["detail"] = detail
+    jinja.filters["detail"] = detail_words
     jinja.globals["static"] = static_path
     return jinja
 
@@ -128,25 +128,6 @@ def device(agent: str) -> tuple[str, str]:
     browser = next((name for sign, name in BROWSERS if sign in agent), "")
     system = next((name for sign, name in SYSTEMS if sign in agent), "")
     return (browser, system) if browser else (agent.partition("/")[0].strip()[:40], "")
-
-
-def detail(values: Mapping[str, object]) -> str:
-    """What an audit entry says besides: what is empty is left out, a change is "before → after".
-
-    >>> detail({"tier": {"old": None, "new": "use"}, "scopes": ["read", "ask"], "until": None})
-    'tier: – → use; scopes: read, ask'
-    """
-    said = {name: _said(value) for name, value in values.items()}
-    return "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in said.items() if value)
-
-
-def _said(value: object) -> str:
-    if isinstance(value, dict) and value.keys() == {"old", "new"}:
-        before, after = (_said(value[side]) or "–" for side in ("old", "new"))
-        return "" if before == after else f"{before} → {after}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_said, value))
-    return "" if value is None else str(value)
 
 
 def human_size(size_bytes: int) -> str:
