@@ -96,6 +96,8 @@ def test_two_tenants_live_side_by_side_and_share_a_person() -> None:
     assert done("user", "list", "--tenant", "quay")[0]["platform_role"] == "superadmin"
     roles = [done("user", "list", "--tenant", slug)[0]["platform_role"] for slug in ("default", "harbour")]
     assert roles == ["none", "superadmin"]
+    assert done("tenant", "rename", "harbour", "Harbour and Quay") == {"tenant": "harbour", "name": "Harbour and Quay"}
+    assert done("tenant", "show", "harbour")["name"] == "Harbour and Quay"
     department = done("department", "create", "Quay", "--tenant", "harbour")
     assert [one["id"] for one in done("department", "list", "--tenant", "harbour")] == [department["id"]]
     assert refused("department", "rename", "Quay", "   ", "--tenant", "harbour") == "bad_name"

@@ -59,6 +59,7 @@ async def test_an_engineer_and_a_member_do_not_manage_people(
                 await client.patch(f"/users/{person.user_id}", json={"platformRole": "admin"}),
                 await client.post(f"/users/{person.user_id}/disable"),
                 await client.post("/departments", json={"name": "Mine"}),
+                await client.patch("/tenant", json={"name": "Mine"}),
                 await client.post("/groups", json={"name": "Mine"}),
                 await client.get("/admin/share-requests"),
             ]

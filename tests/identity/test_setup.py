@@ -15,7 +15,7 @@ from pharos.identity.commands import save_admin
 from pharos.identity.models import BootstrapState, Membership, Tenant, User
 from pharos.identity.passwords import hash_apart
 from pharos.identity.setup import NewPerson, issue_setup_link
-from pharos.identity.tenants import ensure_default_tenant, find_tenant
+from pharos.identity.tenants import ensure_default_tenant, find_tenant, get_tenant
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict
 from pharos.infra.limits import SETUP
@@ -88,6 +88,25 @@ async def test_setup_makes_the_superadmin_and_the_head_in_one_go(
         places = select(User.email, Membership.platform_role, Membership.org_position).join(Membership)
         rows = {tuple(row) for row in await session.execute(places)}
     assert rows == {("ada@example.org", "superadmin", "member"), ("grace@example.org", "none", "ceo")}
+
+
+async def test_the_organisation_is_called_what_the_setup_says(fresh: httpx.AsyncClient, fresh_runtime: Runtime) -> None:
+    body = {"token": await setup_token(fresh_runtime), **OWNER, "organisation": "  Harbour   Office "}
+    answer = await fresh.post("/bootstrap/init", json=body)
+    assert (await get_tenant(fresh_runtime, "default")).name == "Harbour Office"
+    bearer = {"Authorization": f"Bearer {answer.json()['accessToken']}"}
+    assert (await fresh.patch("/tenant", json={"name": "Quay"}, headers=bearer)).status_code == 204
+    assert (await fresh.patch("/tenant", json={"name": "  "}, headers=bearer)).json()["error"] == "bad_name"
+    assert (await get_tenant(fresh_runtime, "default")).name == "Quay"
+    entries = (await fresh.get("/audit-log", params={"action": "tenant.renamed"}, headers=bearer)).json()["entries"]
+    assert [entry["detail"]["new"] for entry in entries] == ["Quay", "Harbour Office"]
+
+
+async def test_the_organisation_keeps_its_name_where_the_setup_gives_none(
+    fresh: httpx.AsyncClient, fresh_runtime: Runtime
+) -> None:
+    await fresh.post("/bootstrap/init", json={"token": await setup_token(fresh_runtime), **OWNER, "organisation": " "})
+    assert (await get_tenant(fresh_runtime, "default")).name == "Default"
 
 
 @pytest.mark.contract("ID-02")

@@ -12,7 +12,15 @@ from pharos.identity.commands import user_app
 from pharos.identity.models import Membership
 from pharos.identity.people import PlaceChanges
 from pharos.identity.principal import operator
-from pharos.identity.tenants import add_place, as_operator, create_tenant, find_tenant, get_tenant, list_tenants
+from pharos.identity.tenants import (
+    add_place,
+    as_operator,
+    create_tenant,
+    find_tenant,
+    get_tenant,
+    list_tenants,
+    rename_tenant,
+)
 from pharos.infra.errors import Invalid
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, TenantSlug, echo_json, echo_line, echo_table, run_async
@@ -90,6 +98,21 @@ def show_tenant(slug: Slug, as_json: AsJson = False) -> None:
         echo_json(shown)
     else:
         echo_table(["", ""], list(shown.items()), empty="")
+
+
+@tenant_app.command("rename")
+def rename_tenant_command(slug: Slug, name: Name, as_json: AsJson = False) -> None:
+    """Call a tenant something else; its slug stays."""
+
+    async def work() -> str:
+        async with as_operator(slug) as (runtime, principal), runtime.db.transaction(principal.tenant_id) as session:
+            return await rename_tenant(session, principal, name=name)
+
+    kept = run_async(work())
+    if as_json:
+        echo_json({"tenant": slug, "name": kept})
+    else:
+        echo_line(f"“{slug}” is called “{kept}” now.")
 
 
 @tenant_app.command("add-person")

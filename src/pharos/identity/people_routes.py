@@ -10,14 +10,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
-from pharos.identity import departments, groups, people
+from pharos.identity import departments, groups, people, tenants
 from pharos.identity import people_schemas as schemas
 from pharos.identity.current import CurrentAdmin, CurrentPerson, CurrentRuntime, CurrentVisitor, origin_of
 from pharos.identity.places import go_to_place
 from pharos.identity.recognise import forget_person
 from pharos.identity.routes import set_session_cookie
 from pharos.identity.schemas import Tokens
-from pharos.identity.tenants import list_tenants_of
 from pharos.infra.errors import NotAllowed
 from pharos.infra.ids import UserId
 
@@ -166,11 +165,18 @@ async def remove_group_member(group_id: UUID, user_id: UUID, principal: CurrentP
         await groups.remove_member(session, principal, group_id=group_id, user_id=user_id)
 
 
+@router.patch("/tenant", status_code=204)
+async def rename_tenant(body: schemas.Named, principal: CurrentAdmin, runtime: CurrentRuntime) -> None:
+    """Call the organisation something else; its slug stays."""
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        await tenants.rename_tenant(session, principal, name=body.name)
+
+
 @router.get("/auth/tenants")
 async def own_tenants(principal: CurrentPerson, runtime: CurrentRuntime) -> schemas.Tenants:
     """Where the person may sign in."""
     assert principal.user_id is not None
-    found = await list_tenants_of(runtime, principal.user_id)
+    found = await tenants.list_tenants_of(runtime, principal.user_id)
     return schemas.Tenants(tenants=[schemas.Tenant.model_validate(tenant) for tenant in found])
 
 

@@ -48,7 +48,7 @@ async def bootstrap_init(body: BootstrapInit, request: Request, response: Respon
     await runtime.limits.hit(SETUP, ip_subject(origin_of(request).ip))
     ceo = NewPerson(name=body.ceo.name, email=body.ceo.email, password=body.ceo.password) if body.ceo else None
     owner = NewPerson(name=body.name, email=body.email, password=body.password)
-    principal = await initialise(runtime, token=body.token, owner=owner, ceo=ceo)
+    principal = await initialise(runtime, token=body.token, owner=owner, ceo=ceo, organisation=body.organisation)
     return await hand_out(request, response, runtime, principal, door="setup")
 
 

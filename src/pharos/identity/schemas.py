@@ -40,6 +40,7 @@ class BootstrapInit(Body):
     email: Email
     password: Password
     ceo: Head | None = None
+    organisation: Annotated[str, Field(max_length=200, description="Its name; it can be changed later.")] = ""
 
 
 class Login(Body):

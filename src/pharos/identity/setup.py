@@ -17,7 +17,7 @@ from pharos.identity.models import BootstrapState, Membership, User
 from pharos.identity.passwords import check_new_password, hash_apart
 from pharos.identity.principal import Principal, operator
 from pharos.identity.sign_in import as_principal, normal_email
-from pharos.identity.tenants import ensure_default_tenant
+from pharos.identity.tenants import ensure_default_tenant, rename_tenant
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict, Invalid, NotAllowed
 from pharos.infra.ids import TenantId, new_id
@@ -81,11 +81,13 @@ async def is_setup_token(runtime: Runtime, token: str) -> bool:
     return state is not None and not state.is_initialized and _opens(state, token)
 
 
-async def initialise(runtime: Runtime, *, token: str, owner: NewPerson, ceo: NewPerson | None = None) -> Principal:
+async def initialise(
+    runtime: Runtime, *, token: str, owner: NewPerson, ceo: NewPerson | None = None, organisation: str = ""
+) -> Principal:
     """Make the superadmin and, if given, the head of the organisation; uses the token up (ID-02, ID-03).
 
-    Raises `Conflict` once an owner exists, even if the flag row was edited by hand, `NotAllowed` for a wrong token,
-    `Invalid` for bad names, addresses and passwords.
+    `organisation`: what it is called; left out it keeps its name. Raises `Conflict` once an owner exists, even if the
+    flag row was edited by hand, `NotAllowed` for a wrong token, `Invalid` for bad names, addresses and passwords.
     """
     people = [_checked(owner)] + ([_checked(ceo)] if ceo else [])
     if owner.password is None:
@@ -102,6 +104,8 @@ async def initialise(runtime: Runtime, *, token: str, owner: NewPerson, ceo: New
         principal = await add_person(session, tenant_id, people[0], hashes[0], platform_role="superadmin")
         if ceo is not None:
             await add_person(session, tenant_id, people[1], hashes[1], org_position="ceo")
+        if organisation.strip():
+            await rename_tenant(session, principal, name=organisation)
         await record_audit(session, principal, action="installation.initialised", subject=f"tenant:{tenant_id}")
     return principal
 

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
 from pharos.identity.models import Membership, Tenant, User
+from pharos.identity.people import require_administrator
 from pharos.identity.principal import Principal, operator
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict, Invalid, NotFound
@@ -42,15 +44,13 @@ async def ensure_default_tenant(runtime: Runtime) -> TenantId:
 
 async def create_tenant(runtime: Runtime, *, slug: str, name: str) -> TenantId:
     """A new, empty tenant. Raises `Conflict` when the slug is taken, `Invalid` for a slug or a name that is none."""
-    name = " ".join(name.split())
+    name = _checked_name(name)
     if SLUG.fullmatch(slug) is None:
         raise Invalid("A slug has 3 to 63 small letters, digits and hyphens between them.", code="bad_slug")
     if slug.startswith(SCRATCH):
         raise Invalid(
             f"{SCRATCH} begins the slugs of measurements, which are removed. Choose another.", code="bad_slug"
         )
-    if not 1 <= len(name) <= 200:
-        raise Invalid("A tenant's name has 1 to 200 characters.", code="bad_name")
     tenant_id = TenantId(new_id())
     row = insert(Tenant).values(id=tenant_id, slug=slug, name=name)
     async with runtime.db.transaction(tenant_id) as session:
@@ -61,6 +61,29 @@ async def create_tenant(runtime: Runtime, *, slug: str, name: str) -> TenantId:
             session, operator(tenant_id), action="tenant.created", subject=f"tenant:{tenant_id}", slug=slug, name=name
         )
     return tenant_id
+
+
+async def name_of(session: AsyncSession, tenant_id: TenantId) -> str:
+    """What the tenant is called."""
+    return (await session.execute(select(Tenant.name).where(Tenant.id == tenant_id))).scalar_one()
+
+
+async def rename_tenant(session: AsyncSession, principal: Principal, *, name: str) -> str:
+    """Call the principal's tenant something else; its slug stays. Returns the name as it is kept; raises `Invalid`."""
+    require_administrator(principal)
+    old, new = await name_of(session, principal.tenant_id), _checked_name(name)
+    if new != old:
+        await session.execute(update(Tenant).where(Tenant.id == principal.tenant_id).values(name=new))
+        subject = f"tenant:{principal.tenant_id}"
+        await record_audit(session, principal, action="tenant.renamed", subject=subject, old=old, new=new)
+    return new
+
+
+def _checked_name(name: str) -> str:
+    name = " ".join(name.split())
+    if not 1 <= len(name) <= 200:
+        raise Invalid("A tenant's name has 1 to 200 characters.", code="bad_name")
+    return name
 
 
 async def list_tenants(runtime: Runtime) -> list[Tenant]:

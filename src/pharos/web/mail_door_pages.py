@@ -38,10 +38,11 @@ def forgot_page(request: Request) -> Response:
 
 
 @router.get("/mail-sent")
-async def mail_sent_page(request: Request) -> Response:
+async def mail_sent_page(request: Request, runtime: CurrentRuntime) -> Response:
     """What to do now; the same whether or not a mail was sent."""
     visit = await find_visit(request)
-    return page(request, "mail_sent.html", **(visit.context if visit else {}))
+    has_mail_server = runtime.settings.smtp_url is not None
+    return page(request, "mail_sent.html", has_mail_server=has_mail_server, **(visit.context if visit else {}))
 
 
 @router.api_route(magic_link.LINK_PATH, methods=["GET", "HEAD"])
