@@ -209,14 +209,14 @@ def _of_status(error: HTTPException) -> PharosError:
 
 def _of_validation(error: RequestValidationError) -> PharosError:
     faults = error.errors()
-    if any(fault["loc"][0] == "path" for fault in faults):
+    if any(fault["loc"][0] == "path" and fault["type"].startswith("uuid") for fault in faults):
         return _of_status(HTTPException(404))  # an id in no form of ours is as unknown as one that nobody has
     first = faults[0]
     if first["type"] == "json_invalid":
         return Invalid(f"The body is not JSON: it cannot be read from character {first['loc'][-1]} on.")
     if first["loc"] == ("body",):
         return Invalid("The body is no JSON object. Send one, with the header `Content-Type: application/json`.")
-    place = ".".join(str(part) for part in first["loc"] if part not in {"body", "query"})
+    place = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
     return Invalid(f"{place}: {'This is not an id' if first['type'].startswith('uuid') else first['msg']}.")
 
 
