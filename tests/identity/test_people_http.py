@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -14,9 +15,11 @@ from tests.make import MadeTenant, make_department, make_group, make_person, mak
 
 from pharos.access.models import ProjectGrant
 from pharos.identity.current import COOKIE
+from pharos.identity.lockout import MAX_FAILURES, count_failure
 from pharos.identity.models import AuditEntry, Membership, SignInSession
 from pharos.identity.principal import Principal
 from pharos.identity.sign_in import open_session
+from pharos.identity.tenants import add_place
 from pharos.infra.db import Database
 from pharos.infra.ids import new_id
 from pharos.runtime import Runtime
@@ -326,3 +329,35 @@ async def test_what_was_granted_to_a_group_goes_with_it(
     await as_admin.delete(f"/departments/{department}")
     async with db.transaction(tenant.id) as session:
         assert (await session.execute(select(ProjectGrant))).all() == []
+
+
+async def test_an_administrator_sees_a_lock_ends_it_and_signs_a_person_out_here_alone(
+    runtime: Runtime, tenant: MadeTenant, member: Principal, as_admin: httpx.AsyncClient, as_stranger: httpx.AsyncClient
+) -> None:
+    other = await make_tenant(runtime.db)
+    await add_place(runtime, other.admin, email=member.name)
+    elsewhere = replace(member, tenant_id=other.id)
+    account, unlock, sessions = (f"/users/{member.user_id}/{what}" for what in ("account", "unlock", "sessions"))
+    async with open_client(runtime, member) as here, open_client(runtime, elsewhere) as there:
+        async with runtime.db.transaction(tenant.id) as session:
+            for _ in range(MAX_FAILURES):
+                assert member.user_id is not None
+                await count_failure(session, member.user_id)
+        state = (await as_admin.get(account)).json()
+        assert state["lockedUntil"] is not None
+        assert (state["openSessions"], state["hasPassword"]) == (1, True)
+        for refused in (await here.get(account), await here.post(unlock), await here.delete(sessions)):
+            assert refused.status_code == 403
+        for hidden in (
+            await as_stranger.get(account),
+            await as_stranger.post(unlock),
+            await as_stranger.delete(sessions),
+        ):
+            assert hidden.status_code == 404
+        assert (await as_admin.post(unlock)).status_code == 204
+        assert (await as_admin.get(account)).json()["lockedUntil"] is None
+        assert (await last_entry(runtime.db, tenant, "account.unlocked")).subject == f"user:{member.user_id}"
+        assert (await as_admin.delete(sessions)).status_code == 204
+        assert (await here.get("/auth/session")).status_code == 401
+        assert (await there.get("/auth/session")).status_code == 200
+        assert (await as_admin.get(account)).json()["openSessions"] == 0

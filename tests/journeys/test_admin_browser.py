@@ -20,6 +20,7 @@ from tests.make import PASSWORD, MadeTenant, make_document, make_group, make_per
 
 from pharos.identity.audit import record_audit
 from pharos.identity.invitations import Invited, invite
+from pharos.identity.lockout import MAX_FAILURES, count_failure
 from pharos.identity.models import Tenant, User
 from pharos.identity.principal import Principal
 from pharos.identity.security import record_security_event
@@ -502,3 +503,33 @@ def test_who_belongs_to_two_organisations_joins_with_a_word_and_goes_from_one_to
     page.locator("summary[aria-label^=Account]").click()
     press(page, page.get_by_role("button", name="Go to Harbour Office"))
     expect(here).to_have_text("Harbour Office")
+
+
+def test_an_administrator_without_a_shell_unlocks_a_person_and_signs_them_out(
+    served: Served, house: MadeTenant, member: Principal, window: OpenWindow
+) -> None:
+    async def lock() -> None:
+        assert member.user_id is not None
+        async with served.runtime.db.transaction(house.id) as session:
+            for _ in range(MAX_FAILURES):
+                await count_failure(session, member.user_id)
+            await record_security_event(
+                session, house.id, event_type="account_locked", severity="high", user_id=member.user_id
+            )
+
+    served.run(lock())
+    theirs = window(member, "/")
+    page = window(house.admin, f"/admin/people/{member.user_id}")
+    account = page.get_by_role("region", name="Account")
+    expect(account).to_contain_text("Locked until")
+    press(page, account.get_by_role("button", name="Unlock"))
+    expect(account).not_to_contain_text("Locked until")
+    expect(account).to_contain_text("Signed in on one device")
+    press(page, account.get_by_role("button", name="Sign out everywhere"))
+    expect(account).to_contain_text("Signed in on 0 devices")
+    theirs.reload()
+    expect(theirs.get_by_role("heading", name="Sign in")).to_be_visible()
+    press(page, page.get_by_role("link", name="Their security events"))
+    expect(page.get_by_label("Whom, by e-mail")).to_have_value(member.name)
+    press(page, record(page, "account locked").get_by_role("link", name=member.name))
+    expect(page.get_by_role("region", name="Account")).to_be_visible()

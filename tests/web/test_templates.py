@@ -94,6 +94,8 @@ KEYS = {
     "for_program": True,
 }
 SOMEONE = Anything(platform_role="admin", org_position="ceo", is_disabled=True, department_id="d")
+ACCOUNT = Anything(locked_until=AT, has_password=True, must_change_password=True, open_sessions=2, last_seen_at=None)
+OPEN = Anything(locked_until=None, has_password=False, must_change_password=False, open_sessions=1, last_seen_at=AT)
 GROUP = Anything(members=2)
 GRANT = Anything(grantee_kind="user", tier="use", is_expired=False)
 ACCESS = Anything(tier="use", source="group", project_id="p")
@@ -129,11 +131,13 @@ SECURITY: dict[str, Any] = {
     "counts": [],
     "following": "x",
 }
+OTHER = {**ROLES, "someone": SOMEONE, "visible": [ACCESS], "account": ACCOUNT, "is_self": False, "role_is_fixed": False}
+OWN = {**ROLES, "someone": SOMEONE, "visible": [], "account": OPEN, "is_self": True, "role_is_fixed": True}
 ADMINISTRATION: list[tuple[str, str, dict[str, Any]]] = [
     ("people", "people", {"people": [SOMEONE], "invited": [Anything()], "has_mail_server": True, **ROLES, **LISTED}),
     ("people", "people", {"people": [], "invited": [], "has_mail_server": False, **ROLES, **LISTED, "following": None}),
-    ("person", "people", {"someone": SOMEONE, "visible": [ACCESS], "is_self": False, "role_is_fixed": False, **ROLES}),
-    ("person", "people", {"someone": SOMEONE, "visible": [], "is_self": True, "role_is_fixed": True, **ROLES}),
+    ("person", "people", OTHER),
+    ("person", "people", OWN),
     ("organisation", "organisation", {**ROLES, "groups": [GROUP], "called": HOSTILE}),
     ("organisation", "organisation", {"departments": [], "groups": [], "called": HOSTILE}),
     ("group", "organisation", {"group": GROUP, "members": [Anything(user_id="u")], "others": [Anything()], **LISTED}),

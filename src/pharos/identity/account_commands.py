@@ -6,18 +6,15 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity import api_keys
-from pharos.identity.audit import record_audit
+from pharos.identity.account_state import get_account_state, unlock_account
 from pharos.identity.commands import DEFAULT_USERNAME, user_app
-from pharos.identity.lockout import unlock
-from pharos.identity.models import ApiKey, User
+from pharos.identity.models import ApiKey
 from pharos.identity.passwords import hash_apart, random_password
 from pharos.identity.people import get_person_by_email, set_disabled
-from pharos.identity.security import record_security_event
-from pharos.identity.sessions import end_sessions, list_sessions
+from pharos.identity.sessions import end_sessions
 from pharos.identity.setup import NewPerson, add_admin, is_taken
 from pharos.identity.sign_in import normal_email
 from pharos.identity.tenants import as_operator, ensure_default_tenant, find_tenant
@@ -50,20 +47,7 @@ def show(email: Email, tenant: TenantSlug = "default", as_json: AsJson = False) 
 async def describe(session: AsyncSession, *, email: str) -> dict[str, Any]:
     """A person with the state of their account (ID-17). Raises `NotFound`."""
     person = await get_person_by_email(session, email)
-    user = (await session.execute(select(User).where(User.id == person.id))).scalar_one()
-    open_sessions = await list_sessions(session, user_id=person.id)
-    keys = select(ApiKey.name).where(ApiKey.user_id == person.id, ApiKey.revoked_at.is_(None))
-    return {
-        **asdict(person),
-        "username": user.username,
-        "has_password": user.password_hash is not None,
-        "must_change_password": user.must_change_password,
-        "failed_sign_ins": user.failed_sign_ins,
-        "locked_until": user.locked_until,
-        "open_sessions": len(open_sessions),
-        "last_seen_at": open_sessions[0].last_seen_at if open_sessions else None,
-        "api_keys": len((await session.execute(keys)).all()),
-    }
+    return asdict(person) | asdict(await get_account_state(session, user_id=person.id))
 
 
 @user_app.command("disable")
@@ -90,21 +74,13 @@ def _set_disabled(email: str, *, tenant: str, is_disabled: bool, as_json: bool) 
 
 
 @user_app.command("unlock")
-def unlock_account(email: Email, tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
+def unlock_command(email: Email, tenant: TenantSlug = "default", as_json: AsJson = False) -> None:
     """Let somebody in who mistyped their password too often."""
 
     async def work() -> bool:
         async with as_operator(tenant) as (runtime, me), runtime.db.transaction(me.tenant_id) as session:
             person = await get_person_by_email(session, email)
-            was_locked = await unlock(session, person.id)
-            subject = f"user:{person.id}"
-            if was_locked:
-                await record_security_event(
-                    session, me.tenant_id, event_type="account_unlocked", severity="low", user_id=person.id,
-                    subject=subject,
-                )  # fmt: skip
-                await record_audit(session, me, action="account.unlocked", subject=subject)
-            return was_locked
+            return await unlock_account(session, me, user_id=person.id)
 
     was_locked = run_async(work())
     words = f"{email} is unlocked." if was_locked else f"{email} was not locked."

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from pharos.identity import departments, groups, people, tenants
 from pharos.identity import people_schemas as schemas
+from pharos.identity.account_state import get_account_state, sign_out_person, unlock_account
 from pharos.identity.current import CurrentAdmin, CurrentPerson, CurrentRuntime, CurrentVisitor, origin_of
 from pharos.identity.places import go_to_place
 from pharos.identity.recognise import forget_person
@@ -77,6 +78,28 @@ async def enable_user(user_id: UUID, principal: CurrentAdmin, runtime: CurrentRu
         changed = await people.set_disabled(session, principal, user_id=user_id, is_disabled=False)
     forget_person(runtime, UserId(user_id))
     return schemas.Person.model_validate(changed)
+
+
+@router.get("/users/{user_id}/account")
+async def get_account(user_id: UUID, principal: CurrentAdmin, runtime: CurrentRuntime) -> schemas.Account:
+    """Why somebody cannot get in: whether they are locked out, have a password, when they were last here."""
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        return schemas.Account.model_validate(await get_account_state(session, user_id=user_id))
+
+
+@router.post("/users/{user_id}/unlock", status_code=204)
+async def unlock_user(user_id: UUID, principal: CurrentAdmin, runtime: CurrentRuntime) -> None:
+    """Let somebody in who mistyped their password too often; changes nothing for whoever is not locked out."""
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        await unlock_account(session, principal, user_id=user_id)
+
+
+@router.delete("/users/{user_id}/sessions", status_code=204)
+async def sign_user_out(user_id: UUID, principal: CurrentAdmin, runtime: CurrentRuntime) -> None:
+    """End all sessions of a person in this tenant."""
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        await sign_out_person(session, principal, user_id=user_id)
+    forget_person(runtime, UserId(user_id))
 
 
 @router.get("/departments")

@@ -31,6 +31,19 @@ class Person(View):
     created_at: datetime
 
 
+class Account(View):
+    """Sessions and keys are those of this tenant; `lockedUntil` is null for whoever is not locked out."""
+
+    username: str | None
+    has_password: bool
+    must_change_password: bool
+    failed_sign_ins: int
+    locked_until: datetime | None
+    open_sessions: int
+    last_seen_at: datetime | None
+    api_keys: int
+
+
 class People(View):
     """By e-mail address; `next` is the `after` of the page that follows, null on the last one."""
 

@@ -12,6 +12,7 @@ from fastapi.responses import RedirectResponse, Response
 from pharos.access import explain, shares
 from pharos.chat.history import list_titles
 from pharos.identity import api_keys, audit, invitations, security, tenant_secrets
+from pharos.identity.account_state import get_account_state
 from pharos.identity.departments import list_departments
 from pharos.identity.groups import list_groups, list_members
 from pharos.identity.people import get_person, list_people, require_administrator
@@ -77,6 +78,7 @@ async def person_page(request: Request, user_id: UUID, visit: AdminVisit) -> Res
     """One person: their place, which can be changed, and what they can see."""
     async with visit.transaction() as session:
         someone = await get_person(session, user_id)
+        account = await get_account_state(session, user_id=user_id)
         departments = await list_departments(session)
         visible = await explain.list_what(session, visit.principal.tenant_id, person=someone)
     is_self = user_id == visit.principal.user_id
@@ -86,6 +88,7 @@ async def person_page(request: Request, user_id: UUID, visit: AdminVisit) -> Res
         "people",
         template="admin_person.html",
         someone=someone,
+        account=account,
         departments=departments,
         visible=visible,
         roles=GIVEN_ROLES,
