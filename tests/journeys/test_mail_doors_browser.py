@@ -57,7 +57,7 @@ def ask_by_mail(watched: Watched, door: str, button: str) -> None:
     page.get_by_label("E-mail").fill("ada@example.org")
     watched.shoot(f"4-{door[:4]}")
     page.get_by_role("button", name=button).click()
-    expect(page.get_by_role("heading", name="Look into your mail")).to_be_visible()
+    expect(page.get_by_role("heading", name="Ask for your link")).to_be_visible()
     watched.shoot("5-look-into-your-mail")
 
 
@@ -68,7 +68,7 @@ def change_address(watched: Watched, environment: dict[str, str]) -> None:
     page.get_by_label("Your password").fill(SECOND)
     watched.shoot("9-change-address")
     page.get_by_role("button", name="Send the link").click()
-    expect(page.get_by_role("heading", name="Look into your mail")).to_be_visible()
+    expect(page.get_by_role("heading", name="Ask for your link")).to_be_visible()
     page.goto(newest_link(environment, "ada@new.example.org", "Confirm"))
     watched.shoot("10-confirm-address")
     page.get_by_role("button", name="This is my address").click()
