@@ -457,6 +457,9 @@ def test_no_page_runs_out_of_its_window_whatever_it_shows(
     paths += ["/account", f"/projects/{project_id}/people", f"/admin/people/{house.admin.user_id}"]
     for path in paths:
         page.goto(served.origin + path)
+        if path == "/admin/organisation":
+            page.get_by_text("Rename").last.click()
+            assert page.evaluate("document.querySelector('[open] .menu__sheet').getBoundingClientRect().left >= 0")
         page.screenshot(path=tmp_path / f"{path.strip('/').replace('/', '-')[:40]}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
 
