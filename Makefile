@@ -16,7 +16,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 # `make test T=tests/library` runs a part without parallel processes; ARGS reaches pytest or pharos.
 T ?=
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 TARGET := $(if $(T),$(T) -p no:randomly,-n $(JOBS) --dist loadgroup)
 
 .PHONY: help
