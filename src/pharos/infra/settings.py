@@ -118,6 +118,14 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(default=100 * 1024 * 1024, ge=1, description="Largest document accepted.")
     ingest_paths: str = Field(default="", description="Folders `POST /ingest` reads, separated by colons.")
+    backup_keep_days: int = Field(
+        default=7, ge=1, le=3650, description="Days a verified backup is kept; the newest good one is kept anyway."
+    )
+    backup_recipient: str | None = Field(
+        default=None,
+        description="Public key (`age1…`) whose private half, kept elsewhere, opens the secrets in a backup; several "
+        "after commas.",
+    )
     worker_concurrency: int = Field(default=4, ge=1, le=64, description="Jobs one worker runs at a time.")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
