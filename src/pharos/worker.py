@@ -21,7 +21,7 @@ from pharos.infra.logs import get_logger
 from pharos.infra.mail import SEND_TASK
 from pharos.infra.settings import Settings
 from pharos.library import tasks
-from pharos.library.delete import sweep_blobs
+from pharos.library.delete import BLOB_GRACE_SECONDS, sweep_blobs
 from pharos.library.documents import INGEST_TASK, recover_documents
 from pharos.library.handbook import load_handbook
 from pharos.ops.secrets_check import refuse_wrong_secrets
@@ -97,8 +97,9 @@ async def recover(runtime: Runtime) -> int:
 
 
 async def sweep(runtime: Runtime) -> None:
-    """Remove what nothing needs: half uploads, bytes without a document, old limits and sessions, scratch tenants."""
+    """Remove what nothing needs: half uploads, bytes no document names, old limits and sessions, scratch tenants."""
     runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
+    await asyncio.to_thread(runtime.blobs.sweep_aside, older_than_seconds=BLOB_GRACE_SECONDS, now=time.time())
     await runtime.limits.sweep()
     await remove_abandoned_tenants(runtime)
     for tenant_id in await tenant_ids(runtime):
