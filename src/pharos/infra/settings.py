@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(default=100 * 1024 * 1024, ge=1, description="Largest document accepted.")
     ingest_paths: str = Field(default="", description="Folders `POST /ingest` reads, separated by colons.")
+    backup_dir: Path | None = Field(
+        default=None, description="Where backups lie, best on another disk; unset: `backups` in the data directory."
+    )
     backup_keep_days: int = Field(
         default=7, ge=1, le=3650, description="Days a verified backup is kept; the newest good one is kept anyway."
     )
@@ -129,7 +132,7 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(default=4, ge=1, le=64, description="Jobs one worker runs at a time.")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @field_validator("data_dir", "models_dir", "upload_root", "encryption_key_file", mode="after")
+    @field_validator("data_dir", "models_dir", "upload_root", "encryption_key_file", "backup_dir", mode="after")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
@@ -164,6 +167,10 @@ class Settings(BaseSettings):
     @cached_property
     def blob_root(self) -> Path:
         return self.upload_root or self.data_dir / "blobs"
+
+    @cached_property
+    def backup_root(self) -> Path:
+        return self.backup_dir or self.data_dir / "backups"
 
     @cached_property
     def base_url(self) -> str:
