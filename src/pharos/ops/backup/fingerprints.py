@@ -1,0 +1,62 @@
+"""Counts and fingerprints of every table, the same before a dump and after its restore."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from pharos.ops.backup.manifest import TableState
+
+NOT_IN_DUMP = ("blob_leases", "operations")
+"""Tables whose rows are about the running installation only: a backup holds them empty and says nothing of them."""
+
+TEXT_FORM = """
+    set timezone = 'UTC'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set bytea_output = 'hex';
+    set extra_float_digits = 1; set lc_monetary = 'C'; set xmlbinary = 'base64'; set search_path = public
+    """
+"""What decides how a row reads as text; a row's hash is the hash of that text."""
+
+TABLES = """
+    select c.relname, exists (
+        select 1 from pg_attribute a
+        where a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped
+    )
+    from pg_class c
+    where c.relkind = 'r' and c.relnamespace = 'public'::regnamespace and c.relname <> all(%s)
+    order by 1
+    """
+
+
+def fingerprint_tables(connection: psycopg.Connection[Any]) -> dict[str, TableState]:
+    """Rows and fingerprint of each table of the schema `public`, by name, as a role that row security lets see them.
+
+    Sees what the connection's transaction sees. Changes session settings, so it wants a connection of its own.
+    """
+    connection.execute(TEXT_FORM)
+    return {name: _fingerprint(connection, name) for name, _ in _tables(connection)}
+
+
+def count_by_tenant(connection: psycopg.Connection[Any]) -> dict[str, dict[str, int]]:
+    """Rows of each tenant in each table that has any: {tenant id: {table: rows}}."""
+    counts: dict[str, dict[str, int]] = {}
+    for name, is_of_tenants in _tables(connection):
+        if is_of_tenants:
+            query = sql.SQL("select tenant_id::text, count(*) from {} group by 1").format(sql.Identifier(name))
+            for tenant_id, rows in connection.execute(query):
+                counts.setdefault(tenant_id, {})[name] = rows
+    return counts
+
+
+def _tables(connection: psycopg.Connection[Any]) -> list[tuple[str, bool]]:
+    return connection.execute(TABLES, [list(NOT_IN_DUMP)]).fetchall()
+
+
+def _fingerprint(connection: psycopg.Connection[Any], name: str) -> TableState:
+    query = sql.SQL(
+        "select count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text from {} as t"
+    ).format(sql.Identifier(name))
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return TableState(rows=row[0], fingerprint=row[1])
