@@ -18,7 +18,7 @@ from typing import Any
 from pharos.infra.errors import Invalid, NotFound
 
 FORMAT = 1
-MANIFEST, SIGNATURE, VERIFIED = "manifest.json", "manifest.sig", "verified.json"
+MANIFEST, SIGNATURE, ESCROW, VERIFIED = "manifest.json", "manifest.sig", "escrow.age", "verified.json"
 DATABASE_FOLDER, BLOBS_FOLDER = "database", "blobs"
 UNLISTED = (MANIFEST, SIGNATURE, VERIFIED)
 """Files of a backup that its manifest does not name."""
