@@ -23,9 +23,9 @@ from pharos.infra.errors import Conflict, Invalid
 from pharos.infra.keyring import EncryptionSecret, key_text, parse_keys, read_keys, write_keys
 from pharos.infra.secret_files import create_secret, write_secret
 from pharos.infra.settings import Settings
-from pharos.ops.backup import signing
+from pharos.ops.backup import manifest, signing
 
-ESCROW_FILE = "escrow.age"
+ESCROW_FILE = manifest.ESCROW
 FORMAT = 1
 OF_ITS_OWN = {"encryption_key", "encryption_key_file", "secret_key", "session_secret"}
 """Settings whose value stands elsewhere in the escrow."""
