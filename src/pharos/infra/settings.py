@@ -129,10 +129,28 @@ class Settings(BaseSettings):
         description="Public key (`age1…`) whose private half, kept elsewhere, opens the secrets in a backup; several "
         "after commas.",
     )
+    offsite: str | None = Field(
+        default=None,
+        description="Where copies of backups go: `restic:` with a directory, `sftp:user@host:/path` or "
+        "`s3:https://host/bucket`, or `rsync:` with a directory or `user@host:/path`.",
+    )
+    offsite_password_file: Path | None = Field(
+        default=None, description="File with the restic repository's password; unset: generated once."
+    )
+    offsite_s3_key_id: str | None = Field(default=None, description="Id of the access key of an S3 server.")
+    offsite_s3_key: SecretStr | None = Field(default=None, description="That access key.")
     worker_concurrency: int = Field(default=4, ge=1, le=64, description="Jobs one worker runs at a time.")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @field_validator("data_dir", "models_dir", "upload_root", "encryption_key_file", "backup_dir", mode="after")
+    @field_validator(
+        "data_dir",
+        "models_dir",
+        "upload_root",
+        "encryption_key_file",
+        "backup_dir",
+        "offsite_password_file",
+        mode="after",
+    )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
@@ -194,7 +212,16 @@ class Settings(BaseSettings):
 class _FileVariables(PydanticBaseSettingsSource):
     """`PHAROS_SECRET_KEY_FILE=/run/secrets/key` stands for the content of that file."""
 
-    names = ("secret_key", "session_secret", "llm_key", "database_url", "database_admin_url", "redis_url", "smtp_url")
+    names = (
+        "secret_key",
+        "session_secret",
+        "llm_key",
+        "database_url",
+        "database_admin_url",
+        "redis_url",
+        "smtp_url",
+        "offsite_s3_key",
+    )
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
         file = os.environ.get(f"PHAROS_{field_name.upper()}_FILE")
