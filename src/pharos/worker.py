@@ -18,7 +18,7 @@ from pharos.infra.database_roles import connection_urls
 from pharos.infra.db_system import system_transaction
 from pharos.infra.ids import TenantId
 from pharos.infra.logs import get_logger
-from pharos.infra.mail import SEND_TASK
+from pharos.infra.mail import SEND_TASK, recover_mails
 from pharos.infra.settings import Settings
 from pharos.library import tasks
 from pharos.library.delete import BLOB_GRACE_SECONDS, sweep_blobs
@@ -86,13 +86,14 @@ async def rescue(runtime: Runtime) -> None:
 
 
 async def recover(runtime: Runtime) -> int:
-    """Queue documents that no live job knows of, in every tenant; returns how many."""
-    recovered = 0
+    """Queue documents and mails that no live job knows of, in every tenant; returns how many documents."""
+    recovered = mails = 0
     for tenant_id in await tenant_ids(runtime):
         async with runtime.db.transaction(tenant_id) as session:
             recovered += await recover_documents(session)
-    if recovered:
-        log.warning("documents.recovered", documents=recovered)
+            mails += await recover_mails(session, tenant_id=tenant_id)
+    if recovered or mails:
+        log.warning("work.recovered", documents=recovered, mails=mails)
     return recovered
 
 
