@@ -23,6 +23,7 @@ COMMANDS = {
     "pharos.ops.smoke_commands": ("smoke",),
     "pharos.ops.migrate_commands": ("migrate",),
     "pharos.ops.secrets_commands": ("secrets",),
+    "pharos.ops.backup.commands": ("backup",),
     "pharos.ops.wipe_commands": ("wipe", "cache"),
     "pharos.identity.commands": ("seed", "setup-link", "user"),
     "pharos.identity.account_commands": ("bootstrap-admin", "apikey"),
@@ -39,7 +40,11 @@ COMMANDS = {
 }
 """Where each command is, in the order of the help. A module is imported when one of its commands is asked for: all of
 them together take longer than most commands."""
-MORE_OF_USER = ("pharos.identity.account_commands", "pharos.identity.people_commands", "pharos.identity.mail_commands")
+MORE = {
+    "user": ("pharos.identity.account_commands", "pharos.identity.people_commands", "pharos.identity.mail_commands"),
+    "backup": (),
+}
+"""Modules that add commands to a group another module makes."""
 
 
 class Commands(TyperGroup):
@@ -52,7 +57,7 @@ class Commands(TyperGroup):
         module = next((module for module, names in COMMANDS.items() if cmd_name in names), None)
         if module is None:
             return super().get_command(ctx, cmd_name)
-        for more in MORE_OF_USER if cmd_name == "user" else ():
+        for more in MORE.get(cmd_name, ()):
             importlib.import_module(more)
         return get_group(importlib.import_module(module).app).get_command(ctx, cmd_name)
 

@@ -1,0 +1,232 @@
+"""`pharos backup list | show | verify | prune`: which backups there are, whether they are good, and which may go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pharos.infra.errors import Conflict, Invalid
+from pharos.infra.settings import Settings
+from pharos.infra.terminal import (
+    AsJson,
+    DryRun,
+    console,
+    echo_json,
+    echo_line,
+    echo_table,
+    error_console,
+    size_text,
+)
+from pharos.ops.backup.check import check_backup
+from pharos.ops.backup.escrow import offline_warning
+from pharos.ops.backup.manifest import MANIFEST, Manifest, read_manifest
+from pharos.ops.backup.retention import Retention, plan_retention, remove_backups
+from pharos.ops.backup.store import (
+    FAILED,
+    Found,
+    StoredBackup,
+    find_backup,
+    list_backups,
+    record_verification,
+)
+from pharos.ops.operation_lock import hold_operation_lock
+
+app = typer.Typer()
+backup_app = typer.Typer(help="Backups: make, list, check, copy elsewhere.", no_args_is_help=True)
+app.add_typer(backup_app, name="backup")
+
+What = Annotated[str, typer.Argument(help="latest, a date, a moment in UTC, a name, an id or a path.")]
+SignedBy = Annotated[
+    str | None, typer.Option("--signed-by", help="Trust this signing key too: of another installation's backup.")
+]
+IdentityFile = Annotated[
+    Path | None, typer.Option("--identity", help="The age identity that opens its secrets, if not this machine's.")
+]
+NOT_THE_BACKUPS_FAULT = ("bad_identity_file", "unknown_signer", "bad_public_key")
+"""Failures of a check that another option mends."""
+
+
+@backup_app.command("list")
+def list_command(
+    *,
+    log: Annotated[bool, typer.Option("--log", help="Every backup ever made, removed and failed ones too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The backups there are, newest first: state, age and size; failed attempts with their reason."""
+    settings = Settings()
+    backups = list_backups(settings, removed=log)
+    if as_json:
+        echo_json([_as_object(backup) for backup in backups])
+        return
+    now = datetime.now(UTC)
+    rows = [
+        [
+            backup.name,
+            backup.state if backup.folder or backup.state == FAILED else "removed",
+            f"{backup.made_at.astimezone(UTC):%Y-%m-%d %H:%M}",
+            _age(backup, now),
+            size_text(backup.bytes),
+            backup.documents,
+            f"{backup.seconds:.1f} s",
+            f"{backup.error_code}: {backup.error}" if backup.error_code else "",
+        ]
+        for backup in backups
+    ]
+    headings = ["name", "state", "made (UTC)", "age", "size", "documents", "took", "error"]
+    echo_table(headings, rows, empty="There is no backup yet. Make one with `pharos backup now`.")
+    echo_line(f"They lie in {settings.backup_root}.")
+    warn_about_recipient(settings)
+
+
+@backup_app.command()
+def show(what: What = "latest", as_json: AsJson = False) -> None:
+    """What one backup holds, what it does not hold, and how it stands."""
+    found = find_backup(Settings(), what)
+    manifest = read_manifest(found.folder)
+    if as_json:
+        echo_json({**_as_object(found.backup), "manifest": {**asdict(manifest), "files": len(manifest.files)}})
+        return
+    echo_remark(found)
+    for name, value in _facts(found.backup, manifest):
+        console.print(f"{name:<12} {value}", markup=False)
+    tables = sorted(manifest.tables.items(), key=lambda table: -table[1].rows)
+    echo_table(["table", "rows"], [[name, state.rows] for name, state in tables if state.rows], empty="It is empty.")
+
+
+@backup_app.command()
+def verify(
+    what: What = "latest",
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Check the files only; restore nothing.")] = False,
+    signed_by: SignedBy = None,
+    identity: IdentityFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a backup: its signature, every file, the dump, the secrets; then restore it beside the live system."""
+    settings, started = Settings(), monotonic()
+    found = find_backup(settings, what)
+    if not as_json:
+        echo_remark(found)
+    with recorded(settings, found, identity=identity), hash_progress() as progress:
+        manifest = check_backup(settings, found.folder, signed_by=signed_by, identity=identity, progress=progress)
+    seconds = monotonic() - started
+    if as_json:
+        echo_json({"name": manifest.name, "passed": True, "quick": quick, "seconds": round(seconds, 3)})
+        return
+    files = f"{len(manifest.files)} files, {size_text(manifest.bytes)}"
+    echo_line(f"{manifest.name}: signature, {files}, dump and secrets are as they were made ({seconds:.1f} s).")
+    if quick:
+        echo_line("It was not restored; without --quick it is.")
+
+
+@backup_app.command()
+def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Remove verified backups older than PHAROS_BACKUP_KEEP_DAYS; none while the newest is not a good one."""
+    settings = Settings()
+    with hold_operation_lock(settings, "backup prune"):
+        plan = plan_retention(
+            list_backups(settings, removed=True), keep_days=settings.backup_keep_days, now=datetime.now(UTC)
+        )
+        if not dry_run:
+            remove_backups(settings, plan)
+    if as_json:
+        names = [backup.name for backup in plan.remove]
+        echo_json({"removed": names, "bytes": plan.bytes, "kept_because": plan.kept_because, "dry_run": dry_run})
+        return
+    _say_pruned(settings, plan, dry_run=dry_run)
+
+
+@contextmanager
+def recorded(settings: Settings, found: Found, *, identity: Path | None) -> Iterator[None]:
+    """A backup of this installation that fails its check is remembered as failed: retention relies on it no more."""
+    started = monotonic()
+    try:
+        yield
+    except (Conflict, Invalid) as error:
+        is_ours = found.folder.parent == settings.backup_root and (found.folder / MANIFEST).exists()
+        is_its_fault = error.code not in NOT_THE_BACKUPS_FAULT and not (
+            identity is not None and error.code == "escrow_not_opened"
+        )
+        if is_ours and is_its_fault:
+            record_verification(settings, found.folder, seconds=monotonic() - started, error=error)
+        raise
+
+
+@contextmanager
+def hash_progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes on a terminal, nothing elsewhere; gives a function that is told how many of how many are done."""
+    columns = (TextColumn("Reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=error_console, disable=not error_console.is_terminal, transient=True) as bar:
+        task = bar.add_task("Reading", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def echo_remark(found: Found) -> None:
+    """Which of several backups was taken."""
+    if found.remark:
+        echo_line(found.remark)
+
+
+def warn_about_recipient(settings: Settings) -> None:
+    """Say on stderr that nobody could use the backups without this machine, while that is so."""
+    if warning := offline_warning(settings):
+        error_console.print("[bold yellow]Warning[/]: ", end="")
+        error_console.print(warning, markup=False)
+
+
+def _facts(backup: StoredBackup, manifest: Manifest) -> list[tuple[str, object]]:
+    state = backup.state + (f" ({backup.error_code}: {backup.error})" if backup.error_code else "")
+    facts: list[tuple[str, object]] = [
+        ("name", backup.name),
+        ("state", state),
+        ("made", f"{manifest.made_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, in {manifest.seconds:.1f} s"),
+        ("verified", _moment(backup.verified_at)),
+        ("offsite", _moment(backup.offsite_at)),
+        ("folder", backup.folder),
+        ("size", f"{size_text(manifest.bytes)} in {len(manifest.files)} files"),
+        ("uploads", f"{manifest.blobs.count} files, {size_text(manifest.blobs.bytes)}"),
+        ("made by", f"Pharos {manifest.version}, schema {manifest.schema}, PostgreSQL {manifest.server_version}"),
+        ("vectors", f"pgvector {manifest.vector_version}"),
+        ("keys", ", ".join(manifest.keys) or "none"),
+        ("signed by", manifest.signed_by),
+    ]
+    return facts + [("not inside", text) for text in manifest.not_inside]
+
+
+def _say_pruned(settings: Settings, plan: Retention, *, dry_run: bool) -> None:
+    for backup in plan.remove:
+        echo_line(f"{'Would remove' if dry_run else 'Removed'} {backup.name} ({size_text(backup.bytes)}).")
+    if plan.kept_because:
+        echo_line(f"Nothing is removed: {plan.kept_because}. Look at it with `pharos backup list`.")
+    elif not plan.remove:
+        echo_line(f"No verified backup is older than {settings.backup_keep_days} days.")
+
+
+def _as_object(backup: StoredBackup) -> dict[str, object]:
+    times = {name: at.isoformat() if at else None for name, at in _times(backup)}
+    return {**asdict(backup), **times, "folder": str(backup.folder) if backup.folder else None}
+
+
+def _times(backup: StoredBackup) -> list[tuple[str, datetime | None]]:
+    return [
+        ("made_at", backup.made_at),
+        ("verified_at", backup.verified_at),
+        ("offsite_at", backup.offsite_at),
+    ]
+
+
+def _age(backup: StoredBackup, now: datetime) -> str:
+    hours = (now - backup.made_at).total_seconds() / 3600
+    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} d"
+
+
+def _moment(at: datetime | None) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if at else "no"
