@@ -63,6 +63,15 @@ class BlobStore:
                 temporary.add(chunk)
             return self._keep(temporary, tenant_id)
 
+    def touch(self, tenant_id: TenantId, sha256: str) -> bool:
+        """Whether the blob is there; if so, the sweep leaves it alone as long as a new one."""
+        with _storage_errors(self.root), self._lock():
+            try:
+                os.utime(self.path(tenant_id, sha256))
+            except FileNotFoundError:
+                return False
+        return True
+
     def _keep(self, temporary: _Temporary, tenant_id: TenantId) -> Blob:
         target = self.path(tenant_id, temporary.digest.hexdigest())
         with _storage_errors(self.root), self._lock():

@@ -139,6 +139,9 @@ class Settings(BaseSettings):
     )
     offsite_s3_key_id: str | None = Field(default=None, description="Id of the access key of an S3 server.")
     offsite_s3_key: SecretStr | None = Field(default=None, description="That access key.")
+    rollback_keep_days: int = Field(
+        default=7, ge=1, le=365, description="Days the database from before a restore is kept to swap back to."
+    )
     worker_concurrency: int = Field(default=4, ge=1, le=64, description="Jobs one worker runs at a time.")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
