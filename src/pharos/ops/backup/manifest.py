@@ -50,7 +50,8 @@ class FileState:
 @dataclass(frozen=True)
 class Manifest:
     """`tables` and `tenants` count the rows of the dump's own snapshot; `files` are paths below the backup's folder,
-    with slashes. `keys` are ids of the encryption keys that the snapshot's secrets need, the current one first.
+    with slashes. `keys` are ids of the encryption keys that the snapshot's secrets need, the current one first;
+    `spaces` are the vector spaces in the dump: model, dimension, table and state.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Manifest:
     not_inside: list[str]
     seconds: float
     signed_by: str
+    spaces: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     format: int = FORMAT
 
     @property

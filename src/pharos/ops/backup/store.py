@@ -184,6 +184,26 @@ def record_verification(settings: Settings, folder: Path, *, seconds: float, err
     _write_row(settings, describe_folder(folder), state=state, error=error)
 
 
+def record_offsite(settings: Settings, folder: Path) -> None:
+    """Keep in the row of a backup that a copy of it left the machine just now."""
+    backup = describe_folder(folder)
+    _write_row(settings, backup, state=backup.state, error=None)
+    statement = """
+        update backups set offsite_at = now(), state = case when state = 'verified' then 'offsite' else state end
+        where name = %s
+    """
+    try:
+        with _connect(settings) as connection:
+            connection.execute(statement, [backup.name])
+    except (psycopg.OperationalError, psycopg.errors.UndefinedTable, Unavailable) as failure:
+        log.warning("backup.row_not_written", backup=backup.name, reason=str(failure).splitlines()[0])
+
+
+def record_written(settings: Settings, folder: Path) -> None:
+    """Keep in a row that a backup was made; it has not been restored yet."""
+    _write_row(settings, describe_folder(folder), state=WRITTEN, error=None)
+
+
 def record_failure(settings: Settings, name: str, error: PharosError, *, made_at: datetime, seconds: float) -> None:
     """Keep in a row that an attempt to make a backup failed; its folder is gone."""
     attempt = StoredBackup(name, made_at, FAILED, None, seconds=seconds)
