@@ -22,6 +22,7 @@ EVENT_TYPES = (
     "account_unlocked",
     "api_key_created",
     "api_key_revoked",
+    "data_restored",
     "email_change_failed",
     "email_changed",
     "encryption_key_lost",

@@ -60,3 +60,14 @@ def _fingerprint(connection: psycopg.Connection[Any], name: str) -> TableState:
     row = connection.execute(query).fetchone()
     assert row is not None
     return TableState(rows=row[0], fingerprint=row[1])
+
+
+def count_rows(connection: psycopg.Connection[Any]) -> dict[str, int]:
+    """Rows of each table, by name."""
+    queries = {name: sql.SQL("select count(*) from {}").format(sql.Identifier(name)) for name, _ in _tables(connection)}
+    counts = {}
+    for name, query in queries.items():
+        row = connection.execute(query).fetchone()
+        assert row is not None
+        counts[name] = int(row[0])
+    return counts

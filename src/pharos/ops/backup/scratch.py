@@ -36,7 +36,7 @@ from pharos.ops.log_files import open_log
 JOBS = 2
 MADE_BY_US = re.compile(r"^\d+; \d+ \d+ (SCHEMA - public|EXTENSION|COMMENT|DEFAULT ACL|ACL)\b")
 """Lines of `pg_restore --list` that `make_database` has done already, or that name roles."""
-RIGHTS = re.compile(r"^\d+; \d+ \d+ ACL (?!- SCHEMA)")
+RIGHTS = re.compile(r"^\d+; \d+ \d+ ACL (?!- SCHEMA public )")
 FENCE = re.compile(r"^\d+; \d+ \d+ (ROW SECURITY|POLICY) ")
 """Row security comes last: the owner is subject to it, and could not check foreign keys any more."""
 ROLE = re.compile(r"\b\w+_(owner|migrator|app|backup|monitor)\b")
@@ -103,11 +103,27 @@ def scratch_server(settings: Settings) -> Iterator[ScratchServer]:
 
 def load_backup(server: ScratchServer, folder: Path, *, database: str = "pharos") -> Loaded:
     """Load the dump of a backup's folder into a new database of a scratch server. Raises as `load_dump` does."""
-    return load_dump(server.admin_url, folder, database=database, roles_of=database, passwords=server.passwords)
+    return load_dump(
+        server.admin_url,
+        folder,
+        database=database,
+        roles_of=database,
+        passwords=server.passwords,
+        programs=shipped_programs(),
+    )
 
 
-def load_dump(admin_url: str, folder: Path, *, database: str, roles_of: str, passwords: dict[str, str]) -> Loaded:
+def shipped_programs() -> Path:
+    """The folder with the `pg_restore` that comes with the install."""
+    return reachable_binaries(os.geteuid(), os.getegid()) / "bin"
+
+
+def load_dump(
+    admin_url: str, folder: Path, *, database: str, roles_of: str, passwords: dict[str, str], programs: Path
+) -> Loaded:
     """Load a dump into the database `database`, made anew, which belongs to the roles of the database `roles_of`.
+
+    `programs` holds a `pg_restore` that is no older than the dump.
 
     Raises `Conflict` (`dump_not_loaded`) when it does not load, `StorageFull` when the server's disk has no room; then
     the half-loaded database is dropped.
@@ -116,12 +132,12 @@ def load_dump(admin_url: str, folder: Path, *, database: str, roles_of: str, pas
     make_database(admin_url, database=database, passwords=passwords, roles_of=roles_of)
     url, dump = with_database(admin_url, database), folder / DATABASE_FOLDER
     try:
-        lines = _pg_restore("--list", str(dump)).splitlines()
+        lines = _pg_restore(programs, "--list", str(dump)).splitlines()
         wanted = [line for line in lines if not line.startswith(";") and not MADE_BY_US.match(line)]
         fences = [line for line in wanted if FENCE.match(line)]
         for part in ([line for line in wanted if line not in fences], fences):
-            _restore_lines(url, dump, part, owner=role_name(roles_of, "owner"))
-        _grant(url, dump, [line for line in lines if RIGHTS.match(line)], roles_of)
+            _restore_lines(programs, url, dump, part, owner=role_name(roles_of, "owner"))
+        _grant(programs, url, dump, [line for line in lines if RIGHTS.match(line)], roles_of)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("analyze")
     except BaseException:
@@ -204,31 +220,32 @@ def refuse_unopened(opened: OpenedSecrets, *, name: str) -> None:
         )
 
 
-def restore_table(url: str, folder: Path, table: str, *, owner: str) -> None:
+def restore_table(programs: Path, url: str, folder: Path, table: str, *, owner: str) -> None:
     """Load one table's columns and rows, without its keys and fence, into the database at `url`."""
-    lines = _pg_restore("--list", str(folder / DATABASE_FOLDER)).splitlines()
+    lines = _pg_restore(programs, "--list", str(folder / DATABASE_FOLDER)).splitlines()
     wanted = [line for line in lines if re.match(rf"^\d+; \d+ \d+ (TABLE|TABLE DATA|TYPE) public {table} ", line)]
     types = [line for line in lines if re.match(r"^\d+; \d+ \d+ TYPE public ", line)]
-    _restore_lines(url, folder / DATABASE_FOLDER, [*types, *wanted], owner=owner)
+    _restore_lines(programs, url, folder / DATABASE_FOLDER, [*types, *wanted], owner=owner)
 
 
-def _restore_lines(url: str, dump: Path, lines: Sequence[str], *, owner: str) -> None:
+def _restore_lines(programs: Path, url: str, dump: Path, lines: Sequence[str], *, owner: str) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".list") as chosen:
         chosen.write("\n".join(lines) + "\n")
         chosen.flush()
         _pg_restore(
+            programs,
             *("--exit-on-error", "--no-owner", "--no-acl", f"--role={owner}", f"--jobs={JOBS}"),
             *(f"--use-list={chosen.name}", f"--dbname={_without_password(url)}", str(dump)),
             password=unquote(urlsplit(url).password or ""),
         )
 
 
-def _grant(url: str, dump: Path, lines: Sequence[str], roles_of: str) -> None:
+def _grant(programs: Path, url: str, dump: Path, lines: Sequence[str], roles_of: str) -> None:
     """Exactly the rights of the dump: what default privileges gave the roles while loading is taken back first."""
     with tempfile.NamedTemporaryFile("w", suffix=".list") as chosen:
         chosen.write("\n".join(lines) + "\n")
         chosen.flush()
-        text = _pg_restore(f"--use-list={chosen.name}", "--file=-", str(dump))
+        text = _pg_restore(programs, f"--use-list={chosen.name}", "--file=-", str(dump))
     given = [line for line in text.splitlines() if line.startswith(("GRANT ", "REVOKE "))]
     roles = sql.SQL(", ").join(sql.Identifier(role_name(roles_of, kind)) for kind in ("app", "backup", "monitor"))
     with psycopg.connect(url) as connection:
@@ -242,11 +259,10 @@ def _grant(url: str, dump: Path, lines: Sequence[str], roles_of: str) -> None:
             connection.execute(f"{what} {word} {whom}".encode())
 
 
-def _pg_restore(*arguments: str, password: str = "") -> str:
-    program = reachable_binaries(os.geteuid(), os.getegid()) / "bin" / "pg_restore"
+def _pg_restore(programs: Path, *arguments: str, password: str = "") -> str:
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", "PGPASSWORD": password}
     done = subprocess.run(  # noqa: S603 - our own program
-        [str(program), *arguments], env=environment, capture_output=True, text=True, check=False
+        [str(programs / "pg_restore"), *arguments], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
         return done.stdout

@@ -1,0 +1,80 @@
+"""Bring back the bytes of documents: what is missing is added, what is damaged is moved aside first.
+
+Blobs are named by their content and never change, so adding them to the live ones harms nobody, whatever happens next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from pharos.infra.blobs import ASIDE, BlobStore
+from pharos.infra.errors import Conflict
+from pharos.infra.ids import TenantId
+from pharos.infra.settings import Settings
+from pharos.ops.backup.manifest import BLOBS_FOLDER
+
+
+@dataclass(frozen=True)
+class BlobChanges:
+    """The blobs of a backup against the live ones. `missing` and `damaged`: `<tenant>/ab/cd/<sha256>`; `bytes` are
+    those to be written."""
+
+    present: int
+    missing: tuple[str, ...]
+    damaged: tuple[str, ...]
+    bytes: int
+
+
+def compare_blobs(settings: Settings, folder: Path) -> BlobChanges:
+    """Which blobs of a backup are missing here or no longer what their name says; reads every live one of them."""
+    present, size = 0, 0
+    missing, damaged = [], []
+    for source, name in _blobs_of(folder):
+        live = settings.blob_root / name
+        if not live.exists():
+            missing.append(name)
+        elif _sha256(live) != live.name:
+            damaged.append(name)
+        else:
+            present += 1
+            continue
+        size += source.stat().st_size
+    return BlobChanges(present, tuple(missing), tuple(damaged), size)
+
+
+def add_blobs(settings: Settings, folder: Path, *, stamp: str) -> BlobChanges:
+    """Add what is missing, put what is damaged into `aside-<stamp>` beside the others and add it anew.
+
+    Returns what was changed. The blobs that are there are kept from the sweep for another day. Raises `StorageFull`,
+    and `Conflict` when a blob of the backup is not what its name says; what was added by then stays and harms nobody.
+    """
+    changes, store = compare_blobs(settings, folder), BlobStore(settings.blob_root)
+    for name in changes.damaged:
+        aside = settings.blob_root / f"{ASIDE}{stamp}" / name
+        aside.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (settings.blob_root / name).rename(aside)
+    for source, name in _blobs_of(folder):
+        tenant_id = TenantId(UUID(name.split("/")[0]))
+        if not store.touch(tenant_id, source.name):
+            kept = store.write_file(tenant_id, source, max_bytes=source.stat().st_size)
+            if kept.sha256 != source.name:
+                raise Conflict(
+                    f"{source} is not what its name says. Take another backup: `pharos restore --list`.",
+                    code="damaged_blob",
+                )
+    return changes
+
+
+def _blobs_of(folder: Path) -> Iterator[tuple[Path, str]]:
+    root = folder / BLOBS_FOLDER
+    for source in sorted(root.glob("*/??/??/*")):
+        yield source, source.relative_to(root).as_posix()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
