@@ -121,6 +121,11 @@ class Settings(BaseSettings):
     backup_dir: Path | None = Field(
         default=None, description="Where backups lie, best on another disk; unset: `backups` in the data directory."
     )
+    backup_at: str = Field(
+        default="03:00",
+        description="Local time of the daily backup, `HH:MM`; it is restored and compared at once, then copied "
+        "elsewhere. Empty: none.",
+    )
     backup_keep_days: int = Field(
         default=7, ge=1, le=3650, description="Days a verified backup is kept; the newest good one is kept anyway."
     )
@@ -165,6 +170,14 @@ class Settings(BaseSettings):
             msg = "a Redis address is redis://host:port/0, rediss://… or unix:///path"
             raise ValueError(msg)
         return url or None
+
+    @field_validator("backup_at", mode="after")
+    @classmethod
+    def _time_of_day(cls, text: str) -> str:
+        if text and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
+            msg = "it is a time of the day, HH:MM, or empty"
+            raise ValueError(msg)
+        return text
 
     @field_validator("trusted_proxies", mode="after")
     @classmethod

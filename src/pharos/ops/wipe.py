@@ -29,7 +29,7 @@ from pharos.infra.errors import Conflict
 from pharos.infra.ids import TenantId, new_id
 from pharos.infra.mail import SECRET_KIND
 from pharos.infra.settings import Settings
-from pharos.ops.backup.manifest import Manifest
+from pharos.ops.backup.manifest import Manifest, read_manifest
 from pharos.ops.operation_lock import hold_operation_lock
 from pharos.runtime import Runtime
 
@@ -171,9 +171,9 @@ def refuse_while_busy(plan: WipePlan) -> None:
 
 
 def _back_up(settings: Settings) -> Manifest:
-    from pharos.ops.backup.snapshot import make_backup  # with all that it rests on; a dry run needs none of it
+    from pharos.ops.backup.snapshot import write_backup  # with all that it rests on; a dry run needs none of it
 
-    return make_backup(settings)
+    return read_manifest(write_backup(settings))
 
 
 def _empty(settings: Settings, stamp: str, backup: Manifest | None) -> tuple[dict[str, int], int, Path]:
