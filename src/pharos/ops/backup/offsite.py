@@ -6,7 +6,6 @@ when it was read back, and a repository that was there before and is gone is an 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import secrets
@@ -20,9 +19,9 @@ from pharos.infra.errors import Conflict, Invalid, NotFound
 from pharos.infra.secret_files import write_secret
 from pharos.infra.settings import Settings
 from pharos.ops.backup import restic, rsync
+from pharos.ops.backup.check import check_files
 from pharos.ops.backup.manifest import MANIFEST, SIGNATURE, VERIFIED, Manifest, read_manifest
-
-NAME = re.compile(r"pharos-(\d{8})-(\d{6})")
+from pharos.ops.backup.store import NAME
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,6 @@ def push_backup(settings: Settings, folder: Path) -> Pushed:
     state = _state(settings, target)
     state["repository"] = restic.open_repository(settings, target.place, known_id=state.get("repository"))
     _remember(settings, target, state)
-    restic.clear_own_locks(settings, target.place)
     snapshot, added = restic.push(settings, target.place, folder, files=files)
     if (
         restic.read_file(settings, target.place, snapshot, f"{folder.name}/{MANIFEST}")
@@ -156,32 +154,11 @@ def pull_backup(settings: Settings, wanted: str, *, into: Path) -> Path:
         else:
             restic.pull(settings, target.place, copy.snapshot, fresh)
         folder = fresh / copy.name
-        refuse_damaged(folder, read_manifest(folder))
+        check_files(folder, read_manifest(folder))
         folder.rename(final)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return final
-
-
-def refuse_damaged(folder: Path, manifest: Manifest) -> None:
-    """Raise `Conflict` (`copy_damaged`) naming the first file that is missing or not the one of the manifest."""
-    for path, state in manifest.files.items():
-        file = folder / path
-        try:
-            with file.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise _damaged(folder, path, "missing") from error
-        if sha256 != state.sha256:
-            raise _damaged(folder, path, "not the one that was copied")
-
-
-def _damaged(folder: Path, path: str, how: str) -> Conflict:
-    return Conflict(
-        f"In the copy of {folder.name} the file {path} is {how}. Take another one: `pharos backup pull --list`.",
-        code="copy_damaged",
-        file=path,
-    )
 
 
 def _files_to_copy(folder: Path, manifest: Manifest) -> int:

@@ -90,7 +90,14 @@ def push(settings: Settings, place: str, folder: Path, *, files: int) -> tuple[s
 
 def check(settings: Settings, place: str, *, part: int) -> None:
     """Check the whole structure and read one of `PARTS` of the data. Raises `Conflict` naming what is damaged."""
-    _run(settings, place, "check", f"--read-data-subset={part}/{PARTS}")
+    words = ("check", f"--read-data-subset={part}/{PARTS}")
+    try:
+        _run(settings, place, *words)
+    except Conflict as error:
+        if error.code != "offsite_locked":
+            raise
+        clear_own_locks(settings, place)
+        _run(settings, place, *words)
 
 
 def list_snapshots(settings: Settings, place: str) -> list[tuple[str, str]]:
@@ -155,17 +162,17 @@ def _environment(settings: Settings, place: str) -> dict[str, str]:
     return environment
 
 
-DAMAGE = re.compile(
-    r"(does not match id|not present in the index|ciphertext verification failed|does not exist|invalid data returned|"
-    r"contains errors|contains \d+ errors|wrong data returned|size does not match|repository contains errors|"
-    r"id .* not found|unable to decrypt|hash mismatch|not found in repository)"
+DAMAGE = (
+    re.compile(r"does not match|not present|does not exist|verification failed|invalid data|wrong data|not found"),
+    re.compile(r"contains (\d+ )?errors|unable to (load|decrypt)|error"),
 )
+"""What restic says of a damaged repository: lines that name the file first, then those that only say that one is."""
 
 
 def _failure(place: str, what: str, code: int, said: str) -> PharosError:
     """What restic's words mean; an unknown failure is one too."""
     last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "no word")
-    if "wrong password" in said or "no key found" in said or "resolving password failed" in said:
+    if "wrong password" in said or "no key found" in said or "Resolving password failed" in said:
         return Conflict(
             f"The password does not open the repository at {place} ({last}). It must be the one the repository was "
             "made with: put it back, or name its file with PHAROS_OFFSITE_PASSWORD_FILE.",
@@ -181,13 +188,15 @@ def _failure(place: str, what: str, code: int, said: str) -> PharosError:
         return _locked(place, "by another restic")
     if "no space left" in said.lower():
         return StorageFull(f"No room for this copy ({last}). Make room and run it again.")
-    return _damage(place, said) or Unavailable(f"restic {what} ended with {code}: {last}", code="offsite_failed")
+    damage = _damage(place, said) if what in {"check", "restore", "dump"} else None
+    return damage or Unavailable(f"restic {what} ended with {code}: {last}", code="offsite_failed")
 
 
 def _damage(place: str, said: str) -> Conflict | None:
     """What is damaged, in restic's words; None when these are about something else."""
-    line = next((line.strip() for line in said.splitlines() if DAMAGE.search(line)), None)
-    if line is None:
+    lines = [line.strip() for line in said.splitlines()]
+    line = next((line for kind in DAMAGE for line in lines if kind.search(line)), "")
+    if not line:
         return None
     return Conflict(
         f"The repository at {place} is damaged: {line}. Do not trust it: make a new one elsewhere, push there, and "
