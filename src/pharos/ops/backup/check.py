@@ -45,6 +45,7 @@ NEEDED = (f"{DATABASE_FOLDER}/toc.dat", ESCROW)
 """Files without which nothing can be restored, whatever a manifest says."""
 TABLE_DATA = re.compile(r"^\d+; \d+ \d+ TABLE DATA public (\S+) ", re.MULTILINE)
 BLOB = re.compile(rf"{BLOBS_FOLDER}/([0-9a-f-]{{36}})/([0-9a-f]{{2}})/([0-9a-f]{{2}})/([0-9a-f]{{64}})")
+NO_FILE = -1
 OTHERS = "`pharos backup list` shows the others."
 
 Progress = Callable[[int, int], None]
@@ -104,6 +105,13 @@ def check_files(folder: Path, manifest: Manifest, *, progress: Progress | None =
             f"from where it is whole, or take another backup. {OTHERS}",
             code="missing_file",
             files=missing[:20],
+        )
+    if links := sorted(path for path, size in found.items() if size == NO_FILE):
+        raise Conflict(
+            f"{manifest.name} holds {_first_of(links)}, which is no file of its own but a link or a device. Put the "
+            f"file itself in its place, or take another backup. {OTHERS}",
+            code="foreign_file",
+            files=links[:20],
         )
     if foreign := sorted(set(found) - set(wanted) - set(UNLISTED)):
         raise Conflict(
@@ -225,13 +233,13 @@ def _not_trusted(folder: Path, content: bytes, signature: bytes) -> Conflict:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes of every file by its path with slashes. Whatever is neither a file nor a folder counts as -1 bytes long."""
+    """Bytes of every file by its path with slashes; `NO_FILE` for what is neither a plain file nor a folder."""
     found = {}
     for directory, folders, files in os.walk(folder):
         for name in [*files, *(one for one in folders if Path(directory, one).is_symlink())]:
             path = Path(directory, name)
             is_plain = path.is_file() and not path.is_symlink()
-            found[path.relative_to(folder).as_posix()] = path.stat().st_size if is_plain else -1
+            found[path.relative_to(folder).as_posix()] = path.stat().st_size if is_plain else NO_FILE
     return found
 
 

@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pharos.infra.errors import Conflict, Invalid
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import (
     AsJson,
@@ -37,6 +36,7 @@ from pharos.ops.backup.store import (
     list_backups,
     record_verification,
 )
+from pharos.ops.backup.verification import FAULTS_OF_THE_BACKUP, FAULTS_OF_THE_QUESTION, Verified, verify_backup
 from pharos.ops.operation_lock import hold_operation_lock
 
 app = typer.Typer()
@@ -50,8 +50,6 @@ SignedBy = Annotated[
 IdentityFile = Annotated[
     Path | None, typer.Option("--identity", help="The age identity that opens its secrets, if not this machine's.")
 ]
-NOT_THE_BACKUPS_FAULT = ("bad_identity_file", "unknown_signer", "bad_public_key")
-"""Failures of a check that another option mends."""
 
 
 @backup_app.command("list")
@@ -115,16 +113,25 @@ def verify(
     found = find_backup(settings, what)
     if not as_json:
         echo_remark(found)
-    with recorded(settings, found, identity=identity), hash_progress() as progress:
-        manifest = check_backup(settings, found.folder, signed_by=signed_by, identity=identity, progress=progress)
-    seconds = monotonic() - started
-    if as_json:
-        echo_json({"name": manifest.name, "passed": True, "quick": quick, "seconds": round(seconds, 3)})
-        return
-    files = f"{len(manifest.files)} files, {size_text(manifest.bytes)}"
-    echo_line(f"{manifest.name}: signature, {files}, dump and secrets are as they were made ({seconds:.1f} s).")
     if quick:
-        echo_line("It was not restored; without --quick it is.")
+        checked: Manifest | Verified = check_quickly(settings, found.folder, identity=identity, signed_by=signed_by)
+    else:
+        with error_console.status("Checking") as line:
+            checked = verify_backup(
+                settings, found.folder, tell=lambda _, said: line.update(said), identity=identity, signed_by=signed_by
+            )
+    seconds = round(monotonic() - started, 3)
+    if as_json:
+        echo_json({"name": found.backup.name, "passed": True, "quick": quick, "seconds": seconds})
+    elif isinstance(checked, Verified):
+        echo_line(
+            f"{checked.backup} is good: restored beside the live system, {checked.tables} tables with {checked.rows} "
+            f"rows, {checked.blobs} uploaded files and {checked.secrets} secrets are as they were ({seconds:.1f} s)."
+        )
+    else:
+        files = f"{len(checked.files)} files, {size_text(checked.bytes)}"
+        echo_line(f"{checked.name}: signature, {files}, dump and keys are as they were made ({seconds:.1f} s).")
+        echo_line("It was not restored; without --quick it is, and only that makes it verified.")
 
 
 @backup_app.command()
@@ -144,19 +151,15 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     _say_pruned(settings, plan, dry_run=dry_run)
 
 
-@contextmanager
-def recorded(settings: Settings, found: Found, *, identity: Path | None) -> Iterator[None]:
-    """A backup of this installation that fails its check is remembered as failed: retention relies on it no more."""
+def check_quickly(settings: Settings, folder: Path, *, identity: Path | None, signed_by: str | None) -> Manifest:
+    """Check the files alone. A backup that fails is remembered as failed: retention relies on it no more."""
     started = monotonic()
     try:
-        yield
-    except (Conflict, Invalid) as error:
-        is_ours = found.folder.parent == settings.backup_root and (found.folder / MANIFEST).exists()
-        is_its_fault = error.code not in NOT_THE_BACKUPS_FAULT and not (
-            identity is not None and error.code == "escrow_not_opened"
-        )
-        if is_ours and is_its_fault:
-            record_verification(settings, found.folder, seconds=monotonic() - started, error=error)
+        with hash_progress() as progress:
+            return check_backup(settings, folder, signed_by=signed_by, identity=identity, progress=progress)
+    except FAULTS_OF_THE_BACKUP as error:
+        if error.code not in FAULTS_OF_THE_QUESTION and (folder / MANIFEST).exists():
+            record_verification(settings, folder, seconds=monotonic() - started, error=error)
         raise
 
 

@@ -167,7 +167,10 @@ def read_verification(folder: Path) -> Verification | None:
 
 
 def record_verification(settings: Settings, folder: Path, *, seconds: float, error: PharosError | None = None) -> None:
-    """Keep beside a backup, and in its row where it has one, that it was restored and compared, or why not."""
+    """Keep beside a backup, and in its row if it lies among ours, that it was restored and compared, or why not.
+
+    A copy elsewhere that cannot be written, a read-only disk, is not told how it did.
+    """
     result = Verification(
         passed=error is None,
         at=datetime.now(UTC),
@@ -177,11 +180,18 @@ def record_verification(settings: Settings, folder: Path, *, seconds: float, err
         error_code=error.code if error else None,
         error=error.message if error else None,
     )
-    fresh = folder / f".{VERIFIED}"
-    write_private(fresh, json.dumps({**asdict(result), "at": result.at.isoformat()}, indent=1).encode() + b"\n")
-    fresh.replace(folder / VERIFIED)
-    state = FAILED if error else VERIFIED_STATE
-    _write_row(settings, describe_folder(folder), state=state, error=error)
+    content = json.dumps({**asdict(result), "at": result.at.isoformat()}, indent=1).encode() + b"\n"
+    is_ours = folder.parent == settings.backup_root
+    fresh = folder.with_name(f".{VERIFIED}-{folder.name}")  # beside it: a kill must leave no foreign file inside
+    try:
+        write_private(fresh, content)
+        fresh.replace(folder / VERIFIED)
+    except OSError as failure:
+        if is_ours:
+            raise
+        log.warning("backup.verification_not_kept", folder=str(folder), reason=str(failure))
+    if is_ours:
+        _write_row(settings, describe_folder(folder), state=FAILED if error else VERIFIED_STATE, error=error)
 
 
 def record_offsite(settings: Settings, folder: Path) -> None:
