@@ -43,7 +43,7 @@ COMMANDS = {
 them together take longer than most commands."""
 MORE = {
     "user": ("pharos.identity.account_commands", "pharos.identity.people_commands", "pharos.identity.mail_commands"),
-    "backup": (),
+    "backup": ("pharos.ops.backup.make_commands", "pharos.ops.backup.offsite_commands"),
 }
 """Modules that add commands to a group another module makes."""
 

@@ -35,7 +35,7 @@ def push(what: What = "latest", as_json: AsJson = False) -> None:
 
 @backup_app.command()
 def pull(
-    what: Annotated[str, typer.Argument(help="latest, a date, the beginning of a moment in UTC, or a name.")] = "latest",
+    what: Annotated[str, typer.Argument(help="latest, a date, the beginning of a moment in UTC, a name.")] = "latest",
     *,
     into: Annotated[Path | None, typer.Option(help="A folder; where backups lie here if left out.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Only show what lies there.")] = False,
@@ -86,4 +86,4 @@ def _say(settings: Settings, pushed: Pushed) -> None:
     )
     if pushed.snapshot:
         echo_line(f"Part {pushed.checked} of the repository was read and is whole.")
-        echo_line(f"Whoever restores on another machine needs its password: keep a copy of {restic.password_file(settings)}.")
+        echo_line(f"Another machine needs the repository's password: keep a copy of {restic.password_file(settings)}.")
