@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -13,17 +16,20 @@ from pharos.identity import tasks as identity_tasks
 from pharos.identity.audit_seals import BATCH, seal_logs
 from pharos.identity.sessions import sweep_sessions
 from pharos.identity.tenants import list_tenants, remove_abandoned_tenants
-from pharos.infra import jobs
+from pharos.infra import jobs, processes
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.db_system import system_transaction
 from pharos.infra.ids import TenantId
 from pharos.infra.logs import get_logger
 from pharos.infra.mail import SEND_TASK, recover_mails
-from pharos.infra.settings import Settings
+from pharos.infra.settings import Settings, child_environment
 from pharos.library import tasks
 from pharos.library.delete import BLOB_GRACE_SECONDS, sweep_blobs
 from pharos.library.documents import INGEST_TASK, recover_documents
 from pharos.library.handbook import load_handbook
+from pharos.ops.backup.nightly import is_missing, last_moment
+from pharos.ops.backup.store import list_backups
+from pharos.ops.log_files import log_file, open_log
 from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.runtime import Runtime, open_runtime
 
@@ -33,6 +39,9 @@ RESCUE_EVERY_SECONDS = 5.0
 RECOVER_EVERY_SECONDS = 60.0
 SWEEP_EVERY_SECONDS = 3600.0
 SEAL_EVERY_SECONDS = 15.0
+BACKUP_EVERY_SECONDS = 30.0
+BACKUP_AGAIN_SECONDS = 600.0
+"""Before another try, when one ended before it could be counted: another operation ran, or the database was away."""
 
 WHEN_GIVEN_UP: dict[str, Callable[..., Awaitable[None]]] = {
     f"{jobs.NAMESPACE}:{INGEST_TASK}": tasks.mark_given_up,
@@ -67,6 +76,7 @@ async def upkeep(runtime: Runtime) -> AsyncIterator[None]:
         asyncio.create_task(_every(RECOVER_EVERY_SECONDS, recover, runtime)),
         asyncio.create_task(_every(SWEEP_EVERY_SECONDS, sweep, runtime)),
         asyncio.create_task(_every(SEAL_EVERY_SECONDS, seal, runtime)),
+        asyncio.create_task(_every(BACKUP_EVERY_SECONDS, DailyBackup().make_if_due, runtime)),
     ]
     try:
         yield
@@ -119,6 +129,49 @@ async def seal(runtime: Runtime) -> int:
                 count = await seal_logs(session, tenant_id)
             sealed += count
     return sealed
+
+
+class DailyBackup:
+    """The daily backup of this worker; of several workers the lock of operations lets one make it."""
+
+    def __init__(self) -> None:
+        self.since = datetime.now().astimezone()
+        self.settled: datetime | None = None
+        self.next_try = 0.0
+
+    async def make_if_due(self, runtime: Runtime) -> bool:
+        """Run `pharos backup nightly` if its time has come; True when it did and succeeded.
+
+        A process of its own: it dies with this one, leaves nothing half when it does, and takes no time from the jobs.
+        """
+        settings = runtime.settings
+        moment = last_moment(settings.backup_at, datetime.now().astimezone())
+        if moment in (None, self.settled) or time.monotonic() < self.next_try:
+            return False
+        assert moment is not None
+        if not is_missing(moment, await asyncio.to_thread(list_backups, settings, removed=True), since=self.since):
+            self.settled = moment
+            return False
+        self.next_try = time.monotonic() + BACKUP_AGAIN_SECONDS
+        return await _run_nightly(settings)
+
+
+async def _run_nightly(settings: Settings) -> bool:
+    with open_log(settings.data_dir, "backup") as output:
+        process = processes.spawn(
+            [sys.executable, "-m", "pharos", "backup", "nightly", "--json"],
+            death_signal=signal.SIGTERM,
+            output=output,
+            env=child_environment(settings),
+        )
+    try:
+        code = await processes.exited(process)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+    if code != 0:
+        log.error("backup.nightly_failed", exit_code=code, log=str(log_file(settings.data_dir, "backup")))
+    return code == 0
 
 
 async def tenant_ids(runtime: Runtime) -> list[TenantId]:

@@ -105,6 +105,25 @@ class Seen:
     spaces: list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class BackupPlan:
+    """What a backup would hold; `needed_bytes` is the most it can take, before compression and with indexes."""
+
+    documents: int
+    blobs: int
+    needed_bytes: int
+    free_bytes: int
+
+
+def plan_backup(settings: Settings) -> BackupPlan:
+    """What `make_backup` would write now, and the room there is; writes nothing."""
+    folder = settings.backup_root
+    while not folder.exists():
+        folder = folder.parent
+    with _snapshot(connection_urls(settings)) as (connection, _):
+        return _plan(connection, folder, [NamedBlob(*row) for row in connection.execute(BLOBS)])
+
+
 def make_backup(settings: Settings, *, progress: Progress | None = None) -> Path:
     """Make a backup now and return its folder; holds the lock of operations.
 
@@ -149,7 +168,7 @@ def _fill(settings: Settings, folder: Path, *, made_at: datetime, name: str, pro
     started, urls = time.monotonic(), connection_urls(settings)
     with _snapshot(urls) as (connection, snapshot):
         blobs = [NamedBlob(*row) for row in connection.execute(BLOBS)]
-        needed = _refuse_full_disk(connection, folder, blobs)
+        needed = _refuse_full_disk(_plan(connection, folder, blobs), folder.parent)
         programs = client_programs(settings, connection.info.server_version // 10000)
         with tempfile.NamedTemporaryFile() as said:
             target = folder / DATABASE_FOLDER
@@ -226,17 +245,21 @@ def _has(connection: psycopg.Connection[Any], table: str) -> bool:
     return connection.execute("select to_regclass(%s)", [table]).fetchone() != (None,)
 
 
-def _refuse_full_disk(connection: psycopg.Connection[Any], folder: Path, blobs: list[NamedBlob]) -> str:
-    """Refuse before anything is written when the disk cannot hold database and blobs; returns what to say later."""
-    row = connection.execute("select pg_database_size(current_database())").fetchone()
+def _plan(connection: psycopg.Connection[Any], folder: Path, blobs: list[NamedBlob]) -> BackupPlan:
+    row = connection.execute("select pg_database_size(current_database()), (select count(*) from documents)").fetchone()
     assert row is not None
-    needed, free = row[0] + sum(blob.size_bytes for blob in blobs) + SPARE_BYTES, shutil.disk_usage(folder).free
+    needed = row[0] + sum(blob.size_bytes for blob in blobs) + SPARE_BYTES
+    return BackupPlan(row[1], len(blobs), needed, shutil.disk_usage(folder).free)
+
+
+def _refuse_full_disk(plan: BackupPlan, root: Path) -> str:
+    """Refuse before anything is written when the disk cannot hold database and blobs; returns what to say later."""
     said = (
-        f"This backup needs up to {size_text(needed)}; {folder.parent} had {size_text(free)} free. Make room there or "
-        "set PHAROS_BACKUP_DIR to another disk, then run `pharos backup now`."
+        f"This backup needs up to {size_text(plan.needed_bytes)}; {root} had {size_text(plan.free_bytes)} free. Make "
+        "room there or set PHAROS_BACKUP_DIR to another disk, then run `pharos backup now`."
     )
-    if free < needed:
-        raise StorageFull(said, needed_bytes=needed, free_bytes=free)
+    if plan.free_bytes < plan.needed_bytes:
+        raise StorageFull(said, needed_bytes=plan.needed_bytes, free_bytes=plan.free_bytes)
     return said
 
 
