@@ -99,13 +99,12 @@ def push_backup(settings: Settings, folder: Path) -> Pushed:
     state["repository"] = restic.open_repository(settings, target.place, known_id=state.get("repository"))
     _remember(settings, target, state)
     snapshot, added = restic.push(settings, target.place, folder, files=files)
-    if (
-        restic.read_file(settings, target.place, snapshot, f"{folder.name}/{MANIFEST}")
-        != (folder / MANIFEST).read_bytes()
-    ):
-        raise Conflict(f"The copy of {folder.name} reads back differently. Run it again.", code="offsite_differs")
+    # The check comes first: reading a file whose pack is gone, restic would try again for most of a minute.
     part = int(state.get("part", 0)) % restic.PARTS + 1
     restic.check(settings, target.place, part=part)
+    original = (folder / MANIFEST).read_bytes()
+    if restic.read_file(settings, target.place, snapshot, f"{folder.name}/{MANIFEST}") != original:
+        raise Conflict(f"The copy of {folder.name} reads back differently. Run it again.", code="offsite_differs")
     _remember(settings, target, {**state, "part": part})
     seconds = round(time.monotonic() - started, 3)
     return Pushed(folder.name, settings.offsite or "", snapshot, files, added, f"{part}/{restic.PARTS}", seconds)
