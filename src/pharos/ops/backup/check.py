@@ -83,7 +83,7 @@ def check_manifest(settings: Settings, folder: Path, *, signed_by: str | None = 
     if NAME.fullmatch(folder.name) and manifest.name != folder.name:
         raise Conflict(
             f"{folder} holds the backup {manifest.name}: it was renamed or mixed up. Give it that name again if it is "
-            "the one you want.",
+            f"the one you want, or take another. {OTHERS}",
             code="renamed_backup",
         )
     if not migrate.knows_revision(manifest.schema):
@@ -116,7 +116,7 @@ def check_files(folder: Path, manifest: Manifest, *, progress: Progress | None =
     if foreign := sorted(set(found) - set(wanted) - set(UNLISTED)):
         raise Conflict(
             f"{manifest.name} holds {_first_of(foreign)}, which its manifest does not name. Move it out of the backup "
-            "if you know what it is, and check the backup again.",
+            "if you know what it is, and check again with `pharos backup verify`.",
             code="foreign_file",
             files=foreign[:20],
         )

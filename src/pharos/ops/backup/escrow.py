@@ -74,19 +74,20 @@ def open_escrow(sealed: bytes, identity_file: Path) -> Escrow:
     """
     identities = _read_identities(identity_file)
     try:
-        found = json.loads(pyrage.decrypt(sealed, identities))
+        content = pyrage.decrypt(sealed, identities)
     except pyrage.DecryptError as error:
         raise Conflict(
             f"{identity_file} does not open {ESCROW_FILE}: it is another backup's identity, or the file is damaged "
             f"({error}). Name the identity that was in use then with `--identity FILE`, or take another backup.",
             code="escrow_not_opened",
         ) from error
-    if found.get("format") != FORMAT:
-        raise Conflict(
-            f"{ESCROW_FILE} has format {found.get('format')}; this Pharos reads {FORMAT}. Use a newer version.",
-            code="escrow_format",
-        )
-    return Escrow(**{**found, "encryption_keys": tuple(found["encryption_keys"])})
+    try:
+        found = json.loads(content)
+        if found["format"] == FORMAT:
+            return Escrow(**{**found, "encryption_keys": tuple(found["encryption_keys"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unknown_format("is not what this Pharos writes") from error
+    raise _unknown_format(f"has format {found['format']}; this Pharos reads {FORMAT}")
 
 
 def drill_identity_file(settings: Settings) -> Path:
@@ -172,6 +173,13 @@ def _read_identities(file: Path) -> list[x25519.Identity]:
     if not found:
         raise _no_identity(file)
     return found
+
+
+def _unknown_format(how: str) -> Conflict:
+    return Conflict(
+        f"{ESCROW_FILE} {how}. Update Pharos to the version that made the backup (`pharos backup show` names it).",
+        code="escrow_format",
+    )
 
 
 def _no_identity(file: Path) -> Invalid:
