@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import psycopg
 import pytest
@@ -34,11 +36,13 @@ from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra import migrate
 from pharos.infra.database_roles import DatabaseUrls, connection_urls, initialise_database
 from pharos.infra.db import Table, create_database
-from pharos.infra.errors import Conflict, Invalid
+from pharos.infra.errors import Conflict, Invalid, PharosError
 from pharos.infra.mail import queue_mail
 from pharos.infra.settings import Settings
 from pharos.library.models import Document
 from pharos.ops import wipe as wiping
+from pharos.ops.backup.manifest import Manifest, TableState, read_manifest
+from pharos.ops.backup.store import list_backups
 from pharos.ops.wipe import FATES, WipePlan, installation_name, plan_wipe, wipe
 from pharos.ops.wipe_commands import ask_for_name
 from pharos.runtime import Runtime
@@ -176,6 +180,50 @@ async def test_files_wait_aside_for_a_day_and_then_go(installation: Runtime, liv
     assert not done.files_aside.exists()
 
 
+@pytest.mark.contract("WM-01", part="no backup, no wipe")
+async def test_without_a_backup_nothing_goes(installation: Runtime, lived_in: MadeTenant, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("no folder")
+    cannot = replace(installation, settings=installation.settings.model_copy(update={"backup_dir": in_the_way}))
+    before = counted(installation)
+    with pytest.raises((PharosError, OSError)):
+        await wipe(cannot)
+    after = counted(installation)
+    assert {**after, "backups": 0, "blob_leases": 0} == {**before, "backups": 0, "blob_leases": 0}
+
+
+@pytest.mark.prove
+@pytest.mark.contract("WM-01")
+@pytest.mark.contract("FI-03", part="uploads are part of wipe and of the backup before it")
+async def test_the_backup_is_restored_before_anything_goes_and_has_rows_and_files(
+    installation: Runtime, lived_in: MadeTenant
+) -> None:
+    plan, said = plan_wipe(installation.settings), []
+    done = await wipe(installation, tell=lambda step, words: said.append(step))
+    assert said[0] == "backup"
+    assert "compare" in said
+    assert done.backup is not None
+    (kept,) = list_backups(installation.settings)
+    assert (kept.name, kept.state, kept.documents) == (done.backup, "verified", 1)
+    assert kept.folder is not None
+    manifest = read_manifest(kept.folder)
+    assert {table: manifest.tables[table].rows for table in ("users", "documents")} == {"users": 1, "documents": 1}
+    assert manifest.blobs.count == plan.files
+    for table in set(plan.rows) - {"audit_log", "audit_seals"}:
+        assert done.rows[table] == plan.rows[table], table
+
+
+async def test_what_was_written_after_the_backup_stops_the_wipe(
+    installation: Runtime, lived_in: MadeTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = counted(installation)
+    one_short = {table: TableState(rows - (table == "documents"), "0") for table, rows in before.items()}
+    manifest = mock.create_autospec(Manifest, instance=True, tables=one_short)
+    with pytest.raises(Conflict, match="wrote into documents; nothing was removed"):
+        wiping._empty(installation.settings, "test", manifest)
+    assert counted(installation) == before
+
+
 async def test_a_wipe_refuses_while_work_is_under_way_unless_forced(
     installation: Runtime, lived_in: MadeTenant
 ) -> None:
@@ -259,6 +307,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.prove
 async def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_the_next_wipe_is_clean(
     installation: Runtime, lived_in: MadeTenant
 ) -> None:

@@ -30,6 +30,9 @@ from pharos.infra.ids import TenantId, new_id
 from pharos.infra.mail import SECRET_KIND
 from pharos.infra.settings import Settings
 from pharos.ops.backup.manifest import Manifest, read_manifest
+from pharos.ops.backup.restore_plan import Tell
+from pharos.ops.backup.snapshot import write_backup
+from pharos.ops.backup.verification import verify_backup
 from pharos.ops.operation_lock import hold_operation_lock
 from pharos.runtime import Runtime
 
@@ -140,18 +143,21 @@ def plan_wipe(settings: Settings) -> WipePlan:
     return WipePlan(rows, mail_texts, len(sizes), sum(sizes), busy + blobs.open_uploads(now=time()))
 
 
-async def wipe(runtime: Runtime, *, skip_backup: bool = False, force: bool = False) -> Wiped:
-    """Back up, empty the tables of `FATES`, set the files aside, and open the first setup again.
+async def wipe(
+    runtime: Runtime, *, skip_backup: bool = False, force: bool = False, tell: Tell = lambda step, words: None
+) -> Wiped:
+    """Back up, restore that beside the live system, empty the tables of `FATES`, set the files aside, and open the
+    first setup again.
 
-    Raises `Conflict` while another operation runs, while documents are being processed (unless `force`), when
-    somebody wrote between the backup and the wipe, or when the tables are held by a long transaction. Nothing is
-    removed then.
+    Raises what a backup and its verification raise, and `Conflict` while another operation runs, while documents are
+    being processed (unless `force`), when somebody wrote between the backup and the wipe, or when the tables are held
+    by a long transaction. Nothing is removed then.
     """
     settings, stamp = runtime.settings, f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     with hold_operation_lock(settings, "wipe"):
         if not force:
             refuse_while_busy(plan_wipe(settings))
-        backup = None if skip_backup else await asyncio.to_thread(_back_up, settings)
+        backup = None if skip_backup else await asyncio.to_thread(_back_up, settings, tell)
         rows, mail_texts, audit_file = await asyncio.to_thread(_empty, settings, stamp, backup)
         tenants = await asyncio.to_thread(_all_tenants, settings)
         files = await asyncio.to_thread(runtime.blobs.set_aside, tenants, stamp=stamp)
@@ -170,10 +176,12 @@ def refuse_while_busy(plan: WipePlan) -> None:
         )
 
 
-def _back_up(settings: Settings) -> Manifest:
-    from pharos.ops.backup.snapshot import write_backup  # with all that it rests on; a dry run needs none of it
-
-    return read_manifest(write_backup(settings))
+def _back_up(settings: Settings, tell: Tell) -> Manifest:
+    """Make a backup and restore it beside the live system: what is about to go is in it, or nothing goes."""
+    tell("backup", "Making a backup")
+    folder = write_backup(settings)
+    verify_backup(settings, folder, tell=tell)
+    return read_manifest(folder)
 
 
 def _empty(settings: Settings, stamp: str, backup: Manifest | None) -> tuple[dict[str, int], int, Path]:

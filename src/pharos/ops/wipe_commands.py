@@ -15,6 +15,7 @@ from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict, Invalid
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table, run_async
+from pharos.ops.backup.restore_plan import Tell
 from pharos.ops.secrets_check import every_tenant
 from pharos.ops.wipe import Wiped, WipePlan, installation_name, is_production, plan_wipe, refuse_while_busy
 from pharos.ops.wipe import wipe as wipe_installation
@@ -50,18 +51,24 @@ def wipe(
         refuse_while_busy(plan)
     if not yes:
         ask_for_name(settings, plan, skip_backup=skip_backup)
-    if not (skip_backup or as_json):
-        echo_line("Making a backup first …")
-    done = run_async(_wipe(settings, skip_backup=skip_backup, force=force))
+    done = run_async(_wipe(settings, skip_backup=skip_backup, force=force, tell=_quiet if as_json else _tell))
     if as_json:
         echo_json({**asdict(done), "is_initialized": False})
     else:
         _say(done)
 
 
-async def _wipe(settings: Settings, *, skip_backup: bool, force: bool) -> Wiped:
+async def _wipe(settings: Settings, *, skip_backup: bool, force: bool, tell: Tell) -> Wiped:
     async with open_runtime(settings) as runtime:
-        return await wipe_installation(runtime, skip_backup=skip_backup, force=force)
+        return await wipe_installation(runtime, skip_backup=skip_backup, force=force, tell=tell)
+
+
+def _tell(_step: str, words: str) -> None:
+    echo_line(f"{words} …")
+
+
+def _quiet(_step: str, _words: str) -> None:
+    """JSON on stdout stays JSON."""
 
 
 def ask_for_name(settings: Settings, plan: WipePlan, *, skip_backup: bool) -> None:

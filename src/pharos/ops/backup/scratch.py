@@ -91,6 +91,7 @@ def scratch_server(settings: Settings) -> Iterator[ScratchServer]:
     with (made / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # says that somebody uses it, for as long as we live
         made.rename(home)
+        process = None
         try:
             cluster = embedded_postgres.initialise(home)
             with open_log(settings.data_dir, "scratch") as output:
@@ -99,6 +100,8 @@ def scratch_server(settings: Settings) -> Iterator[ScratchServer]:
             yield ScratchServer(cluster.admin_url, dict.fromkeys(LOGIN_ROLES, secrets.token_urlsafe(24)))
         finally:
             _remove(home)
+            if process is not None:
+                process.wait()  # our child: unasked for, it would stay in the list of processes
 
 
 def load_backup(server: ScratchServer, folder: Path, *, database: str = "pharos") -> Loaded:
