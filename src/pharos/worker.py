@@ -30,6 +30,7 @@ from pharos.library.handbook import load_handbook
 from pharos.ops.backup.nightly import is_missing, last_moment
 from pharos.ops.backup.store import list_backups
 from pharos.ops.log_files import log_file, open_log
+from pharos.ops.backup.rollback_points import remove_old_rollback_points
 from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.runtime import Runtime, open_runtime
 
@@ -111,6 +112,7 @@ async def sweep(runtime: Runtime) -> None:
     """Remove what nothing needs: half uploads, bytes no document names, old limits and sessions, scratch tenants."""
     runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
     await asyncio.to_thread(runtime.blobs.sweep_aside, older_than_seconds=BLOB_GRACE_SECONDS, now=time.time())
+    await asyncio.to_thread(remove_old_rollback_points, runtime.settings)
     await runtime.limits.sweep()
     await remove_abandoned_tenants(runtime)
     for tenant_id in await tenant_ids(runtime):

@@ -39,6 +39,9 @@ def restore_command(
     dry_run: DryRun = False,
     table: Annotated[str | None, typer.Option("--table", help="Only this table, into a schema of its own.")] = None,
     into: Annotated[str | None, typer.Option("--into", help="Name of that schema.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Add the rows that the live table lacks; with --table.")
+    ] = False,
     uploads_only: Annotated[bool, typer.Option("--uploads-only", help="Only missing and damaged files.")] = False,
     undo: Annotated[
         bool, typer.Option("--undo", help="Swap back to the database from before the last restore.")
@@ -80,7 +83,14 @@ def restore_command(
         _echo_plan(settings, plan, as_json=as_json)
     elif table is not None and into is not None:
         one = restore_one_table(
-            settings, found.folder, table=table, into=into, identity=identity, signed_by=signed_by, tell=tell
+            settings,
+            found.folder,
+            table=table,
+            into=into,
+            tell=tell,
+            merges=merge,
+            identity=identity,
+            signed_by=signed_by,
         )
         _echo_table(one, as_json=as_json)
     elif uploads_only:
@@ -227,9 +237,12 @@ def _echo_table(one: RestoredTable, *, as_json: bool) -> None:
         return
     echo_line(
         f"{one.rows} rows of {one.table} as they were in {one.backup} are in {one.into}.{one.table}; {one.missing} of "
-        f"them are missing in public.{one.table}. Pharos itself cannot see them."
+        f"them were missing in public.{one.table}. Pharos itself cannot see that schema."
     )
-    echo_line(f"To add the missing ones:  {one.merge}")
+    if one.merged:
+        echo_line(f"Added {one.merged} rows to public.{one.table}.")
+    else:
+        echo_line(f"To add the missing ones, name another schema with --merge, or run:  {one.merge}")
     echo_line(f"When you are done:  drop schema {one.into} cascade;")
 
 

@@ -36,22 +36,32 @@ PRIMARY_KEY = """
 
 @dataclass(frozen=True)
 class RestoredTable:
-    """A table `into`.`table` with `rows` rows. `missing`: how many of them the live table lacks by primary key."""
+    """A table `into`.`table` with `rows` rows. `missing`: how many of them the live table lacked by primary key;
+    `merged`: how many were added to it; `merge`: the statement that adds them."""
 
     backup: str
     table: str
     into: str
     rows: int
     missing: int
+    merged: int
     merge: str
 
 
 def restore_one_table(
-    settings: Settings, folder: Path, *, table: str, into: str, identity: Path | None, signed_by: str | None, tell: Tell
+    settings: Settings,
+    folder: Path,
+    *,
+    table: str,
+    into: str,
+    tell: Tell,
+    merges: bool = False,
+    identity: Path | None = None,
+    signed_by: str | None = None,
 ) -> RestoredTable:
-    """Put a table's rows as they were into the new schema `into` of the live database; no other row is touched.
+    """Put a table's rows as they were into the new schema `into` of the live database, which the app cannot see.
 
-    The app cannot see that schema. Raises `NotFound` for a table that the backup lacks, `Conflict` when the schema is
+    With `merges` those that the live table lacks are added to it, in the same transaction. Raises `NotFound` for a table that the backup lacks, `Conflict` when the schema is
     there already, and what `check_backup` raises.
     """
     tell("check", f"Checking every file of {folder.name}")
@@ -75,7 +85,8 @@ def restore_one_table(
             with psycopg.connect(url) as source, psycopg.connect(live) as target:
                 rows = _copy(source, target, table, into, owner=owner)
                 missing, merge = _missing(target, table, into)
-    return RestoredTable(manifest.name, table, into, rows, missing, merge)
+                merged = _merge(target, merge, table) if merges else 0
+    return RestoredTable(manifest.name, table, into, rows, missing, merged, merge.as_string(None))
 
 
 def _refuse_bad_names(manifest: Manifest, table: str, into: str) -> None:
@@ -126,7 +137,7 @@ def _copy(
     return int(counted[0])
 
 
-def _missing(target: psycopg.Connection[Any], table: str, into: str) -> tuple[int, str]:
+def _missing(target: psycopg.Connection[Any], table: str, into: str) -> tuple[int, sql.Composed]:
     """How many of its rows the live table lacks, and the statement that adds them."""
     live, there = f"public.{table}", sql.Identifier(into, table)
     key = [name for (name,) in target.execute(PRIMARY_KEY, [live])]
@@ -144,4 +155,15 @@ def _missing(target: psycopg.Connection[Any], table: str, into: str) -> tuple[in
     merge = sql.SQL("insert into {} ({}) select {} from {} on conflict do nothing;").format(
         sql.Identifier("public", table), names, names, there
     )
-    return int(counted[0]), merge.as_string(target)
+    return int(counted[0]), merge
+
+
+def _merge(target: psycopg.Connection[Any], merge: sql.Composed, table: str) -> int:
+    try:
+        return target.execute(merge).rowcount
+    except psycopg.errors.ForeignKeyViolation as error:
+        raise Conflict(
+            f"Rows of {table} need rows of another table that are gone ({error.diag.message_detail}). Nothing was "
+            "changed. Restore that table first, the same way.",
+            code="missing_reference",
+        ) from error
