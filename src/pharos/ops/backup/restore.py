@@ -116,7 +116,7 @@ def restore(
             tell("blobs", f"Adding {len(prepared.blobs.missing) + len(prepared.blobs.damaged)} uploaded files")
             blobs = add_blobs(settings, folder, stamp=stamp)
             asyncio.run(_finish_rows(settings, prepared.manifest.name, fresh, keep_sessions=keep_sessions))
-            before, checks = _put_in_place(settings, known, fresh, stamp=stamp, was=was, tell=tell)
+            before, checks = _put_in_place(settings, known, fresh, was=was, tell=tell)
     return Restored(
         backup=prepared.manifest.name,
         made_at=prepared.manifest.made_at,
@@ -148,7 +148,6 @@ def undo_restore(settings: Settings, *, tell: Tell) -> tuple[RollbackPoint, str]
     Returns the point that is live now and the name of the other. Raises `NotFound` when there is none, `Conflict` when
     today's keys do not open what is stored there.
     """
-    stamp = datetime.now(UTC).strftime(STAMP)
     with ExitStack() as held:
         if (was := read_state(settings)) is None:
             held.enter_context(postgres_alone(settings))
@@ -167,7 +166,7 @@ def undo_restore(settings: Settings, *, tell: Tell) -> tuple[RollbackPoint, str]
         )
         refuse_unopened(open_secrets(loaded, read_keys(settings)), name=point.database)
         _lease_blobs(settings, loaded)
-        before, _ = _put_in_place(settings, known, point.database, stamp=stamp, was=was, tell=tell)
+        before, _ = _put_in_place(settings, known, point.database, was=was, tell=tell)
         assert before is not None
     return point, before
 
@@ -241,15 +240,15 @@ def _lease_blobs(settings: Settings, loaded: Loaded) -> None:
 
 
 def _put_in_place(
-    settings: Settings, known: Administration, fresh: str, *, stamp: str, was: State | None, tell: Tell
+    settings: Settings, known: Administration, fresh: str, *, was: State | None, tell: Tell
 ) -> tuple[str | None, tuple[Check, ...]]:
     """Swap, with what ran stopped before and started after; swap back when it does not work. Returns the old one's
     name now and the checks of the smoke test."""
     if was is None:
-        return _swap(known, fresh, stamp=stamp, tell=tell), ()
+        return _swap(known, fresh, tell=tell), ()
     only = None if "web" in was.parts else "postgres"
     with _stopped(settings, tell=tell):
-        before = _swap(read_administration(settings), fresh, stamp=stamp, tell=tell)
+        before = _swap(read_administration(settings), fresh, tell=tell)
     try:
         tell("start", "Starting Pharos")
         start_detached(settings, only=only)
@@ -265,18 +264,18 @@ def _put_in_place(
     tell("back", f"Swapping back: {said}")
     with _stopped(settings, tell=tell):
         assert before is not None, "what ran had a database"
-        swap(read_administration(settings), fresh=before, stamp=f"{int(stamp) + 1}")
+        failed = swap(read_administration(settings), fresh=before)
     start_detached(settings, only=only)
     raise Unavailable(
         f"What was restored does not work ({said}), so the old database is live again. The restored one is kept as "
-        f"{known.database}_before_{int(stamp) + 1}; `pharos logs web` and `pharos doctor` say more.",
+        f"{failed}; `pharos logs web` and `pharos doctor` say more.",
         code="restore_not_healthy",
     )
 
 
-def _swap(known: Administration, fresh: str, *, stamp: str, tell: Tell) -> str | None:
+def _swap(known: Administration, fresh: str, *, tell: Tell) -> str | None:
     tell("swap", "Swapping the databases")
-    before = swap(known, fresh=fresh, stamp=stamp)
+    before = swap(known, fresh=fresh)
     tell("swapped", f"The old database is now {before}" if before else "The database is in place")
     return before
 

@@ -61,8 +61,9 @@ def restore_one_table(
 ) -> RestoredTable:
     """Put a table's rows as they were into the new schema `into` of the live database, which the app cannot see.
 
-    With `merges` those that the live table lacks are added to it, in the same transaction. Raises `NotFound` for a table that the backup lacks, `Conflict` when the schema is
-    there already, and what `check_backup` raises.
+    With `merges` those that the live table lacks are added to it, in the same transaction. Raises `NotFound` for a
+    table that the backup lacks, `Conflict` when the schema is there already or rows refer to some that are gone, and
+    what `check_backup` raises.
     """
     tell("check", f"Checking every file of {folder.name}")
     manifest = check_backup(settings, folder, signed_by=signed_by, identity=identity)

@@ -85,13 +85,13 @@ def has_database(known: Administration, name: str) -> bool:
     return found is not None
 
 
-def swap(known: Administration, *, fresh: str, stamp: str) -> str | None:
+def swap(known: Administration, *, fresh: str) -> str | None:
     """Let the database `fresh` take the live one's name, in one transaction; whoever is connected is disconnected.
 
     Returns what the live one is called now; None when there was none. Raises `Unavailable` when somebody keeps coming
     back faster than we can rename.
     """
-    before = f"{known.database}_before_{stamp}" if has_database(known, known.database) else None
+    before = _free_name(known) if has_database(known, known.database) else None
     names = [name for name in (known.database, fresh) if before or name == fresh]
     with psycopg.connect(known.admin_url, autocommit=True) as connection:
         for _ in range(SWAP_TRIES):
@@ -111,6 +111,14 @@ def swap(known: Administration, *, fresh: str, stamp: str) -> str | None:
         "changed. Stop Pharos on all other machines and run this again.",
         code="database_in_use",
     )
+
+
+def _free_name(known: Administration) -> str:
+    """Names carry a second, and two swaps may fall into one."""
+    at = datetime.now(UTC)
+    while has_database(known, name := f"{known.database}_before_{at.strftime(STAMP)}"):
+        at += timedelta(seconds=1)
+    return name
 
 
 @contextmanager
