@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import psycopg
 import typer
@@ -27,9 +27,11 @@ from pharos.ops.secrets_check import (
     refuse_bad_signing_secrets,
     refuse_wrong_secrets,
 )
+from pharos.ops.standing import Standing, read_standing
 from pharos.runtime import Runtime, open_runtime
 
 app = typer.Typer()
+Found = TypeVar("Found")
 
 PLACEHOLDER_EMAIL = "admin@example.com"
 """What `pharos user create-admin` takes where nobody says otherwise (ID-08)."""
@@ -173,6 +175,18 @@ def check_disk() -> str:
     return said
 
 
+def check_backup() -> str:
+    standing = run_async(_with_runtime(_fresh_standing))
+    if standing.notices:
+        raise Doubt(" ".join(notice.words for notice in standing.notices))
+    hours = (standing.at - standing.good.made_at).total_seconds() / 3600 if standing.good else 0.0
+    return f"{standing.good.name}, {hours:.0f} h old, was restored and compared" if standing.good else "none is due yet"
+
+
+async def _fresh_standing(runtime: Runtime) -> Standing:
+    return await read_standing(runtime, fresh=True)
+
+
 def check_data_fits() -> str:
     return _judge_data(run_async(_with_runtime(check_data)))
 
@@ -190,7 +204,7 @@ def _judge_data(reports: list[DataReport]) -> str:
     return said
 
 
-async def _with_runtime(look: Callable[[Runtime], Awaitable[list[DataReport]]]) -> list[DataReport]:
+async def _with_runtime(look: Callable[[Runtime], Awaitable[Found]]) -> Found:
     async with open_runtime(Settings()) as runtime:
         return await look(runtime)
 
@@ -207,6 +221,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "uploads": check_uploads,
     "models": check_models,
     "disk": check_disk,
+    "backup": check_backup,
     "data": check_data_fits,
 }
 NEEDS = {
@@ -214,6 +229,7 @@ NEEDS = {
     "fence": "migrations",
     "secrets": "migrations",
     "people": "migrations",
+    "backup": "migrations",
     "data": "migrations",
 }
 ONLY_BY_NAME = ("data",)

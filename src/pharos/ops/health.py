@@ -20,6 +20,7 @@ from pharos.infra.errors import LimitReached, PharosError
 from pharos.infra.jobs import has_worker
 from pharos.infra.migrate import head_revision
 from pharos.library.models import VectorSpace
+from pharos.ops.standing import read_standing
 from pharos.runtime import Runtime
 
 router = APIRouter(tags=["health"])
@@ -29,7 +30,7 @@ STARTED = time.monotonic()
 MOST_STREAMS, LONGEST_PAUSE_SECONDS = 10, 300
 """Of the stream that anybody may ask for: a connection each, and nothing else."""
 
-State = Literal["up", "down", "loading"]
+State = Literal["up", "down", "loading", "degraded"]
 Probe = Callable[[Runtime], Awaitable[bool]]
 
 
@@ -78,6 +79,8 @@ async def detailed(runtime: CurrentRuntime, response: Response) -> dict[str, obj
     states: dict[str, State] = {name: "up" if holds else "down" for name, holds in zip(probes, found, strict=True)}
     if states["embedder"] == "down" and await _holds(runtime, embedder_loads):
         states["embedder"] = "loading"
+    if states["backup"] == "down":
+        states["backup"] = "degraded"  # nothing that people do rests on it, yet
     is_down = any(states[name] == "down" for name in REQUIRED)
     overall = "down" if is_down else "healthy" if set(states.values()) == {"up"} else "degraded"
     response.status_code = 503 if is_down else 200
@@ -174,6 +177,11 @@ async def embedder_loads(runtime: Runtime) -> bool:
     return await runtime.embedding.state() == "loading"
 
 
+async def data_is_safe(runtime: Runtime) -> bool:
+    """Backups are recent, verified, elsewhere and openable without this machine; which of it fails `doctor` says."""
+    return not (await read_standing(runtime)).notices
+
+
 async def redis_counts(runtime: Runtime) -> bool:
     """Redis takes a count; asked only where one is configured."""
     await runtime.limits.probe()
@@ -188,6 +196,7 @@ PROBES: dict[str, Probe] = {
     "queue": queue_answers,
     "storage": storage_answers,
     "embedder": embedder_answers,
+    "backup": data_is_safe,
 }
 REQUIRED = ("postgres", "schema", "sessions", "vectors")
 
