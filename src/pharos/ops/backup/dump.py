@@ -22,6 +22,7 @@ from pharos.ops.backup.fingerprints import NOT_IN_DUMP
 JOBS = 2
 LOCK_WAIT = "60s"
 """A migration that holds a table longer than this fails the backup: waiting on would queue every reader behind it."""
+NICENESS = 10
 NO_SPACE = "No space left on device"
 SYSTEM_CLIENTS = Path("/usr/lib/postgresql")
 """Where Debian keeps the clients of each major version; these speak TLS, those that come with the install do not."""
@@ -72,6 +73,8 @@ def dumping(pg_dump: Path, url: str, *, snapshot: str, into: Path, log: IO[bytes
         output=log,
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", "PGPASSWORD": unquote(parts.password or "")},
     )
+    # Compression takes what people leave of the processors; its own children are made later and inherit this.
+    os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
     try:
         yield process
     finally:
