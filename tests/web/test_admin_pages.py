@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from tests.conftest import open_client
 from tests.make import MadeTenant, make_document, make_group, make_person, make_project, make_tenant
+from tests.ops.backups import make_folder
 from tests.web.test_pages import BROWSER
 
 from pharos.access import grants, shares
@@ -27,8 +29,12 @@ from pharos.identity.models import User
 from pharos.identity.principal import Principal
 from pharos.identity.security import record_security_event
 from pharos.identity.sign_in import Origin, open_session
+from pharos.identity.tenants import ensure_default_tenant
+from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import Conflict
 from pharos.infra.ids import ConversationId, DocumentId, new_id
 from pharos.library.ingest import ingest_documents
+from pharos.ops.models import Drill
 from pharos.runtime import Runtime
 from pharos.web.admin_pages import SECTIONS
 
@@ -199,3 +205,50 @@ async def test_asking_to_share_says_what_the_link_opens_and_what_became_of_it(
 async def test_the_address_of_administration_alone_leads_to_the_people(client: httpx.AsyncClient) -> None:
     led = await client.get("/admin")
     assert (led.status_code, led.headers["location"]) == (303, "/admin/people")
+
+
+@pytest.fixture
+async def operators_house(fresh_runtime: Runtime) -> MadeTenant:
+    tenant_id = await ensure_default_tenant(fresh_runtime)
+    admin = await make_person(fresh_runtime.db, tenant_id, platform_role="superadmin")
+    async with fresh_runtime.db.transaction(tenant_id) as session:
+        await session.execute(text("update bootstrap_state set is_initialized = true"))
+    return MadeTenant(tenant_id, "default", admin)
+
+
+async def test_backups_are_shown_to_the_operators_organisation_and_to_nobody_else(
+    fresh_runtime: Runtime, operators_house: MadeTenant
+) -> None:
+    others = await make_tenant(fresh_runtime.db)
+    member = await make_person(fresh_runtime.db, operators_house.id)
+    async with browser_of(fresh_runtime, operators_house.admin) as browser:
+        assert (await browser.get("/admin/backups")).status_code == 200
+        assert "/admin/backups" in (await browser.get("/admin/people")).text
+    for stranger in (others.admin, member):
+        async with browser_of(fresh_runtime, stranger) as browser:
+            assert (await browser.get("/admin/backups")).status_code == 403
+            assert "/admin/backups" not in (await browser.get("/admin/people")).text
+
+
+async def test_the_page_of_backups_says_what_would_be_lost_how_long_it_takes_and_what_to_mend(
+    fresh_runtime: Runtime, operators_house: MadeTenant
+) -> None:
+    settings, admin = fresh_runtime.settings, operators_house.admin
+    async with browser_of(fresh_runtime, admin) as browser:
+        empty = (await browser.get("/admin/backups")).text
+        assert "There is no backup yet" in empty
+        assert "All there is would be lost" in empty
+        assert "<code>pharos drill</code>" in empty
+        now = datetime.now(UTC)
+        make_folder(settings, made_at=now - timedelta(hours=30), documents=7, offsite=True)
+        make_folder(settings, made_at=now - timedelta(hours=1), error=Conflict(f"One table differs. {HOSTILE}"))
+        report = f"# restore-drill-1\n\n| check | result |\n|---|---|\n| tables | 46 |\n\n{HOSTILE}"
+        async with system_transaction(fresh_runtime.db) as session:
+            session.add(Drill(name="restore-drill-1", started_at=now, seconds=41.5, passed=True, by="x", report=report))
+        await make_document(fresh_runtime, admin, await make_project(fresh_runtime.db, admin))
+        full = (await browser.get("/admin/backups")).text
+    for said in ("30 h ago", "1 document<", "About 42 s", "as the last drill took", "7 documents", "is not good", "46"):
+        assert said in full, said
+    for mends in ("PHAROS_OFFSITE", "PHAROS_BACKUP_DIR", "PHAROS_BACKUP_RECIPIENT", "<code>pharos backup now</code>"):
+        assert mends in full, mends
+    assert "<img" not in full
