@@ -196,6 +196,9 @@ def test_what_was_acknowledged_before_the_snapshot_is_there_and_nothing_after_it
     assert done.rows["documents"] == len(place.ledger)
     assert done.secrets == 1
     assert done.rollback_point in databases(place)
+    with psycopg.connect(connection_urls(place.settings).app) as connection:
+        kept = connection.execute("select name from backups").fetchall()
+    assert (place.folder.name,) in kept  # its row was written after its snapshot, and it is about the installation
 
     async def look(runtime: Runtime) -> tuple[int, str]:
         async with runtime.db.transaction(place.tenant.id) as session:

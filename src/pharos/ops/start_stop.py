@@ -49,14 +49,17 @@ def stop_running(settings: Settings) -> State | None:
     state = read_state(settings)
     if state is None:
         return None
+    deadline = time.monotonic() + DOWN_SECONDS
     try:
         process = psutil.Process(state.pid)
         process.send_signal(signal.SIGTERM)
-        process.wait(DOWN_SECONDS)
+        # a zombie has ended: whoever started it, and would have to ask for its code, may never do so
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"Process {state.pid} has not stopped after {DOWN_SECONDS:.0f} s.")
+            time.sleep(0.02)
     except psutil.NoSuchProcess:
         pass  # it ended by itself just now
-    except psutil.TimeoutExpired as error:
-        raise Unavailable(f"Process {state.pid} has not stopped after {DOWN_SECONDS:.0f} s.") from error
     return state
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 from sqlalchemy import delete, select
 
 from pharos.identity.audit import record_audit
@@ -58,6 +59,7 @@ from pharos.ops.backup.scratch import (
     refuse_unopened,
 )
 from pharos.ops.listen import local_url
+from pharos.ops.models import Backup, Drill
 from pharos.ops.operation_lock import hold_operation_lock
 from pharos.ops.running import State, read_state
 from pharos.ops.smoke import Check, run_smoke
@@ -115,6 +117,7 @@ def restore(
             _migrate_forward(settings, prepared, fresh, tell=tell)
             tell("blobs", f"Adding {len(prepared.blobs.missing) + len(prepared.blobs.damaged)} uploaded files")
             blobs = add_blobs(settings, folder, stamp=stamp)
+            _carry_over(settings, fresh)
             asyncio.run(_finish_rows(settings, prepared.manifest.name, fresh, keep_sessions=keep_sessions))
             before, checks = _put_in_place(settings, known, fresh, was=was, tell=tell)
     return Restored(
@@ -205,6 +208,27 @@ def _migrate_forward(settings: Settings, prepared: Prepared, fresh: str, *, tell
         tell("migrate", f"Migrating from {prepared.manifest.schema}: {', '.join(prepared.migrations)}")
         migrate.upgrade(with_database(urls.migrator, fresh), owner=urls.owner_role)
     refuse_unsafe_role(with_database(urls.direct, fresh))
+
+
+def _carry_over(settings: Settings, fresh: str) -> None:
+    """What is known of backups and drills is about the installation, not of its data: it stays as it is."""
+    urls = connection_urls(settings)
+    with (
+        suppress(psycopg.OperationalError),  # a machine whose database is gone knows nothing of them
+        psycopg.connect(urls.backup, connect_timeout=5) as live,
+        psycopg.connect(with_database(urls.direct, fresh)) as target,
+    ):
+        for model in (Backup, Drill):
+            if live.execute("select to_regclass(%s)", [model.__tablename__]).fetchone() == (None,):
+                continue
+            name = sql.Identifier(model.__tablename__)
+            names = sql.SQL(", ").join(map(sql.Identifier, model.__table__.columns.keys()))
+            target.execute(sql.SQL("delete from {}").format(name))
+            reading = sql.SQL("copy {} ({}) to stdout").format(name, names)
+            writing = sql.SQL("copy {} ({}) from stdin").format(name, names)
+            with live.cursor().copy(reading) as rows, target.cursor().copy(writing) as kept:
+                for chunk in rows:
+                    kept.write(chunk)
 
 
 async def _finish_rows(settings: Settings, name: str, fresh: str, *, keep_sessions: bool) -> None:
