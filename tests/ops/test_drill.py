@@ -99,10 +99,15 @@ def drill(settings: Settings) -> DrillReport:
     return run_drill(settings, by="a test", tell=lambda check: None)
 
 
+def changed(settings: Settings, **update: object) -> Settings:
+    """A copy would keep what was once derived from the settings that are changed."""
+    return Settings.model_construct(**{name: getattr(settings, name) for name in Settings.model_fields} | update)
+
+
 def with_backups(place: Place, root: Path) -> Settings:
     """The same installation whose backups lie elsewhere: a copy of its one, to be damaged."""
     shutil.copytree(place.folder, root / place.folder.name)
-    return place.settings.model_copy(update={"backup_dir": root})
+    return changed(place.settings, backup_dir=root)
 
 
 def sign_again(settings: Settings, folder: Path, manifest: Manifest) -> None:
@@ -120,20 +125,18 @@ def count_sessions(settings: Settings) -> int:
 
 def leftovers(settings: Settings) -> list[str]:
     """Directories of a drill, and processes that work in one."""
-    found = [path.name for path in (settings.data_dir / "tmp").iterdir()]
-    return found + [
-        process.name()
-        for process in psutil.process_iter()
-        if str(settings.data_dir / "tmp") in " ".join(process.cmdline() if process.is_running() else [])
-    ]
+    tmp = settings.data_dir / "tmp"
+    processes = [process.info for process in psutil.process_iter(["name", "cmdline"])]
+    working = [one["name"] for one in processes if str(tmp) in " ".join(one["cmdline"] or [])]
+    return [path.name for path in tmp.iterdir()] + working
 
 
 @pytest.mark.slow
 @pytest.mark.contract("DR-02", "DR-03", "DR-04", "DR-05", "DR-06", "DR-07", "DR-08", "DR-10", "DR-11")
 @pytest.mark.contract("SM-06", part="after a drill")
-@pytest.mark.skipif(shutil.which("restic") is None, reason="restic is not installed: apt install restic")
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed: apt install rsync")
 def test_a_drill_from_the_offsite_copy_restores_asks_and_clears_everything_away(place: Place, tmp_path: Path) -> None:
-    settings = place.settings.model_copy(update={"offsite": f"restic:{tmp_path / 'repository'}"})
+    settings = changed(place.settings, offsite=f"rsync:{tmp_path / 'copies'}")
     push_backup(settings, place.folder)
     before = count_sessions(settings)
     report = drill(settings)
@@ -145,7 +148,7 @@ def test_a_drill_from_the_offsite_copy_restores_asks_and_clears_everything_away(
     assert said["canary"] == "default: cites lighthouse.txt"
     assert "1 secrets open with the drill identity alone" in said["secrets"]
     assert report.name == f"restore-drill-{datetime.now(UTC):%Y%m%d}"
-    assert report.source == f"from restic:{tmp_path / 'repository'}"
+    assert report.source == f"from rsync:{tmp_path / 'copies'}"
     assert report.tables[0] == report.tables[1] == len(read_manifest(place.folder).tables)
     (row,) = [one for one in list_drills(settings) if one["passed"]]
     (file,) = (settings.backup_root / "drills").glob("*.md")
@@ -209,7 +212,7 @@ def test_a_row_too_few_and_a_document_without_its_file_turn_the_drill_red(place:
 
 @pytest.mark.contract("DR-05", part="a secret that does not open turns it red")
 def test_a_secret_that_does_not_open_turns_the_drill_red(place: Place, tmp_path: Path) -> None:
-    settings = place.settings.model_copy(update={"backup_dir": tmp_path})
+    settings = changed(place.settings, backup_dir=tmp_path)
     change = "update secrets set ciphertext = set_byte(ciphertext, 0, get_byte(ciphertext, 0) # 1)"
     app = connection_urls(settings).app
     with psycopg.connect(app) as connection:
@@ -227,7 +230,7 @@ def test_a_secret_that_does_not_open_turns_the_drill_red(place: Place, tmp_path:
 
 @pytest.mark.contract("DR-09", part="no backup at all")
 def test_without_a_good_backup_the_drill_is_red_and_says_what_to_do(place: Place, tmp_path: Path) -> None:
-    report = drill(place.settings.model_copy(update={"backup_dir": tmp_path}))
+    report = drill(changed(place.settings, backup_dir=tmp_path))
     assert [(check.name, check.next_step) for check in report.checks] == [("backup", CAUSES["no_such_backup"][1])]
     assert json.dumps([check.__dict__ for check in report.checks])
 

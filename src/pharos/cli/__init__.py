@@ -25,6 +25,7 @@ COMMANDS = {
     "pharos.ops.secrets_commands": ("secrets",),
     "pharos.ops.backup.commands": ("backup",),
     "pharos.ops.restore_commands": ("restore",),
+    "pharos.ops.backup.drill_commands": ("drill",),
     "pharos.ops.wipe_commands": ("wipe", "cache"),
     "pharos.identity.commands": ("seed", "setup-link", "user"),
     "pharos.identity.account_commands": ("bootstrap-admin", "apikey"),

@@ -147,6 +147,9 @@ class Settings(BaseSettings):
     rollback_keep_days: int = Field(
         default=7, ge=1, le=365, description="Days the database from before a restore is kept to swap back to."
     )
+    drill_every_days: int = Field(
+        default=30, ge=0, le=366, description="Days between two restore drills, which run by themselves; 0: none."
+    )
     worker_concurrency: int = Field(default=4, ge=1, le=64, description="Jobs one worker runs at a time.")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
