@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Annotated
@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pharos.infra.errors import Invalid
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import (
     AsJson,
@@ -161,6 +162,29 @@ def check_quickly(settings: Settings, folder: Path, *, identity: Path | None, si
         if error.code not in FAULTS_OF_THE_QUESTION and (folder / MANIFEST).exists():
             record_verification(settings, folder, seconds=monotonic() - started, error=error)
         raise
+
+
+@backup_app.command()
+def link(
+    what: What = "latest",
+    *,
+    hours: Annotated[int, typer.Option("--hours", min=1, max=48, help="How long the address holds.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Print an address from which any machine can fetch a backup as a tar archive, until it ends."""
+    from pharos.ops.backup.download import make_link
+
+    settings = Settings()
+    found = find_backup(settings, what)
+    if found.folder.parent != settings.backup_root:
+        raise Invalid(f"Only backups in {settings.backup_root} can be fetched. Copy {found.folder} there.")
+    address = make_link(settings, found.folder, lives=timedelta(hours=hours))
+    if as_json:
+        echo_json({"name": found.backup.name, "url": address, "hours": hours})
+        return
+    if found.remark:
+        error_console.print(found.remark, markup=False)  # the address alone goes on to the next program
+    echo_line(address)
 
 
 @contextmanager
