@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 
+import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.identity import tasks as identity_tasks
@@ -27,10 +28,11 @@ from pharos.library import tasks
 from pharos.library.delete import BLOB_GRACE_SECONDS, sweep_blobs
 from pharos.library.documents import INGEST_TASK, recover_documents
 from pharos.library.handbook import load_handbook
+from pharos.ops.backup.drill_log import is_drill_due, list_drills
 from pharos.ops.backup.nightly import is_missing, last_moment
+from pharos.ops.backup.rollback_points import remove_old_rollback_points
 from pharos.ops.backup.store import list_backups
 from pharos.ops.log_files import log_file, open_log
-from pharos.ops.backup.rollback_points import remove_old_rollback_points
 from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.runtime import Runtime, open_runtime
 
@@ -43,6 +45,8 @@ SEAL_EVERY_SECONDS = 15.0
 BACKUP_EVERY_SECONDS = 30.0
 BACKUP_AGAIN_SECONDS = 600.0
 """Before another try, when one ended before it could be counted: another operation ran, or the database was away."""
+DRILL_EVERY_SECONDS = 600.0
+DRILL_AGAIN_SECONDS = 3600.0
 
 WHEN_GIVEN_UP: dict[str, Callable[..., Awaitable[None]]] = {
     f"{jobs.NAMESPACE}:{INGEST_TASK}": tasks.mark_given_up,
@@ -78,6 +82,7 @@ async def upkeep(runtime: Runtime) -> AsyncIterator[None]:
         asyncio.create_task(_every(SWEEP_EVERY_SECONDS, sweep, runtime)),
         asyncio.create_task(_every(SEAL_EVERY_SECONDS, seal, runtime)),
         asyncio.create_task(_every(BACKUP_EVERY_SECONDS, DailyBackup().make_if_due, runtime)),
+        asyncio.create_task(_every(DRILL_EVERY_SECONDS, RegularDrill().run_if_due, runtime)),
     ]
     try:
         yield
@@ -155,13 +160,35 @@ class DailyBackup:
             self.settled = moment
             return False
         self.next_try = time.monotonic() + BACKUP_AGAIN_SECONDS
-        return await _run_nightly(settings)
+        return await _run_apart(settings, "backup", "backup", "nightly", "--json")
 
 
-async def _run_nightly(settings: Settings) -> bool:
-    with open_log(settings.data_dir, "backup") as output:
+class RegularDrill:
+    """The restore drill that runs by itself; of several workers the lock of operations lets one run it."""
+
+    def __init__(self) -> None:
+        self.next_try = 0.0
+
+    async def run_if_due(self, runtime: Runtime) -> bool:
+        """Run `pharos drill` if the last one is PHAROS_DRILL_EVERY_DAYS ago; True when it did and all was well."""
+        settings = runtime.settings
+        if settings.drill_every_days == 0 or time.monotonic() < self.next_try:
+            return False
+        drills, backups = (
+            await asyncio.to_thread(list_drills, settings),
+            await asyncio.to_thread(list_backups, settings),
+        )
+        if not is_drill_due(drills, backups, every_days=settings.drill_every_days, now=datetime.now().astimezone()):
+            return False
+        self.next_try = time.monotonic() + DRILL_AGAIN_SECONDS
+        return await _run_apart(settings, "drill", "drill", "--json", "--by", "schedule")
+
+
+async def _run_apart(settings: Settings, part: str, *words: str) -> bool:
+    """Run a command of ours to its end, its output in the log of `part`; it dies with this process."""
+    with open_log(settings.data_dir, part) as output:
         process = processes.spawn(
-            [sys.executable, "-m", "pharos", "backup", "nightly", "--json"],
+            [sys.executable, "-m", "pharos", *words],
             death_signal=signal.SIGTERM,
             output=output,
             env=child_environment(settings),
@@ -172,7 +199,7 @@ async def _run_nightly(settings: Settings) -> bool:
         if process.poll() is None:
             process.terminate()
     if code != 0:
-        log.error("backup.nightly_failed", exit_code=code, log=str(log_file(settings.data_dir, "backup")))
+        log.error("command.failed", command=" ".join(words), exit_code=code, log=str(log_file(settings.data_dir, part)))
     return code == 0
 
 
@@ -184,7 +211,7 @@ async def _every(seconds: float, round_: Callable[[Runtime], Awaitable[object]],
     while True:
         try:
             await round_(runtime)
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, psycopg.Error, OSError) as error:
             # The database may be away for a while; the next round tries again.
             log.warning("upkeep.failed", round=round_.__name__, error=type(error).__name__)
         await asyncio.sleep(seconds)

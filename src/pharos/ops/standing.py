@@ -19,6 +19,7 @@ from pharos.infra.errors import Unavailable
 from pharos.infra.ids import TenantId
 from pharos.infra.settings import Settings
 from pharos.library.models import Document
+from pharos.ops.backup.drill_log import OVERDUE_DAYS
 from pharos.ops.backup.escrow import offline_warning
 from pharos.ops.backup.store import FAILED, StoredBackup, list_backups, newest_good, read_verification
 from pharos.ops.disk import is_same_disk
@@ -28,8 +29,6 @@ BACKUP_HOURS = 26
 """A daily backup that took two hours longer than the one before is late (AL-10)."""
 OFFSITE_HOURS = 50
 """One copy that failed is made up for by the next; two are not."""
-DRILL_DAYS = 92
-"""A quarter (DR-01)."""
 DRILLS_SHOWN = 20
 REMEMBERED_SECONDS = 60.0
 """Monitoring asks every few seconds, and a manifest names every file."""
@@ -179,7 +178,7 @@ def _failed_backup(backups: list[StoredBackup]) -> Notice | None:
 def _drills(facts: Facts, now: datetime) -> list[Notice]:
     passed = max((drill.started_at for drill in facts.drills if drill.passed), default=facts.since)
     notices = []
-    if now - max(passed, facts.since) > timedelta(days=DRILL_DAYS):
+    if now - max(passed, facts.since) > timedelta(days=OVERDUE_DAYS):
         words = f"No restore drill has passed for {(now - passed).days} days. Run one: `pharos drill`."
         notices.append(Notice("drill_overdue", words))
     if facts.drills and not facts.drills[0].passed:
