@@ -14,8 +14,8 @@ import stat
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -29,6 +29,7 @@ from tests.postgres import Server
 from typer.testing import CliRunner
 
 from pharos.cli import app
+from pharos.identity.audit import list_audit
 from pharos.identity.tenant_secrets import save_tenant_secret
 from pharos.infra import migrate
 from pharos.infra.database_roles import connection_urls, initialise_database
@@ -41,12 +42,14 @@ from pharos.library.delete import delete_documents, sweep_blobs
 from pharos.ops.backup import snapshot
 from pharos.ops.backup.blob_lease import end_leases, lease_blobs
 from pharos.ops.backup.escrow import make_drill_identity, open_escrow
-from pharos.ops.backup.manifest import ESCROW, Manifest, read_manifest
-from pharos.ops.backup.signing import is_signed_by
+from pharos.ops.backup.manifest import ESCROW, Manifest, read_manifest, write_manifest
+from pharos.ops.backup.signing import is_signed_by, sign
 from pharos.ops.backup.snapshot import make_backup, plan_backup
-from pharos.ops.backup.store import StoredBackup, list_backups
+from pharos.ops.backup.store import StoredBackup, list_backups, record_verification
 from pharos.ops.operation_lock import hold_operation_lock
+from pharos.ops.upgrade_schema import record_skipped_backup, upgrade_schema
 from pharos.runtime import Runtime
+from pharos.worker import DailyBackup
 
 NAME = f"snapshot_{secrets.token_hex(4)}"
 SECRET = "sk-a-key-that-must-never-be-read-in-a-dump"
@@ -125,6 +128,12 @@ def blobs_in(manifest: Manifest) -> set[str]:
 
 def is_empty(folder: Path) -> bool:
     return next(folder.iterdir(), None) is None
+
+
+def in_environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("data_dir", "database_url", "backup_dir", "upload_root"):
+        monkeypatch.setenv(f"PHAROS_{name.upper()}", str(getattr(settings, name)))
+    monkeypatch.setenv("PHAROS_ENCRYPTION_KEY", ENCRYPTION_KEY)
 
 
 def only_failure(settings: Settings) -> StoredBackup:
@@ -392,9 +401,7 @@ async def test_a_key_that_is_missing_fails_the_backup(world: World) -> None:
 @pytest.mark.contract("BK-10", part="the success line gives folder, size and time")
 async def test_the_command_makes_one_and_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await world.add("something")
-    for name in ("data_dir", "database_url", "backup_dir", "upload_root"):
-        monkeypatch.setenv(f"PHAROS_{name.upper()}", str(getattr(world.settings, name)))
-    monkeypatch.setenv("PHAROS_ENCRYPTION_KEY", ENCRYPTION_KEY)
+    in_environment(world.settings, monkeypatch)
     plan = await asyncio.to_thread(CliRunner().invoke, app, ["backup", "now", "--dry-run", "--json"])
     assert json.loads(plan.stdout)["documents"] == 1
     assert list_backups(world.settings) == []
@@ -406,3 +413,56 @@ async def test_the_command_makes_one_and_says_so(world: World, monkeypatch: pyte
     words = " ".join(said.stdout.split())
     assert f"{made.folder}: 1 documents," in words
     assert f"{made.made_at:%Y-%m-%d %H:%M:%S} UTC" in words
+
+
+@pytest.mark.contract("BK-12", part="before a migration of a database in use, unless that is refused")
+async def test_a_database_in_use_is_migrated_with_a_backup_of_what_it_was(world: World) -> None:
+    await world.add("something")
+    urls = connection_urls(world.settings)
+    await asyncio.to_thread(migrate.downgrade, urls.migrator, owner=urls.owner_role, revision="0002")
+    state, folder = await asyncio.to_thread(upgrade_schema, world.settings)
+    assert state.current == migrate.head_revision()
+    assert folder is not None
+    assert (read_manifest(folder).schema, read_manifest(folder).documents) == ("0002", 1)
+    assert await asyncio.to_thread(upgrade_schema, world.settings) == (replace(state, pending=()), None)
+    await asyncio.to_thread(migrate.downgrade, urls.migrator, owner=urls.owner_role, revision="0002")
+    skipped, none = await asyncio.to_thread(upgrade_schema, world.settings, skip_backup=True)
+    assert none is None
+    await record_skipped_backup(world.settings, skipped)
+    async with world.runtime.db.transaction(world.tenant.id) as session:
+        actions = [entry.action for entry in await list_audit(session)]
+    assert actions[0] == "schema.migrated_without_backup"
+
+
+@pytest.mark.contract("BK-12", part="a migration whose backup fails changes nothing")
+async def test_a_migration_whose_backup_fails_changes_nothing(world: World) -> None:
+    await world.add("something")
+    shutil.rmtree(world.runtime.blobs.root)
+    urls = connection_urls(world.settings)
+    await asyncio.to_thread(migrate.downgrade, urls.migrator, owner=urls.owner_role, revision="0002")
+    with pytest.raises(Conflict, match="missing"):
+        await asyncio.to_thread(upgrade_schema, world.settings)
+    assert migrate.schema_state(urls.migrator).current == "0002"
+    await asyncio.to_thread(upgrade_schema, world.settings, skip_backup=True)
+
+
+@pytest.mark.prove
+@pytest.mark.contract("BK-01", part="made, restored and compared by the worker without anybody's doing")
+@pytest.mark.contract("BK-09", part="older ones go only after the newest was verified")
+async def test_the_worker_makes_the_daily_backup_and_drops_what_is_too_old(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.add("something")
+    in_environment(world.settings, monkeypatch)
+    old = await asyncio.to_thread(make_backup, world.settings)
+    manifest = replace(read_manifest(old), made_at=datetime.now(UTC) - timedelta(days=9))
+    (old / "manifest.sig").write_bytes(sign(world.settings, write_manifest(old, manifest)))
+    record_verification(world.settings, old, seconds=1.0)
+    with psycopg.connect(connection_urls(world.settings).app) as rows:
+        rows.execute("update backups set made_at = %s", [manifest.made_at])
+    daily = DailyBackup()
+    assert await daily.make_if_due(world.runtime), (world.settings.data_dir / "logs" / "backup.log").read_text()
+    (made,) = [backup for backup in list_backups(world.settings) if backup.folder is not None]
+    assert (made.state, made.documents) == ("verified", 1)
+    assert made.folder != old
+    assert not await daily.make_if_due(world.runtime)
