@@ -76,12 +76,12 @@ def test_each_thing_to_mend_is_told_and_nothing_else(
 ) -> None:
     settings = Settings(_env_file=None, **MENDED)  # type: ignore[arg-type]
     facts = Facts(backups, drills, since=A_YEAR, same_disk=False)
-    assert [notice.code for notice in judge(settings, facts, 0, now=NOW).notices] == expected
+    assert [notice.code for notice in judge(settings, facts, now=NOW).notices] == expected
 
 
 def test_what_cannot_have_happened_yet_is_not_overdue_and_defaults_are_loud_from_the_first_day() -> None:
     today = Facts([], [], since=NOW - timedelta(hours=1), same_disk=True)
-    found = judge(Settings(_env_file=None, backup_recipient=None, offsite=None), today, None, now=NOW)
+    found = judge(Settings(_env_file=None, backup_recipient=None, offsite=None), today, now=NOW)
     assert [notice.code for notice in found.notices] == ["no_offsite", "same_disk", "no_recipient"]
     assert (found.good, found.restore_seconds) == (None, None)
 
@@ -148,7 +148,10 @@ async def test_what_would_be_lost_counts_every_tenants_documents_since_the_backu
             old = update(Document).where(Document.id == before.id).values(created_at=NOW - timedelta(hours=2))
             await session.execute(old)
     standing = await read_standing(house, fresh=True)
-    assert (standing.documents_since, standing.restore_seconds, standing.restore_by) == (2, 41.5, "drill")
+    assert (standing.documents_since, standing.documents_since_elsewhere) == (2, None)
+    assert (standing.restore_seconds, standing.restore_by) == (41.5, "drill")
+    make_folder(house.settings, made_at=NOW - timedelta(hours=3), offsite=True)
+    assert (await read_standing(house, fresh=True)).documents_since_elsewhere == 4
 
 
 async def test_monitoring_reads_the_backups_at_most_once_a_minute(house: Runtime) -> None:

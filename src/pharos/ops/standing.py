@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -82,7 +82,8 @@ class DrillLine:
 class Standing:
     """`good` is the newest backup that was restored and compared, `elsewhere` the newest with a copy off the machine.
 
-    `documents_since` were received after `good` was made, in all tenants: what would be lost now; None without one.
+    `documents_since` were received after `good` was made, in all tenants: what is lost when the data is damaged now;
+    `documents_since_elsewhere` the same for the loss of the machine. None without such a backup: all there is.
     `restore_seconds` is what the last drill took, else the last verification (`restore_by`); None before either.
     """
 
@@ -92,6 +93,7 @@ class Standing:
     good: StoredBackup | None
     elsewhere: StoredBackup | None
     documents_since: int | None
+    documents_since_elsewhere: int | None
     restore_seconds: float | None
     restore_by: Literal["drill", "verification"] | None
     notices: list[Notice]
@@ -116,15 +118,18 @@ async def read_standing(runtime: Runtime, *, fresh: bool = False) -> Standing:
     if known is not None and not fresh and time.monotonic() - known[0] < REMEMBERED_SECONDS:
         return known[1]
     facts = await asyncio.to_thread(_read_facts, runtime.settings)
-    good = newest_good(facts.backups)
-    documents_since = await _documents_since(runtime, good.made_at) if good is not None else None
-    standing = judge(runtime.settings, facts, documents_since, now=datetime.now(UTC))
+    standing = judge(runtime.settings, facts, now=datetime.now(UTC))
+    standing = replace(
+        standing,
+        documents_since=await _documents_since(runtime, standing.good),
+        documents_since_elsewhere=await _documents_since(runtime, standing.elsewhere),
+    )
     _remembered[runtime.settings.data_dir] = (time.monotonic(), standing)
     return standing
 
 
-def judge(settings: Settings, facts: Facts, documents_since: int | None, *, now: datetime) -> Standing:
-    """What follows from the facts; of backups and drills the newest come first."""
+def judge(settings: Settings, facts: Facts, *, now: datetime) -> Standing:
+    """What follows from the facts, of which the newest come first; documents are not counted here."""
     good = newest_good(facts.backups)
     copied = [backup for backup in facts.backups if backup.offsite_at is not None]
     elsewhere = max(copied, key=lambda backup: backup.made_at, default=None)
@@ -143,7 +148,8 @@ def judge(settings: Settings, facts: Facts, documents_since: int | None, *, now:
         drills=facts.drills,
         good=good,
         elsewhere=elsewhere,
-        documents_since=documents_since,
+        documents_since=None,
+        documents_since_elsewhere=None,
         restore_seconds=restore_seconds,
         restore_by=restore_by,
         notices=[notice for notice in found if notice is not None],
@@ -170,8 +176,8 @@ def _failed_backup(backups: list[StoredBackup]) -> Notice | None:
     if newest is None or newest.state != FAILED:
         return None
     if newest.folder is not None:
-        words = f"The newest backup, {newest.name}, is not good: {newest.error} No backup is removed meanwhile. "
-        return Notice("verify_failed", f"{words}Make another: `pharos backup now`.")
+        words = f"The newest backup, {newest.name}, is not good, and no older one is removed meanwhile: {newest.error}"
+        return Notice("verify_failed", f"{words} Make another with `pharos backup now`.")
     return Notice("backup_failed", f"The last backup failed: {newest.error} Then run `pharos backup now`.")
 
 
@@ -241,8 +247,10 @@ def _read_facts(settings: Settings) -> Facts:
         raise Unavailable("The database does not answer. `pharos doctor db` says why.") from error
 
 
-async def _documents_since(runtime: Runtime, moment: datetime) -> int:
-    counted = select(func.count()).select_from(Document).where(Document.created_at > moment)
+async def _documents_since(runtime: Runtime, backup: StoredBackup | None) -> int | None:
+    if backup is None:
+        return None
+    counted = select(func.count()).select_from(Document).where(Document.created_at > backup.made_at)
     total = 0
     for tenant in await list_tenants(runtime):
         async with runtime.db.transaction(TenantId(tenant.id)) as session:
