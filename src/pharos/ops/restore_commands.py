@@ -79,7 +79,7 @@ def restore_command(
     if (table is None) != (into is None):
         raise Invalid("--table and --into belong together: --table users --into scratch", code="table_without_schema")
     if dry_run:
-        plan = prepare(settings, found.folder, identity=identity, signed_by=signed_by, tell=tell)
+        plan = prepare(settings, found.folder, identity=identity, signed_by=signed_by, tell=tell, counts_rows=True)
         _echo_plan(settings, plan, as_json=as_json)
     elif table is not None and into is not None:
         one = restore_one_table(

@@ -116,7 +116,7 @@ def restore(
             secrets, keys = _bring_secrets(settings, loaded, prepared, tell=tell)
             _migrate_forward(settings, prepared, fresh, tell=tell)
             tell("blobs", f"Adding {len(prepared.blobs.missing) + len(prepared.blobs.damaged)} uploaded files")
-            blobs = add_blobs(settings, folder, stamp=stamp)
+            add_blobs(settings, folder, prepared.blobs, stamp=stamp)
             _carry_over(settings, fresh)
             asyncio.run(_finish_rows(settings, prepared.manifest.name, fresh, keep_sessions=keep_sessions))
             before, checks = _put_in_place(settings, known, fresh, was=was, tell=tell)
@@ -124,7 +124,7 @@ def restore(
         backup=prepared.manifest.name,
         made_at=prepared.manifest.made_at,
         rows={name: state.rows for name, state in prepared.manifest.tables.items()},
-        blobs=blobs,
+        blobs=prepared.blobs,
         keys=keys,
         migrations=prepared.migrations,
         secrets=secrets,
@@ -139,10 +139,12 @@ def restore_uploads(
     settings: Settings, folder: Path, *, identity: Path | None, signed_by: str | None, tell: Tell
 ) -> BlobChanges:
     """Add the blobs that are missing or damaged and change nothing else; Pharos may run. Raises as `restore` does."""
-    prepared = prepare(settings, folder, identity=identity, signed_by=signed_by, tell=tell)
-    with hold_operation_lock(settings, "restore of uploads", with_database=prepared.rows_now is not None):
+    prepared = prepare(settings, folder, identity=identity, signed_by=signed_by, tell=tell, loads_database=False)
+    is_served = read_state(settings) is not None or settings.database_url is not None
+    with hold_operation_lock(settings, "restore of uploads", with_database=is_served):
         tell("blobs", f"Adding {len(prepared.blobs.missing) + len(prepared.blobs.damaged)} uploaded files")
-        return add_blobs(settings, folder, stamp=datetime.now(UTC).strftime(STAMP))
+        add_blobs(settings, folder, prepared.blobs, stamp=datetime.now(UTC).strftime(STAMP))
+    return prepared.blobs
 
 
 def undo_restore(settings: Settings, *, tell: Tell) -> tuple[RollbackPoint, str]:

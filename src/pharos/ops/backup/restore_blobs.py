@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -46,17 +47,18 @@ def compare_blobs(settings: Settings, folder: Path) -> BlobChanges:
     return BlobChanges(present, tuple(missing), tuple(damaged), size)
 
 
-def add_blobs(settings: Settings, folder: Path, *, stamp: str) -> BlobChanges:
-    """Add what is missing, put what is damaged into `aside-<stamp>` beside the others and add it anew.
+def add_blobs(settings: Settings, folder: Path, changes: BlobChanges, *, stamp: str) -> None:
+    """Add what is missing, put what `changes` calls damaged into `aside-<stamp>` beside the others and add it anew.
 
-    Returns what was changed. The blobs that are there are kept from the sweep for another day. Raises `StorageFull`,
+    The blobs that are there are kept from the sweep for another day. Raises `StorageFull`,
     and `Conflict` when a blob of the backup is not what its name says; what was added by then stays and harms nobody.
     """
-    changes, store = compare_blobs(settings, folder), BlobStore(settings.blob_root)
+    store = BlobStore(settings.blob_root)
     for name in changes.damaged:
         aside = settings.blob_root / f"{ASIDE}{stamp}" / name
         aside.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (settings.blob_root / name).rename(aside)
+        with suppress(FileNotFoundError):  # swept since we looked
+            (settings.blob_root / name).rename(aside)
     for source, name in _blobs_of(folder):
         tenant_id = TenantId(UUID(name.split("/")[0]))
         if not store.touch(tenant_id, source.name):
@@ -66,7 +68,6 @@ def add_blobs(settings: Settings, folder: Path, *, stamp: str) -> BlobChanges:
                     f"{source} is not what its name says. Take another backup: `pharos restore --list`.",
                     code="damaged_blob",
                 )
-    return changes
 
 
 def _blobs_of(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -34,7 +34,8 @@ Tell = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A backup that may be restored. `rows_now` is None where no database answers; `migrations` would follow."""
+    """A backup that may be restored. `rows_now` is None where nobody counted or no database answers; `migrations` would
+    follow."""
 
     folder: Path
     manifest: Manifest
@@ -54,8 +55,17 @@ class Prepared:
         return {name: more for name, more in grown.items() if more > 0}
 
 
-def prepare(settings: Settings, folder: Path, *, identity: Path | None, signed_by: str | None, tell: Tell) -> Prepared:
-    """Check the whole backup and what it needs here.
+def prepare(
+    settings: Settings,
+    folder: Path,
+    *,
+    identity: Path | None,
+    signed_by: str | None,
+    tell: Tell,
+    counts_rows: bool = False,
+    loads_database: bool = True,
+) -> Prepared:
+    """Check the whole backup and what it needs here. Counting today's rows takes long where there are many.
 
     Raises the error of the first check that fails (see `check.py`), `StorageFull` where there is no room.
     """
@@ -64,7 +74,7 @@ def prepare(settings: Settings, folder: Path, *, identity: Path | None, signed_b
     signed_by = signed_by or _first_signer(settings, folder, identity)
     manifest = check_backup(settings, folder, signed_by=signed_by, identity=identity)
     blobs = compare_blobs(settings, folder)
-    needed = _bytes_to_load(manifest) + blobs.bytes
+    needed = blobs.bytes + (_bytes_to_load(manifest) if loads_database else 0)
     refuse_no_room(settings, needed)
     return Prepared(
         folder=folder,
@@ -73,7 +83,7 @@ def prepare(settings: Settings, folder: Path, *, identity: Path | None, signed_b
         keys=plan_keys(settings, manifest),
         blobs=blobs,
         migrations=migrate.steps_after(manifest.schema),
-        rows_now=_rows_now(settings),
+        rows_now=_rows_now(settings) if counts_rows else None,
         bytes_needed=needed,
         seconds_to_check=round(time.monotonic() - started, 3),
     )
