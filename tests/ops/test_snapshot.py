@@ -52,7 +52,7 @@ from pharos.runtime import Runtime
 from pharos.worker import DailyBackup
 
 NAME = f"snapshot_{secrets.token_hex(4)}"
-SECRET = "sk-a-key-that-must-never-be-read-in-a-dump"
+SECRET = f"a-key-that-must-never-be-read-in-a-dump-{secrets.token_hex(8)}"
 FORK = multiprocessing.get_context("fork")  # a child that has everything imported already
 
 
