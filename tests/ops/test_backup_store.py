@@ -252,6 +252,12 @@ def test_retention_removes_old_good_backups_while_the_newest_is_good(
     assert (because or "") in (plan.kept_because or "")
 
 
+@pytest.mark.contract("BK-09", part="the last good one stays however short they are kept")
+def test_the_last_good_backup_stays_when_it_is_older_than_backups_are_kept() -> None:
+    plan = plan_retention(stored(("verified", 1.05), ("verified", 2)), keep_days=1, now=NOW)
+    assert [one.made_at for one in plan.remove] == [NOW - timedelta(days=2)]
+
+
 @pytest.mark.contract("BK-09")
 def test_no_mixture_of_states_and_ages_loses_the_last_good_backup() -> None:
     rng = random.Random()

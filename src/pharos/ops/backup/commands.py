@@ -184,6 +184,8 @@ def link(
         return
     if found.remark:
         error_console.print(found.remark, markup=False)  # the address alone goes on to the next program
+    if settings.public_url is None:
+        error_console.print("From another machine, put this machine's name in place of the host.", markup=False)
     echo_line(address)
 
 
