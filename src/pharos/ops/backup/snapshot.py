@@ -152,7 +152,7 @@ def write_backup(settings: Settings, *, progress: Progress | None = None) -> Pat
                 manifest = _fill(settings, writing, made_at=made_at, name=name, progress=progress or _silent)
             _flush(writing)
             writing.rename(root / name)
-            _flush(root)
+            _flush_names(root)
     except BaseException as error:
         shutil.rmtree(writing, ignore_errors=True)
         if isinstance(error, PharosError):
@@ -349,6 +349,14 @@ def _flush(folder: Path) -> None:
         if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(descriptor)
+
+
+def _flush_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
