@@ -27,7 +27,12 @@ from pharos.ops.listen import local_url
 from pharos.ops.running import read_state
 from pharos.ops.start_stop import start_detached
 
-pytestmark = [pytest.mark.slow, pytest.mark.prove, pytest.mark.xdist_group("supervisor")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.prove,
+    pytest.mark.xdist_group("supervisor"),
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),  # it is to outlive us
+]
 
 
 def quiet(step: str, sentence: str) -> None:
