@@ -25,7 +25,7 @@ from pharos.infra.logs import get_logger
 from pharos.infra.mail import SEND_TASK, recover_mails
 from pharos.infra.settings import Settings, child_environment
 from pharos.library import tasks
-from pharos.library.delete import BLOB_GRACE_SECONDS, sweep_blobs
+from pharos.library.delete import BLOB_GRACE_SECONDS, is_leased, sweep_blobs
 from pharos.library.documents import INGEST_TASK, recover_documents
 from pharos.library.handbook import load_handbook
 from pharos.ops.backup.drill_log import is_drill_due, list_drills
@@ -116,8 +116,11 @@ async def recover(runtime: Runtime) -> int:
 async def sweep(runtime: Runtime) -> None:
     """Remove what nothing needs: half uploads, bytes no document names, old limits and sessions, scratch tenants."""
     runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
-    await asyncio.to_thread(runtime.blobs.sweep_aside, older_than_seconds=BLOB_GRACE_SECONDS, now=time.time())
     await asyncio.to_thread(remove_old_rollback_points, runtime.settings)
+    async with system_transaction(runtime.db) as session:
+        may_remove = not await is_leased(session)
+    if may_remove:
+        await asyncio.to_thread(runtime.blobs.sweep_aside, older_than_seconds=BLOB_GRACE_SECONDS, now=time.time())
     await runtime.limits.sweep()
     await remove_abandoned_tenants(runtime)
     for tenant_id in await tenant_ids(runtime):

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
@@ -41,6 +42,7 @@ from pharos.infra.mail import queue_mail
 from pharos.infra.settings import Settings
 from pharos.library.models import Document
 from pharos.ops import wipe as wiping
+from pharos.ops.backup.blob_lease import end_leases, lease_blobs
 from pharos.ops.backup.manifest import Manifest, TableState, read_manifest
 from pharos.ops.backup.store import list_backups
 from pharos.ops.wipe import FATES, WipePlan, installation_name, plan_wipe, wipe
@@ -176,6 +178,10 @@ async def test_files_wait_aside_for_a_day_and_then_go(installation: Runtime, liv
     assert done.files_aside.exists()
     day_ago = time.time() - 24 * 3600 - 1
     os.utime(done.files_aside, (day_ago, day_ago))
+    lease = lease_blobs(connection_urls(installation.settings).app, reason="test", lasts=timedelta(days=1))
+    await sweep(installation)
+    assert done.files_aside.exists(), f"lease {lease}: a database from before a restore may still name them"
+    end_leases(connection_urls(installation.settings).app, reason="test")
     await sweep(installation)
     assert not done.files_aside.exists()
 

@@ -53,7 +53,7 @@ async def sweep_blobs(runtime: Runtime, tenant_id: TenantId, *, grace_seconds: f
     async with runtime.db.transaction(tenant_id) as session:
         used = await _named(session, candidates)
         # Asked last: a lease that begins after this belongs to a snapshot in which these bytes have no name either.
-        if await _is_leased(session):
+        if await is_leased(session):
             return 0
     unused = [sha256 for sha256 in candidates if sha256 not in used]
     return await asyncio.to_thread(runtime.blobs.delete_older_than, tenant_id, unused, grace_seconds, now=time.time())
@@ -65,6 +65,7 @@ async def _named(session: AsyncSession, hashes: Iterable[str]) -> set[str]:
     return set(found.scalars())
 
 
-async def _is_leased(session: AsyncSession) -> bool:
+async def is_leased(session: AsyncSession) -> bool:
+    """Whether no bytes may be removed now: a backup copies them, or an old database still names them."""
     lasting = select(BlobLease.id).where(BlobLease.until > func.now()).limit(1)
     return (await session.execute(lasting)).first() is not None
