@@ -33,7 +33,7 @@ from pharos.identity.sign_in import open_session
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra import embedded_postgres, migrate
 from pharos.infra.blobs import ASIDE
-from pharos.infra.database_roles import connection_urls, initialise_database
+from pharos.infra.database_roles import connection_urls, initialise_database, read_administration
 from pharos.infra.db import Table, create_database
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict, Invalid, NotFound, PharosError, StorageFull
@@ -49,7 +49,7 @@ from pharos.ops.backup.restore import Restored, restore, restore_uploads, undo_r
 from pharos.ops.backup.restore_keys import KeyStep
 from pharos.ops.backup.restore_plan import prepare, refuse_no_room
 from pharos.ops.backup.restore_table import restore_one_table
-from pharos.ops.backup.rollback_points import remove_old_rollback_points
+from pharos.ops.backup.rollback_points import remove_old_rollback_points, swap
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import read_verification
 from pharos.ops.backup.verification import verify_backup
@@ -295,6 +295,13 @@ def test_a_kill_leaves_the_old_or_the_new_and_the_next_run_is_clean(place: Place
     bring_back(place)
     assert documents(place.settings) == place.ledger
     assert f"{database_of(place.settings)}_restore" not in databases(place)
+
+
+def test_a_swap_that_fails_half_way_changes_no_name(place: Place) -> None:
+    before = databases(place)
+    with pytest.raises(psycopg.errors.InvalidCatalogName):
+        swap(read_administration(place.settings), fresh="restored_by_nobody")
+    assert databases(place) == before
 
 
 # ---- refused before anything is written ----

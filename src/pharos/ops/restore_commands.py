@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import UTC
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
@@ -22,6 +22,24 @@ from pharos.ops.backup.store import Found, StoredBackup, find_backup, list_backu
 
 app = typer.Typer()
 
+What = Annotated[str | None, typer.Argument(help="latest, a date, a moment in UTC, a name, an id or a path.")]
+Merge = Annotated[bool, typer.Option("--merge", help="Add the rows that the live table lacks; with --table.")]
+KeepSessions = Annotated[bool, typer.Option("--keep-sessions", help="Whoever was signed in then stays signed in.")]
+IdentityFile = Annotated[
+    Path | None, typer.Option("--identity", help="The age identity that opens its secrets, if not this machine's.")
+]
+SignedBy = Annotated[
+    str | None, typer.Option("--signed-by", help="Trust this signing key too: of another installation's backup.")
+]
+
+
+class Trust(TypedDict):
+    """Whose signature is believed besides the known ones, and what opens the escrow."""
+
+    identity: Path | None
+    signed_by: str | None
+
+
 KEYS = {
     KeyStep.KEEP: "today's encryption key opens its secrets",
     KeyStep.REWRAP: "its data keys are from before a rotation: they were wrapped anew with today's key",
@@ -31,30 +49,18 @@ KEYS = {
 
 @app.command("restore")
 def restore_command(
-    what: Annotated[
-        str | None, typer.Argument(help="latest, a date, a moment in UTC, a name, an id or a path.")
-    ] = None,
+    what: What = None,
     *,
     show_list: Annotated[bool, typer.Option("--list", help="List what can be restored and swapped back to.")] = False,
     dry_run: DryRun = False,
     table: Annotated[str | None, typer.Option("--table", help="Only this table, into a schema of its own.")] = None,
     into: Annotated[str | None, typer.Option("--into", help="Name of that schema.")] = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Add the rows that the live table lacks; with --table.")
-    ] = False,
+    merge: Merge = False,
     uploads_only: Annotated[bool, typer.Option("--uploads-only", help="Only missing and damaged files.")] = False,
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Swap back to the database from before the last restore.")
-    ] = False,
-    identity: Annotated[
-        Path | None, typer.Option("--identity", help="The age identity that opens its secrets, if not this machine's.")
-    ] = None,
-    signed_by: Annotated[
-        str | None, typer.Option("--signed-by", help="Trust this signing key too: of another installation's backup.")
-    ] = None,
-    keep_sessions: Annotated[
-        bool, typer.Option("--keep-sessions", help="Whoever was signed in then stays signed in.")
-    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Swap back to the database from before the restore.")] = False,
+    identity: IdentityFile = None,
+    signed_by: SignedBy = None,
+    keep_sessions: KeepSessions = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for the database's name.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -78,29 +84,17 @@ def restore_command(
     _remark(found, as_json=as_json)
     if (table is None) != (into is None):
         raise Invalid("--table and --into belong together: --table users --into scratch", code="table_without_schema")
+    trust: Trust = {"identity": identity, "signed_by": signed_by}
     if dry_run:
-        plan = prepare(settings, found.folder, identity=identity, signed_by=signed_by, tell=tell, counts_rows=True)
-        _echo_plan(settings, plan, as_json=as_json)
+        _echo_plan(prepare(settings, found.folder, **trust, tell=tell, counts_rows=True), as_json=as_json)
     elif table is not None and into is not None:
-        one = restore_one_table(
-            settings,
-            found.folder,
-            table=table,
-            into=into,
-            tell=tell,
-            merges=merge,
-            identity=identity,
-            signed_by=signed_by,
-        )
+        one = restore_one_table(settings, found.folder, table=table, into=into, tell=tell, merges=merge, **trust)
         _echo_table(one, as_json=as_json)
     elif uploads_only:
-        blobs = restore_uploads(settings, found.folder, identity=identity, signed_by=signed_by, tell=tell)
-        _echo_uploads(found, blobs, as_json=as_json)
+        _echo_uploads(found, restore_uploads(settings, found.folder, tell=tell, **trust), as_json=as_json)
     else:
         _ask(settings, f"Replace the live database by {found.backup.name}? What came since then goes.", yes=yes)
-        done = restore(
-            settings, found.folder, tell=tell, identity=identity, signed_by=signed_by, keep_sessions=keep_sessions
-        )
+        done = restore(settings, found.folder, tell=tell, keep_sessions=keep_sessions, **trust)
         _echo_restored(settings, done, as_json=as_json)
 
 
@@ -156,7 +150,7 @@ def _list(settings: Settings, *, as_json: bool) -> None:
         )
 
 
-def _echo_plan(settings: Settings, plan: Prepared, *, as_json: bool) -> None:
+def _echo_plan(plan: Prepared, *, as_json: bool) -> None:
     if as_json:
         echo_json(_plan_object(plan))
         return
