@@ -426,6 +426,9 @@ def test_a_backup_of_the_previous_schema_is_migrated_forward(database_server: Se
     state = migrate.schema_state(connection_urls(settings).app)
     assert (state.current, state.pending) == (state.head, ())
     assert documents(settings) == ledger
+    undo_restore(settings, tell=quiet)  # what was live is of the previous schema, too
+    assert migrate.schema_state(connection_urls(settings).app).pending == ()
+    assert documents(settings) == ledger
 
 
 # ---- an empty machine ----

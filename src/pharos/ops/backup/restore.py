@@ -32,7 +32,7 @@ from pharos.infra.database_roles import (
 )
 from pharos.infra.db import create_database
 from pharos.infra.db_system import system_transaction
-from pharos.infra.errors import NotFound, PharosError, Unavailable
+from pharos.infra.errors import Conflict, NotFound, PharosError, Unavailable
 from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.ids import TenantId
 from pharos.infra.keyring import read_keys
@@ -170,6 +170,7 @@ def undo_restore(settings: Settings, *, tell: Tell) -> tuple[RollbackPoint, str]
             with_database(connection_urls(settings).backup, point.database),
         )
         refuse_unopened(open_secrets(loaded, read_keys(settings)), name=point.database)
+        _bring_forward(settings, loaded)
         _lease_blobs(settings, loaded)
         before, _ = _put_in_place(settings, known, point.database, was=was, tell=tell)
         assert before is not None
@@ -253,6 +254,18 @@ async def _finish_rows(settings: Settings, name: str, fresh: str, *, keep_sessio
                 await record_audit(session, actor, action="data.restored", subject=subject)
     finally:
         await db.dispose()
+
+
+def _bring_forward(settings: Settings, loaded: Loaded) -> None:
+    """Pharos may have been updated since this database was live, and would not start on it while we hold the lock."""
+    with psycopg.connect(loaded.backup_url) as connection:
+        found = connection.execute("select version_num from alembic_version").fetchone()
+    if found is None or not migrate.knows_revision(found[0]):
+        raise Conflict(
+            f"{loaded.database} was last used by a newer Pharos. Update Pharos and run this again.", code="newer_schema"
+        )
+    urls = connection_urls(settings)
+    migrate.upgrade(with_database(urls.migrator, loaded.database), owner=urls.owner_role)
 
 
 def _lease_blobs(settings: Settings, loaded: Loaded) -> None:
