@@ -99,7 +99,7 @@ async def detailed(runtime: CurrentRuntime, response: Response) -> dict[str, obj
     responses={200: {"content": {"text/event-stream": {}}, "description": "begin, a silence, end"}},
 )
 async def stream(
-    pause_seconds: Annotated[float, Query(ge=0, le=LONGEST_PAUSE_SECONDS)] = 1.0,
+    pause_seconds: Annotated[float, Query(ge=0, le=LONGEST_PAUSE_SECONDS)] = 0.2,
 ) -> StreamingResponse:
     """Two events with a silence between them: who gets both at once, or one alone, knows what a proxy does."""
     if len(_streams) >= MOST_STREAMS:
