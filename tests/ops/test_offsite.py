@@ -11,13 +11,22 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyrage  # type: ignore[import-untyped]
 import pytest
+from pyrage import x25519
 
 from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.settings import Settings
 from pharos.ops.backup import restic
 from pharos.ops.backup.manifest import BlobState, FileState, Manifest, write_manifest
-from pharos.ops.backup.offsite import find_offsite, list_offsite, pull_backup, push_backup
+from pharos.ops.backup.offsite import (
+    SEALED_PASSWORD,
+    find_offsite,
+    list_offsite,
+    pull_backup,
+    push_backup,
+    sealed_password_file,
+)
 
 NAME = "pharos-20260102-030000"
 
@@ -126,6 +135,18 @@ def test_a_copy_comes_back_on_another_machine_as_it_was(settings: Settings, tmp_
         pull_backup(elsewhere, "latest", into=tmp_path / "got")
     with pytest.raises(NotFound, match=f"newest there is {later.name}"):
         find_offsite(elsewhere, "2025-12-31")
+
+
+def test_the_offline_identity_alone_opens_the_repository(settings: Settings, tmp_path: Path) -> None:
+    offline = x25519.Identity.generate()
+    push_backup(settings.model_copy(update={"backup_recipient": str(offline.to_public())}), tmp_path / "backups" / NAME)
+    sealed = (repository(settings) / SEALED_PASSWORD).read_bytes()
+    assert sealed == sealed_password_file(settings).read_bytes()
+    shutil.rmtree(settings.data_dir)  # the machine is lost
+    password = tmp_path / "password"
+    password.write_bytes(pyrage.decrypt(sealed, [offline]))
+    other = settings.model_copy(update={"data_dir": tmp_path / "other", "offsite_password_file": password})
+    assert pull_backup(other, "latest", into=tmp_path / "got").name == NAME
 
 
 @pytest.mark.contract("BK-13", part="a flipped byte in a pack is noticed within a week of nightly checks and named")

@@ -86,6 +86,13 @@ def test_what_cannot_have_happened_yet_is_not_overdue_and_defaults_are_loud_from
     assert (found.good, found.restore_seconds) == (None, None)
 
 
+def test_copies_that_only_this_machine_opens_are_told() -> None:
+    alone = Settings(_env_file=None, backup_recipient=None, offsite="restic:/mnt/elsewhere")
+    told = judge(alone, Facts([GOOD], [DRILL], since=A_YEAR, same_disk=False), now=NOW).notices
+    assert [notice.code for notice in told] == ["no_recipient"]
+    assert "copies offsite cannot be opened without this machine" in told[0].words
+
+
 @pytest.fixture
 def elsewhere() -> Iterator[Path]:
     """A folder on another disk than the data."""

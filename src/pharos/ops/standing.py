@@ -218,7 +218,13 @@ def _same_disk(settings: Settings) -> Notice:
 
 def _recipient(settings: Settings) -> Notice | None:
     words = offline_warning(settings)
-    return Notice("no_recipient", words) if words is not None else None
+    if words is None:
+        return None
+    if (settings.offsite or "").startswith("restic:") and settings.offsite_password_file is None:
+        words = (
+            f"{words} Until then the copies offsite cannot be opened without this machine, which has their password."
+        )
+    return Notice("no_recipient", words)
 
 
 def _restore_seconds(

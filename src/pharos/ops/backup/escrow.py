@@ -122,6 +122,14 @@ def offline_recipients(settings: Settings) -> list[x25519.Recipient]:
         ) from error
 
 
+def seal_for_offline(settings: Settings, secret: bytes) -> str | None:
+    """A secret as age's armoured text that the operator's identities alone open; None without a recipient."""
+    if not (operators := offline_recipients(settings)):
+        return None
+    sealed: bytes = pyrage.encrypt(secret, operators, armored=True)
+    return sealed.decode()
+
+
 def offline_warning(settings: Settings) -> str | None:
     """What to tell an operator whose backups nobody can use once the machine is lost; None when all is well."""
     if offline_recipients(settings):

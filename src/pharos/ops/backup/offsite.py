@@ -20,8 +20,12 @@ from pharos.infra.secret_files import write_secret
 from pharos.infra.settings import Settings
 from pharos.ops.backup import restic, rsync
 from pharos.ops.backup.check import check_files
+from pharos.ops.backup.escrow import seal_for_offline
 from pharos.ops.backup.manifest import MANIFEST, SIGNATURE, VERIFIED, Manifest, read_manifest
 from pharos.ops.backup.store import NAME
+
+SEALED_PASSWORD = "pharos-offsite-password.age"  # noqa: S105 - a file name
+"""In the repository's directory, where restic looks for nothing of this name."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def push_backup(settings: Settings, folder: Path) -> Pushed:
     state = _state(settings, target)
     state["repository"] = restic.open_repository(settings, target.place, known_id=state.get("repository"))
     _remember(settings, target, state)
+    seal_password(settings, target)
     snapshot, added = restic.push(settings, target.place, folder, files=files)
     # The check comes first: reading a file whose pack is gone, restic would try again for most of a minute.
     part = int(state.get("part", 0)) % restic.PARTS + 1
@@ -108,6 +113,25 @@ def push_backup(settings: Settings, folder: Path) -> Pushed:
     _remember(settings, target, {**state, "part": part})
     seconds = round(time.monotonic() - started, 3)
     return Pushed(folder.name, settings.offsite or "", snapshot, files, added, f"{part}/{restic.PARTS}", seconds)
+
+
+def sealed_password_file(settings: Settings) -> Path:
+    """The repository's password as only the operator's offline identity opens it, for `seal_password`."""
+    return settings.data_dir / "secrets" / "offsite_password.age"
+
+
+def seal_password(settings: Settings, target: Target) -> None:
+    """Keep the repository's password sealed to the offline recipients: here, and with a repository in a directory.
+
+    It is written anew each time, for whoever the recipients are now; without one nothing is.
+    """
+    sealed = seal_for_offline(settings, restic.password_file(settings).read_bytes())
+    if sealed is None:
+        return
+    write_secret(sealed_password_file(settings), sealed)
+    directory = Path(target.place.removeprefix("local:"))
+    if directory.is_dir():
+        write_secret(directory / SEALED_PASSWORD, sealed)
 
 
 def list_offsite(settings: Settings) -> list[OffsiteCopy]:
