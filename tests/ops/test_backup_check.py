@@ -33,7 +33,7 @@ from pharos.identity.tenant_secrets import save_tenant_secret
 from pharos.infra import migrate
 from pharos.infra.database_roles import connection_urls, initialise_database
 from pharos.infra.db import create_database
-from pharos.infra.errors import PharosError
+from pharos.infra.errors import Conflict, Invalid, PharosError
 from pharos.infra.postgres_place import reachable_binaries
 from pharos.infra.settings import Settings
 from pharos.ops.backup import escrow as escrows
@@ -42,6 +42,7 @@ from pharos.ops.backup.manifest import FileState, TableState, manifest_bytes, re
 from pharos.ops.backup.signing import public_key, sign
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import find_backup, list_backups, record_verification
+from pharos.ops.backup.verification import verify_backup
 
 SEED = secrets.randbits(32)
 """Decides which bits and places are hit; a failure names it."""
@@ -312,6 +313,19 @@ def test_a_signed_manifest_that_says_something_wrong_is_refused(
     fields = json.loads((copied / "manifest.json").read_bytes())
     resign(made, copied, json.dumps(change(fields)).encode())
     assert code_of(made, copied) == code
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"schema": "9999"}, {"name": "pharos-20200101-000000"}])
+def test_an_older_pharos_or_another_name_leaves_a_good_backup_good(
+    made: Made, copied: Path, change: dict[str, object]
+) -> None:
+    fields = json.loads((copied / "manifest.json").read_bytes())
+    resign(made, copied, json.dumps({**fields, **change}).encode())
+    record_verification(made.settings, copied, seconds=1)
+    kept = (copied / "verified.json").read_bytes()
+    with pytest.raises((Conflict, Invalid)):
+        verify_backup(made.settings, copied, tell=lambda step, words: None)
+    assert (copied / "verified.json").read_bytes() == kept
 
 
 def replace_and_resign(made: Made, folder: Path, path: str, content: bytes) -> None:

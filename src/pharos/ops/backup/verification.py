@@ -22,8 +22,16 @@ from pharos.ops.backup.store import record_verification
 
 FAULTS_OF_THE_BACKUP = (Conflict, Invalid, NotFound)
 """Kinds that say something about the backup; a full disk or a server that does not start say nothing about it."""
-FAULTS_OF_THE_QUESTION = {"unknown_signer", "escrow_not_opened", "bad_identity_file", "bad_public_key"}
-"""Whoever asks has the wrong key: the backup may be good."""
+FAULTS_OF_THE_QUESTION = {
+    "unknown_signer",
+    "escrow_not_opened",
+    "bad_identity_file",
+    "bad_public_key",
+    "newer_schema",
+    "newer_backup",
+    "renamed_backup",
+}
+"""Whoever asks has the wrong key or too old a Pharos, or gave it another name: the backup may be good."""
 
 
 @dataclass(frozen=True)
