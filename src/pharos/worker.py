@@ -116,7 +116,6 @@ async def recover(runtime: Runtime) -> int:
 async def sweep(runtime: Runtime) -> None:
     """Remove what nothing needs: half uploads, bytes no document names, old limits and sessions, scratch tenants."""
     runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
-    await asyncio.to_thread(remove_old_rollback_points, runtime.settings)
     async with system_transaction(runtime.db) as session:
         may_remove = not await is_leased(session)
     if may_remove:
@@ -127,6 +126,8 @@ async def sweep(runtime: Runtime) -> None:
         await sweep_blobs(runtime, tenant_id)
         async with runtime.db.transaction(tenant_id) as session:
             await sweep_sessions(session)
+    # Last: it asks the whole server, and what keeps it from answering must not keep the rest lying.
+    await asyncio.to_thread(remove_old_rollback_points, runtime.settings)
 
 
 async def seal(runtime: Runtime) -> int:

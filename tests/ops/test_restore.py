@@ -21,6 +21,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select
 from tests.conftest import make_runtime
 from tests.make import MadeTenant, make_document, make_person, make_project
@@ -49,7 +50,7 @@ from pharos.ops.backup.restore import Restored, restore, restore_uploads, undo_r
 from pharos.ops.backup.restore_keys import KeyStep
 from pharos.ops.backup.restore_plan import prepare, refuse_no_room
 from pharos.ops.backup.restore_table import restore_one_table
-from pharos.ops.backup.rollback_points import remove_old_rollback_points, swap
+from pharos.ops.backup.rollback_points import list_rollback_points, remove_old_rollback_points, swap
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import read_verification
 from pharos.ops.backup.verification import verify_backup
@@ -266,6 +267,18 @@ def test_rollback_points_go_when_their_time_is_over(place: Place) -> None:
         connection.execute(f"create database {over}")
     assert remove_old_rollback_points(place.settings) == [over]
     assert over not in databases(place)
+
+
+def test_rollback_points_are_listed_beside_databases_that_nobody_may_look_into(place: Place) -> None:
+    role, closed = f"limited_{secrets.token_hex(4)}", f"closed_{secrets.token_hex(4)}"
+    with psycopg.connect(place.server.admin_url, autocommit=True) as connection:
+        connection.execute(f"create role {role} login password 'of-the-test'")
+        connection.execute(f"create database {closed}")
+        connection.execute(f"revoke connect on database {closed} from public")
+    address = place.server.admin_url.rpartition("@")[2]
+    limited = SecretStr(f"postgresql://{role}:of-the-test@{address}")
+    points = list_rollback_points(place.settings.model_copy(update={"database_admin_url": limited}))
+    assert closed not in [point.database for point in points]
 
 
 # ---- kills ----
@@ -555,7 +568,8 @@ def test_a_dry_run_for_a_date_says_what_would_be_lost_and_changes_nothing(place:
     assert (state_of(place.settings), databases(place), sorted(place.settings.blob_root.rglob("*"))) == before
 
 
-@pytest.mark.contract("RS-12", "RS-10")
+@pytest.mark.contract("RS-12")
+@pytest.mark.contract("RS-10", part="the time is printed")
 def test_the_name_of_the_database_is_asked_for_and_the_time_said(place: Place) -> None:
     with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
     wrong = pharos(place, str(place.folder), typed="yes\n")

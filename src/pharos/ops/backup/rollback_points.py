@@ -24,6 +24,10 @@ from pharos.ops.backup.scratch import drop_database
 
 SWAP_TRIES = 10
 STAMP = "%Y%m%d%H%M%S"
+POINTS = """
+    with ours as materialized (select oid, datname from pg_database where starts_with(datname, %s))
+    select datname, pg_database_size(oid) from ours
+    """
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,16 @@ def restored_name(live: str) -> str:
 
 
 def list_rollback_points(settings: Settings) -> list[RollbackPoint]:
-    """What can be swapped back to, the newest first. Raises `psycopg.Error` where the server does not answer."""
+    """What can be swapped back to, the newest first. Raises `psycopg.Error` where the server does not answer.
+
+    Only ours are measured: a size wants the right to connect, and of another's database may be gone by then.
+    """
     known = read_administration(settings)
-    pattern = re.compile(rf"{re.escape(known.database)}_before_(\d{{14}})")
+    prefix = f"{known.database}_before_"
+    pattern = re.compile(rf"{re.escape(prefix)}(\d{{14}})")
     keep, points = timedelta(days=settings.rollback_keep_days), []
     with psycopg.connect(known.admin_url, autocommit=True, connect_timeout=5) as connection:
-        for name, size in connection.execute("select datname, pg_database_size(oid) from pg_database"):
+        for name, size in connection.execute(POINTS, [prefix]):
             if found := pattern.fullmatch(name):
                 since = datetime.strptime(found[1], STAMP).replace(tzinfo=UTC)
                 points.append(RollbackPoint(name, since, since + keep, size))
