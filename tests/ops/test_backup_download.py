@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,9 +18,12 @@ from tests.ops.backups import make_folder
 from typer.testing import CliRunner
 
 from pharos.cli import app
+from pharos.identity.security import list_security_events
 from pharos.identity.signing_keys import JWT, current_key
+from pharos.identity.tenants import ensure_default_tenant
+from pharos.infra.db import create_database
 from pharos.infra.settings import Settings
-from pharos.ops.backup.download import ALGORITHM, AUDIENCE, make_link
+from pharos.ops.backup.download import ALGORITHM, AUDIENCE, LINK_MADE, make_link, record_way_out
 from pharos.runtime import Runtime
 
 HOUR = timedelta(hours=1)
@@ -97,7 +102,32 @@ async def test_a_link_is_no_access_token(runtime: Runtime, settings: Settings, f
     assert answer.status_code == 401
 
 
+async def test_every_organisation_is_told_that_its_data_left(
+    runtime: Runtime, client: httpx.AsyncClient, settings: Settings, folder: Path, tenant: MadeTenant
+) -> None:
+    tenants = (tenant.id, await ensure_default_tenant(runtime))
+    await record_way_out(runtime, LINK_MADE, folder.name)
+    await client.get(path_of(make_link(settings, folder, lives=HOUR)))
+    for tenant_id in tenants:
+        async with runtime.db.transaction(tenant_id) as session:
+            told = [line for line in await list_security_events(session) if line.subject == f"backup:{folder.name}"]
+        assert {line.event_type for line in told[:2]} == {"backup_link_made", "backup_downloaded"}
+        assert {line.severity for line in told} == {"high"}
+
+
+async def test_without_a_database_a_backup_can_still_be_fetched(
+    runtime: Runtime, settings: Settings, folder: Path
+) -> None:
+    db = create_database("postgresql://nobody:nothing@127.0.0.1:1/nowhere")
+    try:
+        async with open_client(replace(runtime, db=db)) as client:
+            assert (await client.get(path_of(make_link(settings, folder, lives=HOUR)))).status_code == 200
+    finally:
+        await db.dispose()
+
+
 def test_the_command_prints_the_address(settings: Settings, folder: Path) -> None:
+    make_folder(settings, made_at=datetime(2026, 3, 2, 3, tzinfo=UTC), verified=False)
     environment = {
         "PHAROS_DATA_DIR": str(settings.data_dir),
         "PHAROS_DATABASE_URL": settings.database_url,
@@ -105,3 +135,5 @@ def test_the_command_prints_the_address(settings: Settings, folder: Path) -> Non
     }
     result = CliRunner().invoke(app, ["backup", "link", "2026-03-01"], env=environment)
     assert result.output.startswith("https://pharos.example.org/backups/download/ey"), result.output
+    latest = CliRunner().invoke(app, ["backup", "link", "--json"], env=environment)
+    assert json.loads(latest.stdout)["name"] == folder.name, "the newer one was never restored"

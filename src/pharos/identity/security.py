@@ -22,6 +22,8 @@ EVENT_TYPES = (
     "account_unlocked",
     "api_key_created",
     "api_key_revoked",
+    "backup_downloaded",
+    "backup_link_made",
     "data_restored",
     "email_change_failed",
     "email_changed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pharos.infra.errors import Invalid
+from pharos.infra.errors import Invalid, NotFound
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import (
     AsJson,
@@ -35,10 +36,12 @@ from pharos.ops.backup.store import (
     StoredBackup,
     find_backup,
     list_backups,
+    newest_good,
     record_verification,
 )
 from pharos.ops.backup.verification import FAULTS_OF_THE_BACKUP, FAULTS_OF_THE_QUESTION, Verified, verify_backup
 from pharos.ops.operation_lock import hold_operation_lock
+from pharos.runtime import open_runtime
 
 app = typer.Typer()
 backup_app = typer.Typer(help="Backups: make, list, check, copy elsewhere.", no_args_is_help=True)
@@ -172,13 +175,18 @@ def link(
     as_json: AsJson = False,
 ) -> None:
     """Print an address from which any machine can fetch a backup as a tar archive, until it ends."""
-    from pharos.ops.backup.download import make_link
+    from pharos.ops.backup.download import LINK_MADE, make_link, record_way_out
+
+    async def record(name: str) -> None:
+        async with open_runtime(settings) as runtime:
+            await record_way_out(runtime, LINK_MADE, name)
 
     settings = Settings()
-    found = find_backup(settings, what)
+    found = _find_good(settings) if what == "latest" else find_backup(settings, what)
     if found.folder.parent != settings.backup_root:
         raise Invalid(f"Only backups in {settings.backup_root} can be fetched. Copy {found.folder} there.")
     address = make_link(settings, found.folder, lives=timedelta(hours=hours))
+    asyncio.run(record(found.backup.name))
     if as_json:
         echo_json({"name": found.backup.name, "url": address, "hours": hours})
         return
@@ -187,6 +195,18 @@ def link(
     if settings.public_url is None:
         error_console.print("From another machine, put this machine's name in place of the host.", markup=False)
     echo_line(address)
+
+
+def _find_good(settings: Settings) -> Found:
+    """What `latest` is where a backup leaves the machine: the newest that was restored and compared."""
+    good = newest_good(list_backups(settings))
+    if good is None:
+        raise NotFound(
+            "No backup has been restored and compared yet. Run `pharos backup verify`, or name one of `pharos backup "
+            "list`.",
+            code="no_such_backup",
+        )
+    return Found(good)
 
 
 @contextmanager

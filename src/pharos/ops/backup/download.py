@@ -12,17 +12,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jwt
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
 
-from pharos.identity.current import CurrentRuntime
+from pharos.identity.audit import record_audit
+from pharos.identity.current import CurrentRuntime, origin_of
+from pharos.identity.principal import operator
+from pharos.identity.security import record_security_event
+from pharos.identity.sign_in import Origin
 from pharos.identity.signing_keys import JWT, current_key, verifying_keys
+from pharos.identity.tenants import list_tenants
 from pharos.infra.blobs import CHUNK_BYTES
-from pharos.infra.errors import NotFound
+from pharos.infra.errors import NotFound, PharosError
+from pharos.infra.ids import TenantId
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.ops.backup.manifest import MANIFEST, VERIFIED
 from pharos.ops.backup.store import NAME
+from pharos.runtime import Runtime
 
 log = get_logger(__name__)
 
@@ -31,6 +39,9 @@ router = APIRouter(include_in_schema=False)
 ALGORITHM = "HS256"
 AUDIENCE = "pharos-backup"
 """A token for something else, an access token above all, opens nothing here; nor this one anything else."""
+LINK_MADE, DOWNLOADED = "backup_link_made", "backup_downloaded"
+NOWHERE = Origin()
+"""Of whoever sits at this machine."""
 TAR_BLOCK = 512
 
 
@@ -41,8 +52,32 @@ def make_link(settings: Settings, folder: Path, *, lives: timedelta) -> str:
     return f"{settings.base_url}/backups/download/{token}"
 
 
+async def record_way_out(runtime: Runtime, event_type: str, name: str, origin: Origin = NOWHERE) -> None:
+    """Tell every tenant, for each one's data is in it: a link was made, or somebody fetched the backup by one.
+
+    A database that does not answer keeps no backup from leaving: that is when one is needed most.
+    """
+    subject = f"backup:{name}"
+    try:
+        for tenant in await list_tenants(runtime):
+            tenant_id = TenantId(tenant.id)
+            async with runtime.db.transaction(tenant_id) as session:
+                await record_security_event(
+                    *(session, tenant_id),
+                    event_type=event_type,
+                    severity="high",
+                    subject=subject,
+                    ip=origin.ip,
+                    agent=origin.agent,
+                )
+                if event_type == LINK_MADE:
+                    await record_audit(session, operator(tenant_id), action="backup.link_made", subject=subject)
+    except (SQLAlchemyError, OSError, PharosError) as error:
+        log.warning("backup.way_out_not_recorded", backup=name, error=type(error).__name__)
+
+
 @router.get("/backups/download/{token}")
-def download(token: str, runtime: CurrentRuntime) -> StreamingResponse:
+async def download(token: str, request: Request, runtime: CurrentRuntime) -> StreamingResponse:
     """The backup of a link, with its length; not how it was verified here.
 
     Raises `NotFound` for a link that is not ours, or whose time is over.
@@ -52,6 +87,7 @@ def download(token: str, runtime: CurrentRuntime) -> StreamingResponse:
         raise NotFound("This backup is gone. `pharos backup list` shows those there are.", code="no_such_backup")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / VERIFIED)
     log.info("backup.downloaded", backup=folder.name)
+    await record_way_out(runtime, DOWNLOADED, folder.name, origin_of(request))
     headers = {
         "Content-Disposition": f'attachment; filename="{folder.name}.tar"',
         "Content-Length": str(tar_bytes(folder, files)),
