@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,7 @@ from pharos.infra.db_system import system_transaction
 from pharos.infra.settings import Settings
 from pharos.library import tasks
 from pharos.ops.backup import signing
-from pharos.ops.backup.drill import run_drill
+from pharos.ops.backup.drill import own_blobs, run_drill
 from pharos.ops.backup.drill_log import CAUSES, DrillReport, days_since_passed, is_drill_due, list_drills
 from pharos.ops.backup.manifest import SIGNATURE, Manifest, TableState, read_manifest, write_manifest, write_private
 from pharos.ops.backup.offsite import push_backup
@@ -163,6 +164,16 @@ def test_a_drill_from_the_offsite_copy_restores_asks_and_clears_everything_away(
         assert line in row["report"]
     assert leftovers(settings) == []
     assert count_sessions(settings) == before, "nothing of the live one was touched"
+
+
+def test_what_the_second_pharos_does_to_its_files_leaves_the_backup_as_it_was(place: Place, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in (place.folder / "blobs").rglob("*") if path.is_file()}
+    for home in (place.settings.data_dir / "tmp-of-a-drill", Path(tempfile.mkdtemp(dir="/dev/shm"))):
+        home.mkdir(exist_ok=True)
+        own = own_blobs(place.settings, place.folder, home)
+        assert len([path for path in own.rglob("*") if path.is_file()]) == len(before) == 1
+        shutil.rmtree(home)
+        assert {path: path.read_bytes() for path in (place.folder / "blobs").rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.contract("DR-09")

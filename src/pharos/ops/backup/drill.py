@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
 import shutil
 import signal
 import socket
@@ -36,7 +37,7 @@ from pharos.ops.backup.drill_log import DrillCheck, DrillReport, explain, save_r
 from pharos.ops.backup.drill_pharos import TenantToAsk, ask_canary, drill_settings, second_pharos, tenants_to_ask
 from pharos.ops.backup.escrow import drill_identity_file
 from pharos.ops.backup.manifest import BLOBS_FOLDER, Manifest
-from pharos.ops.backup.restore_plan import refuse_no_room_to_load
+from pharos.ops.backup.restore_plan import refuse_no_room, refuse_no_room_to_load
 from pharos.ops.backup.retention import plan_retention
 from pharos.ops.backup.scratch import (
     Loaded,
@@ -147,7 +148,7 @@ def _restore_and_try(drill: _Drill, stack: ExitStack, wait_for_end: Callable[[st
         said.append(f"{opened.data_keys} data keys and {opened.secrets} secrets open with the drill identity alone")
     with _check(drill, "start") as said:
         second = drill_settings(
-            drill.home, server, loaded, blobs=drill.folder / BLOBS_FOLDER, models=settings.models_dir
+            drill.home, server, loaded, blobs=own_blobs(settings, drill.folder, drill.home), models=settings.models_dir
         )
         applied = _migrate(second)
         url = stack.enter_context(second_pharos(second, escrow))
@@ -211,6 +212,23 @@ def _compare_blobs(loaded: Loaded, folder: Path) -> str:
             f"{len(missing)} documents have no file in the backup (first: {missing[0]}).", code="document_without_file"
         )
     return f"{len(named)} files, one for every document"
+
+
+def own_blobs(settings: Settings, folder: Path, home: Path) -> Path:
+    """The backup's files as a tree of the drill's own, which the second Pharos may add to and remove from.
+
+    Hard links where both lie on one file system, for a file's bytes never change; else copies. Raises `StorageFull`.
+    """
+    if folder.stat().st_dev != home.stat().st_dev:
+        refuse_no_room(settings, sum(file.stat().st_size for file in (folder / BLOBS_FOLDER).rglob("*")))
+    return Path(shutil.copytree(folder / BLOBS_FOLDER, home / "uploads", copy_function=_link))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _migrate(second: Settings) -> str:
