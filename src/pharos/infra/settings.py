@@ -53,7 +53,9 @@ class Settings(BaseSettings):
         description="A Postgres 16-18 with pgvector >= 0.8.1, as the app role; unset: the embedded one.",
     )
     database_admin_url: SecretStr | None = Field(
-        default=None, description="An administrator of that server; used by `pharos db init` only."
+        default=None,
+        description="An administrator of that server; used by `pharos db init`, by `pharos restore` in all its forms "
+        "and by the worker, which removes the databases that restores left.",
     )
     database_direct_url: str | None = Field(
         default=None,

@@ -146,12 +146,13 @@ def write_secrets(settings: Settings, escrow: Escrow) -> None:
     What the operator gives in the environment counts more and is left alone. Run it only where nothing is encrypted
     yet: the key file is replaced.
     """
+    # first: once there is a key, a killed run is not repeated from here
+    signing.remember_key(settings, escrow.signed_by)
     if settings.encryption_key is None and escrow.keys:
         write_keys(settings, escrow.keys)
     for which in SIGNING_SECRETS:
         if secret := escrow.signing_secrets.get(which.setting):
             write_secret(secret_file(settings, which), secret)
-    signing.remember_key(settings, escrow.signed_by)
 
 
 def _settings_made(settings: Settings) -> dict[str, str]:
