@@ -21,6 +21,7 @@ from pharos.identity.principal import product
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.embedded_postgres import free_port
 from pharos.infra.errors import Invalid
+from pharos.ops import health
 from pharos.ops.smoke import Check, SmokeReport, run_smoke
 from pharos.runtime import Runtime
 
@@ -148,6 +149,12 @@ async def test_a_proxy_that_holds_streams_back_or_cuts_silent_ones_is_noticed(ur
     assert (held.result, "came together" in held.said, "proxy_buffering" in held.next_step) == ("FAIL", True, True)
     assert (cut.result, "cut after" in cut.said, "proxy_read_timeout" in cut.next_step) == ("FAIL", True, True)
     assert good.result == "PASS"
+
+
+async def test_a_stream_that_too_many_ask_for_fails_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MOST_STREAMS", 0)
+    report = await run_smoke(url, pause_seconds=0.2)
+    assert (report.passed, named(report, "stream").result) == (True, "SKIP")
 
 
 @pytest.mark.contract("SM-05", part="the exit code tells, and JSON says the same")

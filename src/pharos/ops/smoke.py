@@ -231,6 +231,8 @@ async def _stream(visit: _Visit) -> str:
     address = f"/health/stream?pause_seconds={pause:g}"
     try:
         async with visit.client.stream("GET", address, timeout=pause + TIMEOUT_SECONDS) as reply:
+            if reply.status_code == 429:
+                raise CheckSkipped("too many of these streams are open just now")
             if reply.status_code != 200:
                 await reply.aread()
                 raise _refused(reply)
