@@ -29,6 +29,7 @@ from pharos.infra.errors import Conflict
 from pharos.infra.ids import TenantId, new_id
 from pharos.infra.mail import SECRET_KIND
 from pharos.infra.settings import Settings
+from pharos.ops.backup.fingerprints import fingerprint_tables
 from pharos.ops.backup.manifest import Manifest, read_manifest
 from pharos.ops.backup.restore_plan import Tell
 from pharos.ops.backup.snapshot import write_backup
@@ -90,6 +91,23 @@ FATES: dict[str, Fate] = {
 """What becomes of every table. A new one must be named here: a test compares this list with the schema (WM-02)."""
 
 EMPTIED = tuple(table for table, fate in FATES.items() if fate == "empty")
+CHANGING_BY_THEMSELVES = {
+    "api_keys",  # when each was used last
+    "audit_log",
+    "audit_seals",
+    "mails",
+    "one_time_tokens",
+    "procrastinate_events",
+    "procrastinate_jobs",
+    "procrastinate_periodic_defers",
+    "rate_limits",
+    "refresh_tokens",
+    "security_events",
+    "sessions",
+    "share_tokens",  # how often each was used
+}
+CONTENT = tuple(table for table in EMPTIED if table not in CHANGING_BY_THEMSELVES)
+"""What people made, and what was made of it: in the backup to the last row and letter, or the wipe refuses."""
 LOGS = ("audit_log", "security_events", "audit_seals")
 BUSY = sql.SQL(
     """
@@ -150,7 +168,7 @@ async def wipe(
     first setup again.
 
     Raises what a backup and its verification raise, and `Conflict` while another operation runs, while documents are
-    being processed (unless `force`), when somebody wrote between the backup and the wipe, or when the tables are held
+    being processed (unless `force`), when content changed between the backup and the wipe, or when the tables are held
     by a long transaction. Nothing is removed then.
     """
     settings, stamp = runtime.settings, f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
@@ -193,7 +211,7 @@ def _empty(settings: Settings, stamp: str, backup: Manifest | None) -> tuple[dic
         owner.execute(sql.SQL("lock table {} in exclusive mode").format(tables))
         rows, mail_texts = _count(reader)
         if backup is not None:
-            _refuse_newer(rows, backup)
+            _refuse_newer(reader, backup)
         audit_file = _export_logs(reader, settings.data_dir / "audit" / f"before-wipe-{stamp}.jsonl")
         tenants = _tenants(reader)
         reader.rollback()  # what it has read it holds too, and the next statement wants it alone
@@ -222,16 +240,18 @@ def _as_owner(urls: DatabaseUrls) -> Iterator[psycopg.Connection[tuple[object, .
         ) from error
 
 
-def _refuse_newer(rows: dict[str, int], backup: Manifest) -> None:
-    """Logs, sessions and limits grow by themselves; of what people made, each row must be in the backup."""
-    grown = [
-        table for table in ("users", "projects", "documents", "messages") if rows[table] != backup.tables[table].rows
-    ]
-    if grown:
+def _refuse_newer(reader: psycopg.Connection[tuple[object, ...]], backup: Manifest) -> None:
+    """Raise `Conflict` when content is not what the backup holds: minutes have passed while that was restored.
+
+    Reads all content while writers wait: as long as the backup's own fingerprints took.
+    """
+    now = fingerprint_tables(reader, CONTENT)
+    if changed := [table for table, state in now.items() if state != backup.tables.get(table)]:
         raise Conflict(
-            f"Since the backup somebody wrote into {', '.join(grown)}; nothing was removed. Run it again when people "
-            "have stopped, or stop Pharos first: `pharos down`, then `pharos up --only postgres`.",
+            f"Since the backup {', '.join(changed)} changed; nothing was removed. Run it again when people have "
+            "stopped, or stop Pharos first: `pharos down`, then `pharos up --only postgres`.",
             code="written_meanwhile",
+            tables=changed,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import psycopg
@@ -29,13 +30,17 @@ TABLES = """
     """
 
 
-def fingerprint_tables(connection: psycopg.Connection[Any]) -> dict[str, TableState]:
-    """Rows and fingerprint of each table of the schema `public`, by name, as a role that row security lets see them.
+def fingerprint_tables(
+    connection: psycopg.Connection[Any], only: Collection[str] | None = None
+) -> dict[str, TableState]:
+    """Rows and fingerprint of each table of the schema `public`, by name, as a role that row security lets see them;
+    of those in `only` where it is given.
 
     Sees what the connection's transaction sees. Changes session settings, so it wants a connection of its own.
     """
     connection.execute(TEXT_FORM)
-    return {name: _fingerprint(connection, name) for name, _ in _tables(connection)}
+    names = [name for name, _ in _tables(connection) if only is None or name in only]
+    return {name: _fingerprint(connection, name) for name in names}
 
 
 def count_by_tenant(connection: psycopg.Connection[Any]) -> dict[str, dict[str, int]]:
