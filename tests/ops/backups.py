@@ -22,10 +22,12 @@ def make_folder(
     offsite: bool = False,
     error: PharosError | None = None,
 ) -> Path:
-    """A backup's folder with a manifest and nothing else, and its row: enough for whatever lists backups."""
+    """A backup's folder with a manifest, one empty file, and its row: enough for whatever lists backups."""
     name = f"pharos-{made_at:%Y%m%d-%H%M%S}"
     folder = settings.backup_root / name
-    folder.mkdir(parents=True, mode=0o700)
+    (folder / "database").mkdir(parents=True, mode=0o700)
+    with (folder / "database" / "toc.dat").open("wb") as file:
+        file.truncate(size_bytes)
     manifest = Manifest(
         name=name,
         made_at=made_at,

@@ -51,6 +51,7 @@ def make_folder(settings: Settings, made_at: datetime, *, name: str | None = Non
     """A folder that looks like a backup from outside."""
     folder = settings.backup_root / (name or f"pharos-{made_at:%Y%m%d-%H%M%S}")
     folder.mkdir(parents=True, mode=0o700)
+    (folder / "escrow.age").write_bytes(b"x" * 1234)
     manifest = Manifest(
         name=folder.name,
         made_at=made_at,
@@ -154,6 +155,18 @@ def test_a_verification_counts_for_the_manifest_it_was_made_of_only(place: Setti
     assert [one.state for one in list_backups(place)] == ["verified", "written"]
     (good / "verified.json").write_text("{")
     assert read_verification(good) is None
+
+
+@pytest.mark.contract("BK-09", part="a verified backup that lost something since is no good one")
+def test_a_verified_backup_that_lost_a_file_or_part_of_one_is_failed(place: Settings) -> None:
+    escrow = make_folder(place, NOW, is_verified=True) / "escrow.age"
+    assert [one.state for one in list_backups(place)] == ["verified"]
+    escrow.write_bytes(b"x" * 1233)
+    (cut,) = list_backups(place)
+    assert (cut.state, cut.error_code, cut.is_good) == ("failed", "wrong_size", False)
+    escrow.unlink()
+    (lost,) = list_backups(place)
+    assert (lost.state, lost.error_code, lost.is_good) == ("failed", "missing_file", False)
 
 
 def test_a_folder_without_a_readable_manifest_is_listed_as_failed(place: Settings) -> None:

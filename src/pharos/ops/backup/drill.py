@@ -48,7 +48,7 @@ from pharos.ops.backup.scratch import (
     refuse_unopened,
     scratch_server,
 )
-from pharos.ops.backup.store import list_backups, newest_good
+from pharos.ops.backup.store import list_backups
 from pharos.ops.operation_lock import hold_operation_lock
 from pharos.ops.smoke import run_smoke
 
@@ -164,13 +164,14 @@ def _restore_and_try(drill: _Drill, stack: ExitStack, wait_for_end: Callable[[st
 
 
 def _fetch(drill: _Drill) -> str:
-    """Bring the newest backup here: from offsite where a place is set, else the newest good one of this machine."""
+    """Bring the newest backup here: from offsite where a place is set, else the newest verified one of this machine,
+    even if it lost a file since: then the drill says which."""
     settings = drill.settings
     if offsite.target_of(settings) is not None:
         drill.folder = offsite.pull_backup(settings, "latest", into=drill.home)
         drill.source = f"from {settings.offsite}"
     else:
-        newest = newest_good(list_backups(settings))
+        newest = next((one for one in list_backups(settings) if one.folder and one.verified_at), None)
         if newest is None or newest.folder is None:
             raise NotFound(
                 "There is no verified backup to drill with. Make one: `pharos backup now`, `pharos backup verify`.",
@@ -272,7 +273,7 @@ def _check(drill: _Drill, name: str) -> Iterator[list[str]]:
         known = error if isinstance(error, PharosError) else Unavailable(f"{type(error).__name__}: {error}")
         cause, next_step = explain(known)
         seconds = round(time.monotonic() - started, 3)
-        drill.add(DrillCheck(name, "FAIL", known.message, cause, next_step, seconds))
+        drill.add(DrillCheck(name, "FAIL", known.message, cause, next_step, seconds, known.code))
         raise _Red(name) from error
     drill.add(DrillCheck(name, "PASS", "; ".join(said), seconds=round(time.monotonic() - started, 3)))
 

@@ -25,7 +25,7 @@ from pharos.infra.errors import Conflict, Invalid, NotFound, PharosError, Unavai
 from pharos.infra.ids import new_id
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
-from pharos.ops.backup.manifest import MANIFEST, VERIFIED, read_manifest, write_private
+from pharos.ops.backup.manifest import MANIFEST, VERIFIED, Manifest, read_manifest, write_private
 
 log = get_logger(__name__)
 
@@ -111,7 +111,8 @@ def list_backups(settings: Settings, *, removed: bool = False) -> list[StoredBac
 
 
 def describe_folder(folder: Path) -> StoredBackup:
-    """A backup as its folder shows it; one whose manifest cannot be read is `failed` with the reason."""
+    """A backup as its folder shows it; `failed` with the reason is one whose manifest cannot be read, and a verified
+    one that lost a file since, or part of one: their sizes are looked at, not their content."""
     try:
         manifest = read_manifest(folder)
     except PharosError as error:
@@ -130,7 +131,24 @@ def describe_folder(folder: Path) -> StoredBackup:
         return known
     if not found.passed:
         return replace(known, state=FAILED, error_code=found.error_code, error=found.error)
+    if fault := _lost_since(folder, manifest):
+        return replace(known, state=FAILED, verified_at=found.at, error_code=fault[0], error=fault[1])
     return replace(known, state=VERIFIED_STATE, verified_at=found.at)
+
+
+def _lost_since(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
+    """Code and words for the first file of the manifest that is not there, or has another size."""
+    for path, state in manifest.files.items():
+        try:
+            size = (folder / path).stat().st_size
+        except OSError as error:
+            code, said = "missing_file", f"cannot be found ({error.strerror})"
+        else:
+            if size == state.bytes:
+                continue
+            code, said = "wrong_size", f"is {size} bytes long instead of {state.bytes}"
+        return code, f"{path} {said}. Take another backup, or copy this one again from where it is whole."
+    return None
 
 
 def find_backup(settings: Settings, what: str, *, usable: bool = False) -> Found:
