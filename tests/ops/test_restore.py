@@ -262,11 +262,13 @@ def test_undo_brings_back_what_was_live_before_and_a_second_one_undoes_that(plac
 
 def test_rollback_points_go_when_their_time_is_over(place: Place) -> None:
     assert remove_old_rollback_points(place.settings) == []
-    over = f"{database_of(place.settings)}_before_20200101000000"
+    over = {f"{database_of(place.settings)}_{word}_20200101000000" for word in ("before", "failed")}
     with psycopg.connect(place.server.admin_url, autocommit=True) as connection:
-        connection.execute(f"create database {over}")
-    assert remove_old_rollback_points(place.settings) == [over]
-    assert over not in databases(place)
+        for name in over:
+            connection.execute(f"create database {name}")
+    assert not [point for point in list_rollback_points(place.settings) if "failed" in point.database]
+    assert set(remove_old_rollback_points(place.settings)) == over
+    assert not over & databases(place)
 
 
 def test_rollback_points_are_listed_beside_databases_that_nobody_may_look_into(place: Place) -> None:

@@ -1,7 +1,8 @@
 """Databases under other names: the restored one beside the live one, the swap, and what was live before it.
 
 ALTER DATABASE … RENAME is transactional, so whoever is killed leaves the old or the new one under the live name. The
-database that was live keeps its content as `<name>_before_<YYYYMMDDHHMMSS>` until its time is over.
+database that was live keeps its content as `<name>_before_<YYYYMMDDHHMMSS>` until its time is over; one that did not
+work once it was live is kept as long, as `<name>_failed_<YYYYMMDDHHMMSS>`, and is never swapped back to.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from pharos.ops.backup.scratch import drop_database
 
 SWAP_TRIES = 10
 STAMP = "%Y%m%d%H%M%S"
+BEFORE, FAILED = "before", "failed"
+"""What a kept database was: live until a swap, or live and of no use."""
 POINTS = """
     with ours as materialized (select oid, datname from pg_database where starts_with(datname, %s))
     select datname, pg_database_size(oid) from ours
@@ -50,8 +53,12 @@ def list_rollback_points(settings: Settings) -> list[RollbackPoint]:
 
     Only ours are measured: a size wants the right to connect, and of another's database may be gone by then.
     """
+    return _kept(settings, BEFORE)
+
+
+def _kept(settings: Settings, word: str) -> list[RollbackPoint]:
     known = read_administration(settings)
-    prefix = f"{known.database}_before_"
+    prefix = f"{known.database}_{word}_"
     pattern = re.compile(rf"{re.escape(prefix)}(\d{{14}})")
     keep, points = timedelta(days=settings.rollback_keep_days), []
     with psycopg.connect(known.admin_url, autocommit=True, connect_timeout=5) as connection:
@@ -64,12 +71,14 @@ def list_rollback_points(settings: Settings) -> list[RollbackPoint]:
 
 def rollback_points_here(settings: Settings) -> list[RollbackPoint] | None:
     """The same, changing nothing where there is no database yet; None where none answers."""
-    if settings.database_url is None and embedded_postgres.find(settings.data_dir) is None:
-        return []
     try:
-        return list_rollback_points(settings)
+        return [] if _has_no_database(settings) else list_rollback_points(settings)
     except (psycopg.OperationalError, PharosError):
         return None
+
+
+def _has_no_database(settings: Settings) -> bool:
+    return settings.database_url is None and embedded_postgres.find(settings.data_dir) is None
 
 
 def database_name(settings: Settings) -> str:
@@ -78,9 +87,12 @@ def database_name(settings: Settings) -> str:
 
 
 def remove_old_rollback_points(settings: Settings) -> list[str]:
-    """Drop those whose time is over; their names. Does nothing where no administrator's address is known."""
-    points = rollback_points_here(settings) or []
-    over = [point.database for point in points if point.until <= datetime.now(UTC)]
+    """Drop those whose time is over, and what failed as long ago; their names. Does nothing where no administrator's
+    address is known."""
+    points = rollback_points_here(settings)
+    if points is None or _has_no_database(settings):
+        return []
+    over = [one.database for one in (*points, *_kept(settings, FAILED)) if one.until <= datetime.now(UTC)]
     for database in over:
         drop_database(read_administration(settings).admin_url, database)
     return over
@@ -93,13 +105,14 @@ def has_database(known: Administration, name: str) -> bool:
     return found is not None
 
 
-def swap(known: Administration, *, fresh: str) -> str | None:
+def swap(known: Administration, *, fresh: str, kept_as: str = BEFORE) -> str | None:
     """Let the database `fresh` take the live one's name, in one transaction; whoever is connected is disconnected.
 
+    The live one is kept as `BEFORE`, or as `FAILED` when nobody shall swap back to it.
     Returns what the live one is called now; None when there was none. Raises `Unavailable` when somebody keeps coming
     back faster than we can rename.
     """
-    before = _free_name(known) if has_database(known, known.database) else None
+    before = _free_name(known, kept_as) if has_database(known, known.database) else None
     names = [name for name in (known.database, fresh) if before or name == fresh]
     with psycopg.connect(known.admin_url, autocommit=True) as connection:
         for _ in range(SWAP_TRIES):
@@ -121,10 +134,10 @@ def swap(known: Administration, *, fresh: str) -> str | None:
     )
 
 
-def _free_name(known: Administration) -> str:
+def _free_name(known: Administration, word: str) -> str:
     """Names carry a second, and two swaps may fall into one."""
     at = datetime.now(UTC)
-    while has_database(known, name := f"{known.database}_before_{at.strftime(STAMP)}"):
+    while has_database(known, name := f"{known.database}_{word}_{at.strftime(STAMP)}"):
         at += timedelta(seconds=1)
     return name
 
