@@ -17,15 +17,18 @@ import httpx
 import psycopg
 import pytest
 
-from pharos.infra.database_roles import connection_urls
+from pharos.infra import migrate
+from pharos.infra.database_roles import connection_urls, initialise_database, read_administration, with_database
 from pharos.infra.embedded_postgres import free_port
 from pharos.infra.errors import Unavailable
 from pharos.infra.settings import Settings
+from pharos.ops import start_stop
 from pharos.ops.backup.restore import restore, undo_restore
+from pharos.ops.backup.rollback_points import list_rollback_points
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.listen import local_url
 from pharos.ops.running import read_state
-from pharos.ops.start_stop import start_detached
+from pharos.ops.start_stop import postgres_alone, start_detached
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,6 +66,16 @@ def tenants(settings: Settings) -> set[str]:
         return {row[0] for row in connection.execute("select slug from tenants where slug <> 'default'")}
 
 
+def tenants_of_points(settings: Settings) -> list[set[str]]:
+    """What each rollback point holds, the newest first."""
+    admin_url = read_administration(settings).admin_url
+    found = []
+    for point in list_rollback_points(settings):
+        with psycopg.connect(with_database(admin_url, point.database)) as connection:
+            found.append({row[0] for row in connection.execute("select slug from tenants where slug <> 'default'")})
+    return found
+
+
 def is_ready(settings: Settings) -> bool:
     return httpx.get(f"{local_url(settings)}/health/ready", timeout=10).status_code == 200
 
@@ -83,7 +96,31 @@ def occupied(settings: Settings) -> socket.socket:
     return listener
 
 
-@pytest.mark.contract("RS-05", "RS-09")
+def test_what_needs_longer_to_stop_than_we_wait_runs_again_once_it_has_stopped(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with postgres_alone(settings):
+        urls = initialise_database(settings)
+        migrate.upgrade(urls.migrator, owner=urls.owner_role)
+    served = start_detached(settings, only="postgres")
+    folder = make_backup(settings)
+    add_tenant(settings, "after")
+    monkeypatch.setattr(start_stop, "DOWN_SECONDS", 0.2)
+
+    def hold(step: str, sentence: str) -> None:
+        if step in ("stop", "again"):
+            os.kill(served.pid, signal.SIGSTOP if step == "stop" else signal.SIGCONT)
+
+    with pytest.raises(Unavailable, match="has not stopped"):
+        restore(settings, folder, tell=hold)
+    running = read_state(settings)
+    assert running is not None
+    assert (running.is_ready, running.pid != served.pid, set(running.parts)) == (True, True, {"postgres"})
+    assert tenants(settings) == {"after"}
+
+
+@pytest.mark.contract("RS-05")
+@pytest.mark.contract("RS-09", part="health and the public checks")
 def test_what_served_serves_again_with_the_restored_data_or_with_the_old(settings: Settings) -> None:
     start_detached(settings)
     add_tenant(settings, "before")
@@ -108,6 +145,7 @@ def test_what_served_serves_again_with_the_restored_data_or_with_the_old(setting
     with pytest.raises(Unavailable) as failed:
         restore(settings, folder, tell=hinder)
     assert failed.value.code == "restore_not_healthy"
+    assert tenants_of_points(settings) == [{"before"}], "what did not work is not offered"
     assert (tenants(settings), is_ready(settings)) == ({"before", "after"}, True)
 
     process = multiprocessing.get_context("fork").Process(target=kill_at_start, args=(settings, folder))

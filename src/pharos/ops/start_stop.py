@@ -15,7 +15,7 @@ from pharos.infra import embedded_postgres
 from pharos.infra.errors import Unavailable
 from pharos.infra.settings import Settings, child_environment
 from pharos.ops.log_files import log_file, open_log
-from pharos.ops.running import READY_SECONDS, State, read_state, supervisor_lock
+from pharos.ops.running import READY_SECONDS, State, read_state, supervisor_lock, supervisor_pid
 
 DOWN_SECONDS = 120.0
 
@@ -61,6 +61,12 @@ def stop_running(settings: Settings) -> State | None:
     except psutil.NoSuchProcess:
         pass  # it ended by itself just now
     return state
+
+
+def wait_until_down(settings: Settings) -> None:
+    """Wait for a supervisor that was told to stop, however long that takes: it ends each part that does not end."""
+    while supervisor_pid(settings) is not None:
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ from pharos.ops.backup.restore_blobs import BlobChanges, add_blobs
 from pharos.ops.backup.restore_keys import KeyStep, bring_keys
 from pharos.ops.backup.restore_plan import Prepared, Tell, prepare, programs_for
 from pharos.ops.backup.rollback_points import (
+    FAILED,
     STAMP,
     RollbackPoint,
     dropped_afterwards,
@@ -63,7 +64,7 @@ from pharos.ops.models import Backup, Drill
 from pharos.ops.operation_lock import hold_operation_lock
 from pharos.ops.running import State, read_state
 from pharos.ops.smoke import Check, run_smoke
-from pharos.ops.start_stop import postgres_alone, start_detached, stop_running
+from pharos.ops.start_stop import postgres_alone, start_detached, stop_running, wait_until_down
 
 PAUSE_SECONDS = 0.2
 """Of the smoke test's stream: no proxy stands between this machine and its own web process."""
@@ -286,7 +287,7 @@ def _put_in_place(
     if was is None:
         return _swap(known, fresh, tell=tell), ()
     only = None if "web" in was.parts else "postgres"
-    with _stopped(settings, tell=tell):
+    with _stopped(settings, only=only, tell=tell):
         before = _swap(read_administration(settings), fresh, tell=tell)
     try:
         tell("start", "Starting Pharos")
@@ -301,9 +302,9 @@ def _put_in_place(
     except PharosError as error:
         said = error.message
     tell("back", f"Swapping back: {said}")
-    with _stopped(settings, tell=tell):
+    with _stopped(settings, only=only, tell=tell):
         assert before is not None, "what ran had a database"
-        failed = swap(read_administration(settings), fresh=before)
+        failed = swap(read_administration(settings), fresh=before, kept_as=FAILED)
     start_detached(settings, only=only)
     raise Unavailable(
         f"What was restored does not work ({said}), so the old database is live again. The restored one is kept as "
@@ -320,14 +321,16 @@ def _swap(known: Administration, fresh: str, *, tell: Tell) -> str | None:
 
 
 @contextmanager
-def _stopped(settings: Settings, *, tell: Tell) -> Iterator[None]:
-    """Everything but Postgres stopped. It is started again by the caller, or here when the block fails."""
+def _stopped(settings: Settings, *, only: str | None, tell: Tell) -> Iterator[None]:
+    """Everything but Postgres stopped. It is started again by the caller, or here when the block fails or the stopping
+    takes too long: what was told to stop will, so we wait until it has."""
     tell("stop", "Stopping Pharos")
-    was = stop_running(settings)
     try:
+        stop_running(settings)
         with postgres_alone(settings):
             yield
     except BaseException:
-        if was is not None:
-            start_detached(settings, only=None if "web" in was.parts else "postgres")
+        tell("again", "Starting what ran again, once it has stopped")
+        wait_until_down(settings)
+        start_detached(settings, only=only)
         raise
