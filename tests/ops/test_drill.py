@@ -146,7 +146,7 @@ def test_a_drill_from_the_offsite_copy_restores_asks_and_clears_everything_away(
     steps = ["backup", "files", "load", "tables", "uploads", "secrets", "start", "people", "smoke", "canary"]
     assert names == [*steps, "retention"]
     said = {check.name: check.said for check in report.checks}
-    assert said["canary"] == "default: cites lighthouse.txt"
+    assert said["canary"] == "default: cites its document"
     assert "1 secrets open with the drill identity alone" in said["secrets"]
     assert report.name == f"restore-drill-{datetime.now(UTC):%Y%m%d}"
     assert report.source == f"from rsync:{tmp_path / 'copies'}"
@@ -162,6 +162,7 @@ def test_a_drill_from_the_offsite_copy_restores_asks_and_clears_everything_away(
         "| duration",
     ):
         assert line in row["report"]
+    assert "lighthouse" not in file.read_text()
     assert leftovers(settings) == []
     assert count_sessions(settings) == before, "nothing of the live one was touched"
 
@@ -185,11 +186,17 @@ def test_a_missing_table_or_file_turns_the_drill_red_with_cause_and_next_command
     blob = next(path for path in manifest.files if path.startswith("blobs/"))
     (folder / blob).unlink()
     report = drill(settings)
-    assert [check.name for check in report.failed] == ["files"]
+    assert [check.name for check in report.failed] == ["files"], report.failed
     assert blob in report.failed[0].said
     assert (report.failed[0].cause, report.failed[0].next_step) == CAUSES["missing_file"]
     text = max((tmp_path / "drills").glob("*.md")).read_text()
     assert f"Next: `{CAUSES['missing_file'][1]}`" in text
+    shown = list_drills(settings, limit=1)[0]["report"]
+    assert blob in text
+    assert "| files | FAIL |" in shown
+    assert "missing_file" in shown
+    assert f"Next: `{CAUSES['missing_file'][1]}`" in shown
+    assert str(place.tenant.id) not in shown, "an administrator of one organisation reads nothing of another's"
 
     shutil.copy(place.folder / blob, folder / blob)
     sign_again(settings, folder, replace(manifest, tables={**manifest.tables, "letters": TableState(3, "9")}))

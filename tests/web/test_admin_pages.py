@@ -241,7 +241,11 @@ async def test_the_page_of_backups_says_what_would_be_lost_how_long_it_takes_and
         assert "<code>pharos drill</code>" in empty
         now = datetime.now(UTC)
         make_folder(settings, made_at=now - timedelta(hours=30), documents=7, offsite=True)
-        make_folder(settings, made_at=now - timedelta(hours=1), error=Conflict(f"One table differs. {HOSTILE}"))
+        make_folder(
+            settings,
+            made_at=now - timedelta(hours=1),
+            error=Conflict(f"The file /srv/x of tenant 1 differs. {HOSTILE}", code="backup_differs"),
+        )
         report = f"# restore-drill-1\n\n| check | result |\n|---|---|\n| tables | 46 |\n\n{HOSTILE}"
         async with system_transaction(fresh_runtime.db) as session:
             session.add(Drill(name="restore-drill-1", started_at=now, seconds=41.5, passed=True, by="x", report=report))
@@ -254,9 +258,11 @@ async def test_the_page_of_backups_says_what_would_be_lost_how_long_it_takes_and
         "About 42 s",
         "as the last drill took",
         "7 documents",
-        "is not good",
+        "is not good (backup_differs)",
+        "<code>pharos backup list --log</code>",
     ):
         assert said in full, said
     for mends in ("PHAROS_OFFSITE", "PHAROS_BACKUP_DIR", "PHAROS_BACKUP_RECIPIENT", "<code>pharos backup now</code>"):
         assert mends in full, mends
+    assert "/srv/x" not in full
     assert "<img" not in full

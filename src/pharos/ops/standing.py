@@ -30,6 +30,8 @@ BACKUP_HOURS = 26
 OFFSITE_HOURS = 50
 """One copy that failed is made up for by the next; two are not."""
 DRILLS_SHOWN = 20
+LOOK = "`pharos backup list --log` says why"
+"""Not here: an error's words may name one tenant's files and the machine's folders to another's administrators."""
 REMEMBERED_SECONDS = 60.0
 """Monitoring asks every few seconds, and a manifest names every file."""
 
@@ -175,10 +177,11 @@ def _failed_backup(backups: list[StoredBackup]) -> Notice | None:
     newest = max(backups, key=lambda backup: backup.made_at, default=None)
     if newest is None or newest.state != FAILED:
         return None
+    why = f" ({newest.error_code})" if newest.error_code else ""
     if newest.folder is not None:
-        words = f"The newest backup, {newest.name}, is not good, and no older one is removed meanwhile: {newest.error}"
-        return Notice("verify_failed", f"{words} Make another with `pharos backup now`.")
-    return Notice("backup_failed", f"The last backup failed: {newest.error} Then run `pharos backup now`.")
+        words = f"The newest backup, {newest.name}, is not good{why}, and no older one is removed meanwhile."
+        return Notice("verify_failed", f"{words} {LOOK}; make another with `pharos backup now`.")
+    return Notice("backup_failed", f"The last backup failed{why}. {LOOK}; then run `pharos backup now`.")
 
 
 def _drills(facts: Facts, now: datetime) -> list[Notice]:

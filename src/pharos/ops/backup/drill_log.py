@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ DATABASE_SECONDS = 3
 
 @dataclass(frozen=True)
 class DrillCheck:
-    """One step; a failed one has the likely cause and the next command."""
+    """One step; a failed one has the error's `code`, the likely cause and the next command."""
 
     name: str
     result: Literal["PASS", "FAIL", "SKIP"]
@@ -41,6 +41,7 @@ class DrillCheck:
     cause: str = ""
     next_step: str = ""
     seconds: float = 0.0
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,14 @@ def explain(error: PharosError) -> tuple[str, str]:
     return CAUSES.get(error.code, ("its own words say it", "pharos doctor"))
 
 
-def to_markdown(report: DrillReport) -> str:
-    """The log of a drill, as a page to be filed."""
+def to_markdown(report: DrillReport, *, for_web: bool = False) -> str:
+    """The log of a drill, as a page to be filed; what is shown to administrators has codes for what failed.
+
+    They belong to one tenant, and an error's words may name another one's files and this machine's folders.
+    """
+    if for_web:
+        checks = (replace(one, said=one.code) if one.result == "FAIL" else one for one in report.checks)
+        report = replace(report, checks=tuple(checks))
     result = "passed" if report.passed else "FAILED"
     same, tables = report.tables
     facts = [
@@ -143,13 +150,12 @@ def save_report(settings: Settings, report: DrillReport) -> Path:
     """Keep the log below the backups and as a row; the file's place. Without a database the file is all there is."""
     folder = settings.backup_root / "drills"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    text = to_markdown(report)
     file = folder / f"{report.name}-{report.started_at:%H%M%S}.md"
-    write_private(file, text.encode())
+    write_private(file, to_markdown(report).encode())
     values = {
         "id": new_id(),
         **{key: getattr(report, key) for key in ("name", "backup_name", "started_at", "seconds", "passed", "by")},
-        "report": text,
+        "report": to_markdown(report, for_web=True),
         "checks": Jsonb([asdict(check) for check in report.checks]),
     }
     statement = """
