@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pharos.identity.tenants import DEFAULT_SLUG
 from pharos.infra.database_roles import make_database, read_administration, role_name, with_database
 from pharos.infra.errors import Conflict, Invalid, NotFound
+from pharos.infra.ids import new_id
 from pharos.infra.settings import Settings
 from pharos.ops.backup.check import check_backup
 from pharos.ops.backup.fingerprints import fingerprint_tables
@@ -20,6 +23,7 @@ from pharos.ops.backup.manifest import Manifest
 from pharos.ops.backup.restore_plan import Tell, programs_for
 from pharos.ops.backup.rollback_points import dropped_afterwards
 from pharos.ops.backup.scratch import Difference, drop_database, refuse_differences, restore_table
+from pharos.ops.operation_lock import hold_operation_lock
 from pharos.ops.running import read_state
 from pharos.ops.start_stop import postgres_alone
 
@@ -61,7 +65,8 @@ def restore_one_table(
 ) -> RestoredTable:
     """Put a table's rows as they were into the new schema `into` of the live database, which the app cannot see.
 
-    With `merges` those that the live table lacks are added to it, in the same transaction. Raises `NotFound` for a
+    With `merges` those that the live table lacks are added to it, in the same transaction, which also writes the entry
+    in the audit log. Raises `NotFound` for a
     table that the backup lacks, `Conflict` when the schema is there already or rows refer to some that are gone, and
     what `check_backup` raises.
     """
@@ -71,6 +76,7 @@ def restore_one_table(
     with ExitStack() as held:
         if read_state(settings) is None:
             held.enter_context(postgres_alone(settings))
+        held.enter_context(hold_operation_lock(settings, "restore of a table"))
         known = read_administration(settings)
         live, owner = with_database(known.admin_url, known.database), role_name(known.database, "owner")
         beside = f"{known.database}_table"
@@ -87,6 +93,7 @@ def restore_one_table(
                 rows = _copy(source, target, table, into, owner=owner)
                 missing, merge = _missing(target, table, into)
                 merged = _merge(target, merge, table) if merges else 0
+                _record(target, table, backup=manifest.name, into=into, rows=rows, merged=merged)
     return RestoredTable(manifest.name, table, into, rows, missing, merged, merge.as_string(None))
 
 
@@ -168,3 +175,16 @@ def _merge(target: psycopg.Connection[Any], merge: sql.Composed, table: str) -> 
             "changed. Restore that table first, the same way.",
             code="missing_reference",
         ) from error
+
+
+def _record(target: psycopg.Connection[Any], table: str, **detail: object) -> None:
+    """One entry, of the operator's own tenant: the rows may be of all of them. Last in its transaction, which works as
+    that tenant from here on."""
+    found = target.execute("select id from tenants where slug = %s", [DEFAULT_SLUG]).fetchone()
+    if found is None:
+        return
+    target.execute("select set_config('pharos.tenant_id', %s, true)", [str(found[0])])
+    target.execute(
+        "insert into audit_log (tenant_id, id, actor, action, subject, detail) values (%s, %s, %s, %s, %s, %s)",
+        [found[0], new_id(), "operator", "data.table_restored", f"table:{table}", json.dumps(detail)],
+    )
