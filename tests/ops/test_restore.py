@@ -54,6 +54,7 @@ from pharos.ops.backup.rollback_points import list_rollback_points, remove_old_r
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import read_verification
 from pharos.ops.backup.verification import verify_backup
+from pharos.ops.operation_lock import hold_operation_lock
 from pharos.ops.rotate_encryption import rotate_encryption
 from pharos.ops.start_stop import postgres_alone
 from pharos.runtime import Runtime
@@ -254,10 +255,42 @@ def test_undo_brings_back_what_was_live_before_and_a_second_one_undoes_that(plac
     live = documents(place.settings)
     bring_back(place)
     assert documents(place.settings) == place.ledger
-    undo_restore(place.settings, tell=quiet)
+    set_aside = with_runtime(place.settings, as_a_wipe_does)
+    _, _, files = undo_restore(place.settings, tell=quiet)
     assert documents(place.settings) == live
+    assert 0 < len(files) <= set_aside
+    assert all(is_whole(place.settings, place.tenant.id, sha256) for sha256 in live.values())
+    url = connection_urls(place.settings).backup
+    with psycopg.connect(url) as connection:
+        said = connection.execute("select subject from audit_log where action = 'data.restored'").fetchall()
+        kept = connection.execute("select name from backups").fetchall()
+    assert with_runtime(place.settings, open_sessions) == 0
+    assert [subject for (subject,) in said if subject.startswith("database:")]
+    assert (place.folder.name,) in kept
     undo_restore(place.settings, tell=quiet)
     assert documents(place.settings) == place.ledger
+
+
+async def open_sessions(runtime: Runtime) -> int:
+    async with runtime.db.transaction(await ensure_default_tenant(runtime)) as session:
+        return await count_open_sessions(session)
+
+
+async def as_a_wipe_does(runtime: Runtime) -> int:
+    return runtime.blobs.set_aside([(await ensure_default_tenant(runtime))], stamp="20260101-000000")
+
+
+def test_undo_names_the_files_that_are_gone_and_changes_nothing(place: Place) -> None:
+    bring_back(place)
+    gone = with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
+    bring_back(place)
+    (sha256,) = gone.values()
+    blob_of(place, sha256).unlink()
+    before = state_of(place.settings), databases(place)
+    with pytest.raises(Conflict, match=sha256) as refusal:
+        undo_restore(place.settings, tell=quiet)
+    assert refusal.value.code == "missing_blobs"
+    assert (state_of(place.settings), databases(place)) == before
 
 
 def test_rollback_points_go_when_their_time_is_over(place: Place) -> None:
@@ -495,6 +528,13 @@ def test_one_table_comes_back_beside_the_live_one_and_missing_rows_can_be_merged
         restore_one_table(place.settings, place.folder, table="documents", into="public", tell=quiet)
     one = restore_one_table(place.settings, place.folder, table="documents", into="merged", tell=quiet, merges=True)
     assert (one.missing, one.merged) == (1, 1)
+    with psycopg.connect(url.backup) as connection:
+        said = connection.execute(
+            "select subject, detail->>'merged' from audit_log where action = 'data.table_restored' order by at"
+        ).fetchall()
+    assert said == [("table:documents", "0"), ("table:documents", "1")]
+    with hold_operation_lock(place.settings, "backup"), pytest.raises(Conflict, match="Running now: backup"):
+        restore_one_table(place.settings, place.folder, table="documents", into="later", tell=quiet)
     assert documents(place.settings) == place.ledger
     assert make_backup(place.settings).exists()  # the schemas of a merge hinder nobody
 

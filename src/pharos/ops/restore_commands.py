@@ -72,8 +72,8 @@ def restore_command(
         return
     if undo:
         _ask(settings, "Swap back to the database from before the last restore?", yes=yes)
-        point, other = undo_restore(settings, tell=tell)
-        _echo_undone(point, other, as_json=as_json)
+        point, other, files = undo_restore(settings, tell=tell, keep_sessions=keep_sessions)
+        _echo_undone(point, other, files, as_json=as_json)
         return
     if what is None:
         raise Invalid(
@@ -216,13 +216,15 @@ def _echo_restored(settings: Settings, done: Restored, *, as_json: bool) -> None
     echo_line(f"It took {done.seconds:.1f} s.")
 
 
-def _echo_undone(point: RollbackPoint, other: str, *, as_json: bool) -> None:
+def _echo_undone(point: RollbackPoint, other: str, files: tuple[str, ...], *, as_json: bool) -> None:
     if as_json:
-        echo_json({"live_since": point.since, "was": point.database, "rollback_point": other})
+        echo_json({"live_since": point.since, "was": point.database, "rollback_point": other, "files": files})
         return
     echo_line(
         f"{point.database} is live again. What was live until now is kept as {other}: a second undo brings it back."
     )
+    if files:
+        echo_line(f"{len(files)} uploaded files that were set aside are in their place again.")
 
 
 def _echo_table(one: RestoredTable, *, as_json: bool) -> None:

@@ -38,7 +38,7 @@ from pharos.infra.ids import TenantId
 from pharos.infra.keyring import read_keys
 from pharos.infra.models import BlobLease
 from pharos.infra.settings import Settings
-from pharos.ops.backup.restore_blobs import BlobChanges, add_blobs
+from pharos.ops.backup.restore_blobs import BlobChanges, add_blobs, bring_named
 from pharos.ops.backup.restore_keys import KeyStep, bring_keys
 from pharos.ops.backup.restore_plan import Prepared, Tell, prepare, programs_for
 from pharos.ops.backup.rollback_points import (
@@ -119,7 +119,7 @@ def restore(
             tell("blobs", f"Adding {len(prepared.blobs.missing) + len(prepared.blobs.damaged)} uploaded files")
             add_blobs(settings, folder, prepared.blobs, stamp=stamp)
             _carry_over(settings, fresh)
-            asyncio.run(_finish_rows(settings, prepared.manifest.name, fresh, keep_sessions=keep_sessions))
+            asyncio.run(_finish_rows(settings, f"backup:{prepared.manifest.name}", fresh, keep_sessions=keep_sessions))
             before, checks = _put_in_place(settings, known, fresh, was=was, tell=tell)
     return Restored(
         backup=prepared.manifest.name,
@@ -148,11 +148,14 @@ def restore_uploads(
     return prepared.blobs
 
 
-def undo_restore(settings: Settings, *, tell: Tell) -> tuple[RollbackPoint, str]:
+def undo_restore(
+    settings: Settings, *, tell: Tell, keep_sessions: bool = False
+) -> tuple[RollbackPoint, str, tuple[str, ...]]:
     """Swap back to the newest rollback point; what was live becomes one itself, so a second undo is a redo.
 
-    Returns the point that is live now and the name of the other. Raises `NotFound` when there is none, `Conflict` when
-    today's keys do not open what is stored there.
+    Returns the point that is live now, the name of the other, and the files that a wipe had set aside and that are in
+    their place again. Raises `NotFound` when there is none, `Conflict` when today's keys do not open what is stored
+    there or files that it names are gone.
     """
     with ExitStack() as held:
         if (was := read_state(settings)) is None:
@@ -171,11 +174,15 @@ def undo_restore(settings: Settings, *, tell: Tell) -> tuple[RollbackPoint, str]
             with_database(connection_urls(settings).backup, point.database),
         )
         refuse_unopened(open_secrets(loaded, read_keys(settings)), name=point.database)
+        tell("blobs", "Looking for every uploaded file it names")
+        found = bring_named(settings, loaded.backup_url, name=point.database)
         _bring_forward(settings, loaded)
-        _lease_blobs(settings, loaded)
+        _carry_over(settings, point.database)
+        subject = f"database:{point.database}"
+        asyncio.run(_finish_rows(settings, subject, point.database, keep_sessions=keep_sessions))
         before, _ = _put_in_place(settings, known, point.database, was=was, tell=tell)
         assert before is not None
-    return point, before
+    return point, before, found
 
 
 def _load(settings: Settings, known: Administration, prepared: Prepared, fresh: str, *, tell: Tell) -> Loaded:
@@ -235,18 +242,18 @@ def _carry_over(settings: Settings, fresh: str) -> None:
                     kept.write(chunk)
 
 
-async def _finish_rows(settings: Settings, name: str, fresh: str, *, keep_sessions: bool) -> None:
+async def _finish_rows(settings: Settings, subject: str, fresh: str, *, keep_sessions: bool) -> None:
     """Sessions end, every tenant's logs say what happened, and the old database's blobs are kept as long as it is."""
     db = create_database(with_database(connection_urls(settings).direct, fresh))
     try:
         async with system_transaction(db) as session:
-            await session.execute(delete(BlobLease))  # that of the backup itself, which ended long ago
+            await session.execute(delete(BlobLease))  # that of the backup itself, or of an earlier swap
             until = datetime.now(UTC) + timedelta(days=settings.rollback_keep_days)
             session.add(BlobLease(reason=LEASE_REASON, until=until))
             tenants = (await session.execute(select(Tenant.id).order_by(Tenant.id))).scalars().all()
         for tenant_id in map(TenantId, tenants):
             async with db.transaction(tenant_id) as session:
-                actor, subject = operator(tenant_id), f"backup:{name}"
+                actor = operator(tenant_id)
                 if not keep_sessions:
                     await end_all_sessions(session, actor)
                 await record_security_event(
@@ -267,16 +274,6 @@ def _bring_forward(settings: Settings, loaded: Loaded) -> None:
         )
     urls = connection_urls(settings)
     migrate.upgrade(with_database(urls.migrator, loaded.database), owner=urls.owner_role)
-
-
-def _lease_blobs(settings: Settings, loaded: Loaded) -> None:
-    """The same for a database that is swapped back, where its schema knows leases."""
-    with psycopg.connect(with_database(connection_urls(settings).direct, loaded.database)) as connection:
-        if connection.execute("select to_regclass('blob_leases')").fetchone() != (None,):
-            connection.execute(
-                "insert into blob_leases (id, reason, until) values (gen_random_uuid(), %s, now() + %s)",
-                [LEASE_REASON, timedelta(days=settings.rollback_keep_days)],
-            )
 
 
 def _put_in_place(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+import psycopg
+
 from pharos.infra.blobs import ASIDE, BlobStore
 from pharos.infra.errors import Conflict
 from pharos.infra.ids import TenantId
@@ -68,6 +70,36 @@ def add_blobs(settings: Settings, folder: Path, changes: BlobChanges, *, stamp: 
                     f"{source} is not what its name says. Take another backup: `pharos restore --list`.",
                     code="damaged_blob",
                 )
+
+
+def bring_named(settings: Settings, url: str, *, name: str) -> tuple[str, ...]:
+    """Make sure that every blob which the database at `url` (the backup role's) names is there; those that a wipe set
+    aside are put back. Returns these, `<tenant>/ab/cd/<sha256>`, in order of their names.
+
+    Raises `Conflict` naming those that are nowhere, before any is put back, and `StorageFull`.
+    """
+    store = BlobStore(settings.blob_root)
+    with psycopg.connect(url) as connection:
+        named = connection.execute("select distinct tenant_id, sha256 from documents order by 1, 2").fetchall()
+    paths = [store.path(TenantId(tenant_id), sha256) for tenant_id, sha256 in named]
+    missing = [path.relative_to(store.root).as_posix() for path in paths if not path.exists()]
+    asides = {
+        one: next((file for file in sorted(store.root.glob(f"{ASIDE}*/{one}")) if _sha256(file) == file.name), None)
+        for one in missing
+    }
+    if gone := [one for one, aside in asides.items() if aside is None]:
+        raise Conflict(
+            f"{name} names {len(gone)} uploaded files that are gone: {', '.join(gone[:5])}"
+            f"{' …' if len(gone) > 5 else ''}. Nothing was changed. Add them from a backup that has them: "
+            "`pharos restore NAME --uploads-only`.",
+            code="missing_blobs",
+            blobs=gone,
+        )
+    for one, aside in asides.items():
+        assert aside is not None
+        # copied: what is live now may be swapped back again, and the sweep removes the folder when its time is over
+        store.write_file(TenantId(UUID(one.split("/")[0])), aside, max_bytes=aside.stat().st_size)
+    return tuple(missing)
 
 
 def _blobs_of(folder: Path) -> Iterator[tuple[Path, str]]:
