@@ -275,6 +275,24 @@ async def test_a_dump_the_server_refuses_is_told_with_its_reason(world: World, i
     assert "permission denied" in str(only_failure(world.settings).error)
 
 
+@pytest.mark.contract("BK-08", part="read back before it counts: what the disk kept differently fails it")
+async def test_a_file_that_reads_back_differently_fails_the_backup(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.add("something")
+    flush = snapshot._flush
+
+    def flush_badly(folder: Path) -> None:
+        flush(folder)
+        blob = next(folder.glob("blobs/*/??/??/*"))
+        blob.write_bytes(blob.read_bytes()[::-1])
+
+    monkeypatch.setattr(snapshot, "_flush", flush_badly)
+    with pytest.raises(Conflict, match="is not the file that was written"):
+        await asyncio.to_thread(make_backup, world.settings)
+    assert only_failure(world.settings).error_code == "damaged_file"
+
+
 @pytest.fixture
 def small_disk(world: World) -> Iterator[Path]:
     """A file system with hardly more room than a backup is allowed to need."""
@@ -384,6 +402,16 @@ async def test_another_machine_is_told_too(world: World, tmp_path: Path) -> None
     with hold_operation_lock(elsewhere, "migrate"), pytest.raises(Conflict, match=r"migrate on .*process"):
         await asyncio.to_thread(make_backup, world.settings)
     assert (await asyncio.to_thread(make_backup, world.settings)).is_dir()
+
+
+async def test_what_a_killed_fetch_left_goes_with_the_next_backup_and_a_running_one_stays(world: World) -> None:
+    left, running = (world.settings.backup_root / f".pulling-pharos-20260101-030000-{word}" for word in ("a", "b"))
+    for folder in (left, running):
+        (folder / "pharos-20260101-030000").mkdir(parents=True)
+    two_days_ago = time.time() - 2 * 24 * 3600
+    os.utime(left, (two_days_ago, two_days_ago))
+    await asyncio.to_thread(make_backup, world.settings)
+    assert (left.exists(), running.exists()) == (False, True)
 
 
 async def test_a_key_that_is_missing_fails_the_backup(world: World) -> None:

@@ -22,7 +22,7 @@ from pharos.ops.backup import restic, rsync
 from pharos.ops.backup.check import check_files
 from pharos.ops.backup.escrow import seal_for_offline
 from pharos.ops.backup.manifest import MANIFEST, SIGNATURE, VERIFIED, Manifest, read_manifest
-from pharos.ops.backup.store import NAME
+from pharos.ops.backup.store import NAME, PULLING
 
 SEALED_PASSWORD = "pharos-offsite-password.age"  # noqa: S105 - a file name
 """In the repository's directory, where restic looks for nothing of this name."""
@@ -169,7 +169,7 @@ def pull_backup(settings: Settings, wanted: str, *, into: Path) -> Path:
     if final.exists():
         raise Conflict(f"{final} is there already. Remove it, or fetch into another folder.", code="already_here")
     into.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = into / f".pulling-{copy.name}-{secrets.token_hex(4)}"
+    fresh = into / f"{PULLING}{copy.name}-{secrets.token_hex(4)}"
     fresh.mkdir(mode=0o700)
     try:
         if target.kind == "rsync":

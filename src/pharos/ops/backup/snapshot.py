@@ -35,7 +35,7 @@ from pharos.infra.settings import Settings
 from pharos.infra.terminal import size_text
 from pharos.ops.backup import signing
 from pharos.ops.backup.blob_lease import backup_lease
-from pharos.ops.backup.check import check_dump
+from pharos.ops.backup.check import check_dump, check_files
 from pharos.ops.backup.dump import client_programs, dumping, finish_dump
 from pharos.ops.backup.escrow import collect_escrow, seal_escrow
 from pharos.ops.backup.fingerprints import count_by_tenant, fingerprint_tables
@@ -52,12 +52,14 @@ from pharos.ops.backup.manifest import (
     write_manifest,
     write_private,
 )
-from pharos.ops.backup.store import record_failure, record_written
+from pharos.ops.backup.store import PULLING, record_failure, record_written
 from pharos.ops.operation_lock import hold_operation_lock
 
 log = get_logger(__name__)
 
 WRITING = ".writing-"
+PULL_SECONDS = 24 * 3600
+"""No copy is fetched for longer."""
 SPARE_BYTES = 64 * 2**20
 """Beside what is copied: the manifest, the escrow, and other writers of the disk."""
 NOT_INSIDE = [
@@ -153,6 +155,7 @@ def write_backup(settings: Settings, *, progress: Progress | None = None) -> Pat
             with backup_lease(connection_urls(settings).direct):
                 manifest = _fill(settings, writing, made_at=made_at, name=name, progress=progress or _silent)
             _flush(writing)
+            check_files(writing, manifest)  # read back what was written, before it has a name that is listed
             writing.rename(root / name)
             _flush_names(root)
     except BaseException as error:
@@ -338,10 +341,16 @@ def _root_of(blobs: list[NamedBlob]) -> str:
 
 
 def _clean(root: Path) -> None:
-    """Remove what killed backups left; whoever calls holds the lock, so nobody writes there now."""
+    """Remove what killed backups left; whoever calls holds the lock, so nobody writes there now.
+
+    Fetching a copy needs no lock: what of it has not changed for a day was left by a kill.
+    """
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     for leftover in root.glob(f"{WRITING}*"):
         shutil.rmtree(leftover)
+    for leftover in root.glob(f"{PULLING}*"):
+        if leftover.stat().st_mtime < time.time() - PULL_SECONDS:
+            shutil.rmtree(leftover)
 
 
 def _flush(folder: Path) -> None:

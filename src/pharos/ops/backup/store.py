@@ -30,6 +30,8 @@ from pharos.ops.backup.manifest import MANIFEST, VERIFIED, Manifest, read_manife
 log = get_logger(__name__)
 
 NAME = re.compile(r"pharos-(\d{8})-(\d{6})")
+PULLING = ".pulling-"
+"""How the folder of a copy that is being fetched begins."""
 MOMENT = re.compile(
     r"(?:pharos-)?(\d{4})-?(\d{2})-?(\d{2})(?:[T _-]?(\d{2}):?(\d{2})(?::?(\d{2})(?:\.\d+)?)?(?:Z|\+00:00)?)?"
 )
