@@ -129,7 +129,7 @@ class Settings(BaseSettings):
         "elsewhere. Empty: none.",
     )
     backup_keep_days: int = Field(
-        default=7, ge=1, le=3650, description="Days a verified backup is kept; the newest good one is kept anyway."
+        default=7, ge=1, le=3650, description="Days a backup is kept; the newest good one is kept anyway."
     )
     backup_recipient: str | None = Field(
         default=None,

@@ -140,7 +140,7 @@ def verify(
 
 @backup_app.command()
 def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Remove verified backups older than PHAROS_BACKUP_KEEP_DAYS; none while the newest is not a good one."""
+    """Remove backups older than PHAROS_BACKUP_KEEP_DAYS; none while the newest is not a good one."""
     settings = Settings()
     with hold_operation_lock(settings, "backup prune"):
         plan = plan_retention(
@@ -256,7 +256,7 @@ def _say_pruned(settings: Settings, plan: Retention, *, dry_run: bool) -> None:
     if plan.kept_because:
         echo_line(f"Nothing is removed: {plan.kept_because}. Look at it with `pharos backup list`.")
     elif not plan.remove:
-        echo_line(f"No verified backup is older than {settings.backup_keep_days} days.")
+        echo_line(f"No backup is older than {settings.backup_keep_days} days.")
 
 
 def _as_object(backup: StoredBackup) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Which backups may go. What was never restored counts for nothing here: it is neither removed nor relied upon.
+"""Which backups may go. What was never restored, or failed, is not relied upon: it goes when it is old, as others do.
 
 Nothing at all is removed while the newest backup is not a good one, or is old: then the older ones are what there is.
 """
@@ -31,7 +31,7 @@ class Retention:
 
 
 def plan_retention(backups: Sequence[StoredBackup], *, keep_days: int, now: datetime) -> Retention:
-    """Good backups older than `keep_days`, never the newest good one; none while the newest backup is not good.
+    """Backups older than `keep_days`, never the newest good one; none while the newest backup is not good.
 
     `backups` are those of `list_backups`, removed ones included: a newest one whose folder is gone is no good one.
     """
@@ -42,7 +42,7 @@ def plan_retention(backups: Sequence[StoredBackup], *, keep_days: int, now: date
         return Retention((), reason)
     last_good = newest_good(backups)
     too_old = now - timedelta(days=keep_days)
-    old = [one for one in backups if one.is_good and one.made_at < too_old and one != last_good]
+    old = [one for one in backups if one.folder and one.made_at < too_old and one != last_good]
     return Retention(tuple(sorted(old, key=lambda one: one.made_at)))
 
 
