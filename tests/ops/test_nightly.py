@@ -29,11 +29,19 @@ def test_the_last_moment_is_todays_or_yesterdays_by_the_servers_clock() -> None:
 
 
 @pytest.mark.contract("BK-01", part="once a day, by one of the workers")
-@pytest.mark.parametrize("state", ["written", "verified", "failed"])
+@pytest.mark.parametrize("state", ["verified", "offsite", "failed"])
 def test_an_attempt_after_the_moment_is_that_days(state: str) -> None:
     made = attempt((NIGHT + timedelta(seconds=5)).astimezone(UTC), state)
     assert not is_missing(NIGHT, [attempt(NIGHT - DAY), made], since=NIGHT - DAY)
     assert is_missing(NIGHT + DAY, [made], since=NIGHT - DAY)
+
+
+@pytest.mark.contract("BK-01", part="one that nobody verified is not the day's, three of them are enough")
+def test_an_attempt_that_is_neither_good_nor_failed_does_not_use_up_the_day() -> None:
+    written = [attempt(NIGHT + timedelta(hours=hour), "written") for hour in range(3)]
+    assert is_missing(NIGHT, written[:2], since=NIGHT - DAY)
+    assert not is_missing(NIGHT, [*written[:2], attempt(NIGHT + timedelta(hours=2))], since=NIGHT - DAY)
+    assert not is_missing(NIGHT, written, since=NIGHT - DAY)
 
 
 @pytest.mark.contract("BK-01", part="a night that was slept through is made up for")

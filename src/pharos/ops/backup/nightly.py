@@ -11,11 +11,13 @@ from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.ops.backup import offsite, snapshot, verification
 from pharos.ops.backup.retention import prune
-from pharos.ops.backup.store import StoredBackup, list_backups, record_offsite
+from pharos.ops.backup.store import WRITTEN, StoredBackup, list_backups, record_offsite
 from pharos.ops.operation_lock import hold_operation_lock
 
 log = get_logger(__name__)
 
+TRIES = 3
+"""Backups of one day that nobody could verify; more would fill the disk."""
 Tell = Callable[[str, str], None]
 """Told the name of a step and what it does."""
 
@@ -63,8 +65,12 @@ def last_moment(at: str, now: datetime) -> datetime | None:
 def is_missing(moment: datetime, attempts: Iterable[StoredBackup], *, since: datetime) -> bool:
     """Whether the daily backup of a moment that has passed is still to be made.
 
-    Any attempt after the moment, good or bad and by any worker, is that day's. A moment that passed before the worker
-    started (`since`) is made up for, unless there never was a backup: a first start is nobody's night.
+    An attempt after the moment that was verified or failed, by any worker, is that day's; one that is neither, for it
+    was killed or made by hand, is not, up to `TRIES`. A moment that passed before the worker started (`since`) is made
+    up for, unless there never was a backup: a first start is nobody's night.
     """
-    newest = max((one.made_at for one in attempts), default=None)
-    return newest < moment if newest is not None else since <= moment
+    known = list(attempts)
+    if not known:
+        return since <= moment
+    of_the_day = [one for one in known if one.made_at >= moment]
+    return len(of_the_day) < TRIES and all(one.state == WRITTEN for one in of_the_day)
