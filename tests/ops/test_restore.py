@@ -12,19 +12,16 @@ import json
 import multiprocessing
 import os
 import resource
-import secrets
 import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from pydantic import SecretStr
 from sqlalchemy import select
-from tests.conftest import make_runtime
-from tests.make import MadeTenant, make_document, make_person, make_project
+from tests.ops.installation import SECRET, Place, database_of, first_day, make_installation, quiet, upload, with_runtime
 from tests.postgres import Server
 from typer.testing import CliRunner, Result
 
@@ -34,8 +31,8 @@ from pharos.identity.sign_in import open_session
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra import embedded_postgres, migrate
 from pharos.infra.blobs import ASIDE
-from pharos.infra.database_roles import connection_urls, initialise_database, read_administration
-from pharos.infra.db import Table, create_database
+from pharos.infra.database_roles import connection_urls, read_administration
+from pharos.infra.db import Table
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict, Invalid, NotFound, PharosError, StorageFull
 from pharos.infra.fence import refuse_unsafe_role
@@ -50,7 +47,7 @@ from pharos.ops.backup.restore import Restored, restore, restore_uploads, undo_r
 from pharos.ops.backup.restore_keys import KeyStep
 from pharos.ops.backup.restore_plan import prepare, refuse_no_room
 from pharos.ops.backup.restore_table import restore_one_table
-from pharos.ops.backup.rollback_points import list_rollback_points, remove_old_rollback_points, swap
+from pharos.ops.backup.rollback_points import swap
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import read_verification
 from pharos.ops.backup.verification import verify_backup
@@ -61,76 +58,7 @@ from pharos.runtime import Runtime
 
 pytestmark = pytest.mark.xdist_group("restore")  # one installation for all of them
 
-SECRET = "sk-kept-in-the-backup-0123456789"
 FILES = Table.metadata.tables["documents"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """An installation, its backup, and what was acknowledged before that: document ids with the hash of their bytes."""
-
-    settings: Settings
-    server: Server
-    folder: Path
-    tenant: MadeTenant
-    ledger: dict[str, str]
-
-
-def quiet(step: str, sentence: str) -> None:
-    return
-
-
-def make_installation(server: Server, data_dir: Path, *, revision: str = "head") -> Settings:
-    name = f"restore_{secrets.token_hex(4)}"
-    address = server.admin_url.rpartition("@")[2].partition("/")[0]
-    settings = Settings(
-        _env_file=None,
-        data_dir=data_dir,
-        database_url=f"postgresql://{name}_app:of-the-test@{address}/{name}",
-        database_admin_url=server.admin_url,
-    )
-    urls = initialise_database(settings)
-    migrate.upgrade(urls.migrator, owner=urls.owner_role, revision=revision)
-    return settings
-
-
-def database_of(settings: Settings) -> str:
-    return str(settings.database_url).rpartition("/")[2]
-
-
-def with_runtime(settings: Settings, work: Any) -> Any:
-    """Run `work(runtime)` in a loop and with a pool of its own: the database is swapped between two of them."""
-
-    async def run() -> Any:
-        db = create_database(connection_urls(settings).app, pool_size=3)
-        try:
-            return await work(make_runtime(settings, db))
-        finally:
-            await db.dispose()
-
-    return asyncio.run(run())
-
-
-async def first_day(runtime: Runtime) -> tuple[MadeTenant, dict[str, str]]:
-    tenant_id = await ensure_default_tenant(runtime)
-    admin = await make_person(runtime.db, tenant_id, platform_role="superadmin")
-    tenant = MadeTenant(tenant_id, "default", admin)
-    async with system_transaction(runtime.db) as session:
-        await runtime.vault.check(session)
-    async with runtime.db.transaction(tenant_id) as session:
-        await runtime.vault.seal(session, tenant_id=tenant_id, kind="llm", name="openai", text=SECRET)
-    await open_session(runtime, admin)
-    return tenant, await upload(runtime, tenant, 3, "before")
-
-
-async def upload(runtime: Runtime, tenant: MadeTenant, count: int, word: str) -> dict[str, str]:
-    project_id = await make_project(runtime.db, tenant.admin)
-    made = {}
-    for number in range(count):
-        content = f"{word} {number} {secrets.token_hex(4)}".encode()
-        document = await make_document(runtime, tenant.admin, project_id, name=f"{word}-{number}.txt", content=content)
-        made[str(document.id)] = document.sha256
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -291,29 +219,6 @@ def test_undo_names_the_files_that_are_gone_and_changes_nothing(place: Place) ->
         undo_restore(place.settings, tell=quiet)
     assert refusal.value.code == "missing_blobs"
     assert (state_of(place.settings), databases(place)) == before
-
-
-def test_rollback_points_go_when_their_time_is_over(place: Place) -> None:
-    assert remove_old_rollback_points(place.settings) == []
-    over = {f"{database_of(place.settings)}_{word}_20200101000000" for word in ("before", "failed")}
-    with psycopg.connect(place.server.admin_url, autocommit=True) as connection:
-        for name in over:
-            connection.execute(f"create database {name}")
-    assert not [point for point in list_rollback_points(place.settings) if "failed" in point.database]
-    assert set(remove_old_rollback_points(place.settings)) == over
-    assert not over & databases(place)
-
-
-def test_rollback_points_are_listed_beside_databases_that_nobody_may_look_into(place: Place) -> None:
-    role, closed = f"limited_{secrets.token_hex(4)}", f"closed_{secrets.token_hex(4)}"
-    with psycopg.connect(place.server.admin_url, autocommit=True) as connection:
-        connection.execute(f"create role {role} login password 'of-the-test'")
-        connection.execute(f"create database {closed}")
-        connection.execute(f"revoke connect on database {closed} from public")
-    address = place.server.admin_url.rpartition("@")[2]
-    limited = SecretStr(f"postgresql://{role}:of-the-test@{address}")
-    points = list_rollback_points(place.settings.model_copy(update={"database_admin_url": limited}))
-    assert closed not in [point.database for point in points]
 
 
 # ---- kills ----
@@ -607,7 +512,17 @@ def test_a_dry_run_for_a_date_says_what_would_be_lost_and_changes_nothing(place:
     text = pharos(place, "--dry-run", f"{read_manifest(place.folder).made_at:%Y-%m-%d}")
     assert text.exit_code == 0, text.output
     assert "Nothing was changed" in text.stdout
+    assert said["collation"]["then"] == said["collation"]["now"]
+    assert "indexes are rebuilt" not in text.stdout
     assert (state_of(place.settings), databases(place), sorted(place.settings.blob_root.rglob("*"))) == before
+
+
+def test_a_backup_whose_text_was_sorted_by_other_rules_says_that_indexes_are_rebuilt(
+    place: Place, tmp_path: Path
+) -> None:
+    folder = copy_of(place, tmp_path)
+    sign_again(place.settings, folder, replace(read_manifest(folder), collation_version="c de_DE.utf8 2.28"))
+    assert "by c de_DE.utf8 2.28, and is by" in " ".join(pharos(place, "--dry-run", str(folder)).stdout.split())
 
 
 @pytest.mark.contract("RS-12")
