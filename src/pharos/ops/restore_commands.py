@@ -172,6 +172,11 @@ def _echo_plan(plan: Prepared, *, as_json: bool) -> None:
         f"Uploaded files: {plan.blobs.present} are here, {len(plan.blobs.missing)} would be added, "
         f"{len(plan.blobs.damaged)} damaged ones replaced ({size_text(plan.blobs.bytes)})."
     )
+    if plan.sorts_otherwise:
+        echo_line(
+            f"Text was sorted by {manifest.collation_version}, and is by {plan.collation_now} here: indexes are "
+            "rebuilt by loading."
+        )
     echo_line(f"Migrations that would follow: {', '.join(plan.migrations) or 'none'}.")
     echo_line(f"It needs about {size_text(plan.bytes_needed)} on the disk, and there is room. Nothing was changed.")
 
@@ -188,6 +193,7 @@ def _plan_object(plan: Prepared) -> dict[str, object]:
         "lost_rows": plan.lost_rows,
         "blobs": asdict(plan.blobs),
         "migrations": plan.migrations,
+        "collation": {"then": plan.manifest.collation_version, "now": plan.collation_now},
         "keys": plan.keys,
         "bytes_needed": plan.bytes_needed,
         "dry_run": True,

@@ -19,6 +19,11 @@ TEXT_FORM = """
     """
 """What decides how a row reads as text; a row's hash is the hash of that text."""
 
+COLLATION = """
+    select concat_ws(' ', datlocprovider, datcollate, coalesce(datcollversion, ''))
+    from pg_database where datname = current_database()
+    """
+
 TABLES = """
     select c.relname, exists (
         select 1 from pg_attribute a
@@ -28,6 +33,13 @@ TABLES = """
     where c.relkind = 'r' and c.relnamespace = 'public'::regnamespace and c.relname <> all(%s)
     order by 1
     """
+
+
+def read_collation(connection: psycopg.Connection[Any]) -> str:
+    """What sorts the database's text, and its version: `collation_version` of a manifest."""
+    row = connection.execute(COLLATION).fetchone()
+    assert row is not None
+    return str(row[0]).strip()
 
 
 def fingerprint_tables(

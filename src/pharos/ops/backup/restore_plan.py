@@ -18,7 +18,7 @@ from pharos.infra.settings import Settings
 from pharos.ops.backup.check import check_backup, check_escrow
 from pharos.ops.backup.dump import client_programs
 from pharos.ops.backup.escrow import Escrow, drill_identity_file, open_escrow
-from pharos.ops.backup.fingerprints import count_rows
+from pharos.ops.backup.fingerprints import count_rows, read_collation
 from pharos.ops.backup.manifest import DATABASE_FOLDER, ESCROW, Manifest
 from pharos.ops.backup.restore_blobs import BlobChanges, compare_blobs
 from pharos.ops.backup.restore_keys import KeyStep, plan_keys
@@ -34,8 +34,8 @@ Tell = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A backup that may be restored. `rows_now` is None where nobody counted or no database answers; `migrations` would
-    follow."""
+    """A backup that may be restored. `rows_now` and `collation_now` are None where nobody counted or no database
+    answers; `migrations` would follow."""
 
     folder: Path
     manifest: Manifest
@@ -44,8 +44,14 @@ class Prepared:
     blobs: BlobChanges
     migrations: tuple[str, ...]
     rows_now: dict[str, int] | None
+    collation_now: str | None
     bytes_needed: int
     seconds_to_check: float
+
+    @property
+    def sorts_otherwise(self) -> bool:
+        """Whether text is sorted by other rules here: the indexes on it are built by loading, so none is wrong."""
+        return self.collation_now is not None and self.collation_now != self.manifest.collation_version
 
     @property
     def lost_rows(self) -> dict[str, int]:
@@ -74,6 +80,7 @@ def prepare(
     signed_by = signed_by or _first_signer(settings, folder, identity)
     manifest = check_backup(settings, folder, signed_by=signed_by, identity=identity)
     blobs = compare_blobs(settings, folder)
+    rows_now, collation_now = _live_database(settings) if counts_rows else (None, None)
     needed = blobs.bytes + (_bytes_to_load(manifest) if loads_database else 0)
     refuse_no_room(settings, needed)
     return Prepared(
@@ -83,7 +90,8 @@ def prepare(
         keys=plan_keys(settings, manifest),
         blobs=blobs,
         migrations=migrate.steps_after(manifest.schema),
-        rows_now=_rows_now(settings) if counts_rows else None,
+        rows_now=rows_now,
+        collation_now=collation_now,
         bytes_needed=needed,
         seconds_to_check=round(time.monotonic() - started, 3),
     )
@@ -145,12 +153,13 @@ def _bytes_to_load(manifest: Manifest) -> int:
     return LOADED_PER_DUMPED * dumped + EMPTY_DATABASE_BYTES
 
 
-def _rows_now(settings: Settings) -> dict[str, int] | None:
+def _live_database(settings: Settings) -> tuple[dict[str, int], str] | tuple[None, None]:
+    """Its rows by table, and what sorts its text."""
     try:
         with psycopg.connect(connection_urls(settings).backup, connect_timeout=5) as connection:
-            return count_rows(connection)
+            return count_rows(connection), read_collation(connection)
     except (psycopg.Error, PharosError):
-        return None  # a restore is asked for when there is no database, too
+        return None, None  # a restore is asked for when there is no database, too
 
 
 def _existing(place: Path) -> Path:

@@ -38,7 +38,7 @@ from pharos.ops.backup.blob_lease import backup_lease
 from pharos.ops.backup.check import check_dump, check_files
 from pharos.ops.backup.dump import client_programs, dumping, finish_dump
 from pharos.ops.backup.escrow import collect_escrow, seal_escrow
-from pharos.ops.backup.fingerprints import count_by_tenant, fingerprint_tables
+from pharos.ops.backup.fingerprints import count_by_tenant, fingerprint_tables, read_collation
 from pharos.ops.backup.manifest import (
     BLOBS_FOLDER,
     DATABASE_FOLDER,
@@ -238,12 +238,12 @@ def _facts(connection: psycopg.Connection[Any]) -> dict[str, str]:
     row = connection.execute(
         "select (select version_num from alembic_version), current_setting('server_version'), "
         "(select extversion from pg_extension where extname = 'vector'), "
-        "concat_ws(' ', datlocprovider, datcollate, coalesce(datcollversion, '')), datname "
-        "from pg_database where datname = current_database()"
+        "current_database()"
     ).fetchone()
     assert row is not None
-    names = ("schema", "server_version", "vector_version", "collation_version", "database")
-    return dict(zip(names, (str(value).strip() for value in row), strict=True))
+    names = ("schema", "server_version", "vector_version", "database")
+    facts = dict(zip(names, map(str, row), strict=True))
+    return {**facts, "collation_version": read_collation(connection)}
 
 
 def _has(connection: psycopg.Connection[Any], table: str) -> bool:
