@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from benchmarks import install, memory, quality, run
+from benchmarks import install, memory, quality, run, safety
 
 
 def planted(name: str, main: Any) -> None:
@@ -52,6 +52,18 @@ def test_the_quality_benchmark_names_the_sets_that_are_absent(tmp_path: Path, mo
     monkeypatch.setattr(quality, "_evaluate", lambda _scratch, folder: {f"{folder.name}_all_ok": True})
     outcome = run.run_one("quality", tmp_path)
     assert (outcome["state"], outcome["not_run"]) == ("not run", ["covidqa-long", "xquad"])
+
+
+def test_an_answer_after_a_restore_counts_when_it_quotes_the_known_document_as_it_was_written() -> None:
+    true = {"document": safety.KNOWN_NAME, "start": 4, "end": 18, "text": safety.KNOWN_TEXT[4:18]}
+    assert safety.quotes_known([true])
+    assert not safety.quotes_known([])
+    assert not safety.quotes_known([{**true, "document": "another.txt"}])
+    assert not safety.quotes_known([{**true, "start": 5}])
+
+
+def test_the_safety_benchmark_is_not_run_without_its_set(tmp_path: Path) -> None:
+    assert run.run_one("safety", tmp_path)["state"] == "not run"
 
 
 def test_the_memory_of_parts_is_told_apart_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

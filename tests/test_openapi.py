@@ -18,7 +18,7 @@ from pharos.infra.settings import Settings
 
 SNAPSHOT = Path(__file__).parent / "openapi.json"
 OPEN_TO_ALL = {
-    "/health", "/health/live", "/health/ready", "/health/detailed", "/api/health", "/api/v1/health",
+    "/health", "/health/live", "/health/ready", "/health/detailed", "/health/stream", "/api/health", "/api/v1/health",
     "/bootstrap/status", "/bootstrap/init", "/auth/login", "/auth/token", "/auth/refresh",
     "/api/auth/magic-link/request", "/api/auth/magic-link/verify", "/api/auth/session", "/auth/password/forgot",
     "/auth/password/reset", "/auth/email/confirm", "/invitations/accept",

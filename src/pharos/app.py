@@ -35,6 +35,7 @@ from pharos.infra.http import EveryRequest, add_error_handlers, json_error, requ
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.library.routes import router as library
+from pharos.ops.backup.download import router as backup_download
 from pharos.ops.health import router as health
 from pharos.ops.metrics_routes import router as metrics
 from pharos.ops.secrets_check import refuse_wrong_secrets
@@ -85,6 +86,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
         chat,
         shared,
         stats,
+        backup_download,
     ):
         app.include_router(router, dependencies=[Depends(count_stranger)])
     add_pages(app)

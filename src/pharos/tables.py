@@ -6,7 +6,8 @@ from pharos.identity import models as identity
 from pharos.infra import models as infra
 from pharos.infra.db import Table
 from pharos.library import models as library
+from pharos.ops import models as ops
 
-__all__ = ["access", "chat", "identity", "infra", "library", "metadata"]
+__all__ = ["access", "chat", "identity", "infra", "library", "metadata", "ops"]
 
 metadata = Table.metadata

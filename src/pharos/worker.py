@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 
+import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.identity import tasks as identity_tasks
 from pharos.identity.audit_seals import BATCH, seal_logs
 from pharos.identity.sessions import sweep_sessions
 from pharos.identity.tenants import list_tenants, remove_abandoned_tenants
-from pharos.infra import jobs
+from pharos.infra import jobs, processes
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.db_system import system_transaction
 from pharos.infra.ids import TenantId
 from pharos.infra.logs import get_logger
-from pharos.infra.mail import SEND_TASK
-from pharos.infra.settings import Settings
+from pharos.infra.mail import SEND_TASK, recover_mails
+from pharos.infra.settings import Settings, child_environment
 from pharos.library import tasks
-from pharos.library.delete import sweep_blobs
+from pharos.library.delete import BLOB_GRACE_SECONDS, is_leased, sweep_blobs
 from pharos.library.documents import INGEST_TASK, recover_documents
 from pharos.library.handbook import load_handbook
+from pharos.ops.backup.drill_log import is_drill_due, list_drills
+from pharos.ops.backup.nightly import is_missing, last_moment
+from pharos.ops.backup.rollback_points import remove_old_rollback_points
+from pharos.ops.backup.store import list_backups
+from pharos.ops.log_files import log_file, open_log
 from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.runtime import Runtime, open_runtime
 
@@ -33,6 +42,11 @@ RESCUE_EVERY_SECONDS = 5.0
 RECOVER_EVERY_SECONDS = 60.0
 SWEEP_EVERY_SECONDS = 3600.0
 SEAL_EVERY_SECONDS = 15.0
+BACKUP_EVERY_SECONDS = 30.0
+BACKUP_AGAIN_SECONDS = 600.0
+"""Before another try, when one ended before it could be counted: another operation ran, or the database was away."""
+DRILL_EVERY_SECONDS = 600.0
+DRILL_AGAIN_SECONDS = 3600.0
 
 WHEN_GIVEN_UP: dict[str, Callable[..., Awaitable[None]]] = {
     f"{jobs.NAMESPACE}:{INGEST_TASK}": tasks.mark_given_up,
@@ -67,6 +81,8 @@ async def upkeep(runtime: Runtime) -> AsyncIterator[None]:
         asyncio.create_task(_every(RECOVER_EVERY_SECONDS, recover, runtime)),
         asyncio.create_task(_every(SWEEP_EVERY_SECONDS, sweep, runtime)),
         asyncio.create_task(_every(SEAL_EVERY_SECONDS, seal, runtime)),
+        asyncio.create_task(_every(BACKUP_EVERY_SECONDS, DailyBackup().make_if_due, runtime)),
+        asyncio.create_task(_every(DRILL_EVERY_SECONDS, RegularDrill().run_if_due, runtime)),
     ]
     try:
         yield
@@ -86,25 +102,32 @@ async def rescue(runtime: Runtime) -> None:
 
 
 async def recover(runtime: Runtime) -> int:
-    """Queue documents that no live job knows of, in every tenant; returns how many."""
-    recovered = 0
+    """Queue documents and mails that no live job knows of, in every tenant; returns how many documents."""
+    recovered = mails = 0
     for tenant_id in await tenant_ids(runtime):
         async with runtime.db.transaction(tenant_id) as session:
             recovered += await recover_documents(session)
-    if recovered:
-        log.warning("documents.recovered", documents=recovered)
+            mails += await recover_mails(session, tenant_id=tenant_id)
+    if recovered or mails:
+        log.warning("work.recovered", documents=recovered, mails=mails)
     return recovered
 
 
 async def sweep(runtime: Runtime) -> None:
-    """Remove what nothing needs: half uploads, bytes without a document, old limits and sessions, scratch tenants."""
+    """Remove what nothing needs: half uploads, bytes no document names, old limits and sessions, scratch tenants."""
     runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
+    async with system_transaction(runtime.db) as session:
+        may_remove = not await is_leased(session)
+    if may_remove:
+        await asyncio.to_thread(runtime.blobs.sweep_aside, older_than_seconds=BLOB_GRACE_SECONDS, now=time.time())
     await runtime.limits.sweep()
     await remove_abandoned_tenants(runtime)
     for tenant_id in await tenant_ids(runtime):
         await sweep_blobs(runtime, tenant_id)
         async with runtime.db.transaction(tenant_id) as session:
             await sweep_sessions(session)
+    # Last: it asks the whole server, and what keeps it from answering must not keep the rest lying.
+    await asyncio.to_thread(remove_old_rollback_points, runtime.settings)
 
 
 async def seal(runtime: Runtime) -> int:
@@ -119,6 +142,71 @@ async def seal(runtime: Runtime) -> int:
     return sealed
 
 
+class DailyBackup:
+    """The daily backup of this worker; of several workers the lock of operations lets one make it."""
+
+    def __init__(self) -> None:
+        self.since = datetime.now().astimezone()
+        self.settled: datetime | None = None
+        self.next_try = 0.0
+
+    async def make_if_due(self, runtime: Runtime) -> bool:
+        """Run `pharos backup nightly` if its time has come; True when it did and succeeded.
+
+        A process of its own: it dies with this one, leaves nothing half when it does, and takes no time from the jobs.
+        """
+        settings = runtime.settings
+        moment = last_moment(settings.backup_at, datetime.now().astimezone())
+        if moment in (None, self.settled) or time.monotonic() < self.next_try:
+            return False
+        assert moment is not None
+        if not is_missing(moment, await asyncio.to_thread(list_backups, settings, removed=True), since=self.since):
+            self.settled = moment
+            return False
+        self.next_try = time.monotonic() + BACKUP_AGAIN_SECONDS
+        return await _run_apart(settings, "backup", "backup", "nightly", "--json")
+
+
+class RegularDrill:
+    """The restore drill that runs by itself; of several workers the lock of operations lets one run it."""
+
+    def __init__(self) -> None:
+        self.next_try = 0.0
+
+    async def run_if_due(self, runtime: Runtime) -> bool:
+        """Run `pharos drill` if the last one is PHAROS_DRILL_EVERY_DAYS ago; True when it did and all was well."""
+        settings = runtime.settings
+        if settings.drill_every_days == 0 or time.monotonic() < self.next_try:
+            return False
+        drills, backups = (
+            await asyncio.to_thread(list_drills, settings),
+            await asyncio.to_thread(list_backups, settings),
+        )
+        if not is_drill_due(drills, backups, every_days=settings.drill_every_days, now=datetime.now().astimezone()):
+            return False
+        self.next_try = time.monotonic() + DRILL_AGAIN_SECONDS
+        return await _run_apart(settings, "drill", "drill", "--json", "--by", "schedule")
+
+
+async def _run_apart(settings: Settings, part: str, *words: str) -> bool:
+    """Run a command of ours to its end, its output in the log of `part`; it dies with this process."""
+    with open_log(settings.data_dir, part) as output:
+        process = processes.spawn(
+            [sys.executable, "-m", "pharos", *words],
+            death_signal=signal.SIGTERM,
+            output=output,
+            env=child_environment(settings),
+        )
+    try:
+        code = await processes.exited(process)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+    if code != 0:
+        log.error("command.failed", command=" ".join(words), exit_code=code, log=str(log_file(settings.data_dir, part)))
+    return code == 0
+
+
 async def tenant_ids(runtime: Runtime) -> list[TenantId]:
     return [TenantId(tenant.id) for tenant in await list_tenants(runtime)]
 
@@ -127,7 +215,7 @@ async def _every(seconds: float, round_: Callable[[Runtime], Awaitable[object]],
     while True:
         try:
             await round_(runtime)
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, psycopg.Error, OSError) as error:
             # The database may be away for a while; the next round tries again.
             log.warning("upkeep.failed", round=round_.__name__, error=type(error).__name__)
         await asyncio.sleep(seconds)

@@ -17,6 +17,7 @@ from tests.journeys.served import Served, serve
 from tests.journeys.test_browser import CHROMIUM, DESK, PHONE, QUIET, Watched, pytestmark
 from tests.mailbox import link_to
 from tests.make import PASSWORD, MadeTenant, make_document, make_group, make_person, make_project, make_tenant
+from tests.ops.backups import make_folder
 
 from pharos.identity.audit import record_audit
 from pharos.identity.invitations import Invited, invite
@@ -24,9 +25,13 @@ from pharos.identity.lockout import MAX_FAILURES, count_failure
 from pharos.identity.models import Tenant, User
 from pharos.identity.principal import Principal
 from pharos.identity.security import record_security_event
+from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra.database_roles import DatabaseUrls
+from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import Conflict
 from pharos.infra.ids import DocumentId, ProjectId
 from pharos.library.ingest import ingest_documents
+from pharos.ops.models import Drill
 
 __all__ = ["pytestmark"]
 
@@ -462,6 +467,39 @@ def test_no_page_runs_out_of_its_window_whatever_it_shows(
             assert page.evaluate("document.querySelector('[open] .menu__sheet').getBoundingClientRect().left >= 0")
         page.screenshot(path=tmp_path / f"{path.strip('/').replace('/', '-')[:40]}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+
+
+@pytest.mark.parametrize(("viewport", "dark"), [(PHONE, True), (DESK, False)], ids=["phone", "desk"])
+def test_the_page_of_backups_fits_its_window_empty_and_full_and_shows_a_drills_log(
+    served: Served, window: OpenWindow, tmp_path: Path, *, viewport: ViewportSize, dark: bool
+) -> None:
+    operator = served.run(an_operator(served))
+    page = window(operator, "/admin/people", viewport=viewport, dark=dark)
+    page.get_by_role("link", name="Backups").click()
+    expect(page.get_by_role("region", name="To be mended")).to_contain_text("PHAROS_OFFSITE")
+    page.screenshot(path=tmp_path / "empty.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    at = datetime.now(UTC) - timedelta(hours=3, seconds=viewport["width"])
+    make_folder(served.runtime.settings, made_at=at, error=Conflict(f"The table {'documents_' * 20} differs."))
+    served.run(a_drill(served))
+    page.reload()
+    expect(record(page, "documents_documents_").first).to_contain_text("failed")
+    drill = record(page, "restore-drill-1").first
+    drill.get_by_text("Log", exact=True).click()
+    expect(drill.get_by_role("cell", name="46 of 46")).to_be_visible()
+    page.screenshot(path=tmp_path / "full.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def an_operator(served: Served) -> Principal:
+    tenant_id = await ensure_default_tenant(served.runtime)
+    return await make_person(served.runtime.db, tenant_id, platform_role="admin")
+
+
+async def a_drill(served: Served) -> None:
+    report = "| check | result | seconds |\n|---|---|---|\n| tables | 46 of 46 | 9.0 |"
+    async with system_transaction(served.runtime.db) as session:
+        session.add(Drill(name="restore-drill-1", seconds=41.5, passed=True, by="worker", report=report))
 
 
 async def full_house(served: Served, house: MadeTenant, name: str) -> tuple[ProjectId, object]:

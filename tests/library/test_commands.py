@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from tests.conftest import RunJobs
 from tests.make import MadeTenant, make_document, make_project
 from typer.testing import CliRunner, Result
@@ -15,8 +15,11 @@ from pharos.cli import app
 from pharos.identity.models import AuditEntry
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra import jobs
+from pharos.infra.errors import Conflict
 from pharos.infra.ids import DocumentId, TenantId
+from pharos.infra.mail import get_mail, queue_mail
 from pharos.library import documents
+from pharos.library.models import Document
 from pharos.runtime import Runtime
 
 KIND = f"{jobs.NAMESPACE}:{documents.INGEST_TASK}"
@@ -72,3 +75,43 @@ async def test_a_retried_document_is_in_its_tenants_audit_log(
     assert done.output == "1 queued again.\n"
     (entry,) = await audited(runtime, tenant.id, "document.retried")
     assert (entry.subject, entry.actor) == (f"document:{document.id}", "operator")
+
+
+@pytest.mark.contract(
+    "IQ-03", part="every kind at once, put back to pending, recovered; refuses while uploads are open"
+)
+async def test_clearing_everything_loses_neither_document_nor_mail_and_waits_for_open_uploads(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    await ensure_default_tenant(runtime)
+    project = await make_project(runtime.db, tenant.admin)
+    document = await make_document(runtime, tenant.admin, project)
+    async with runtime.db.transaction(tenant.id) as session:
+        # as a job leaves it whose worker was killed, and which was put back
+        await session.execute(update(Document).where(Document.id == document.id).values(status="processing"))
+        mail_id = await queue_mail(
+            session, runtime.vault, tenant_id=tenant.id, recipient="a@example.org", subject="s", text="t"
+        )
+    half = runtime.settings.blob_root / "incoming" / "half"
+    half.write_bytes(b"half a f")
+    refused = await pharos(runtime, "queue", "clear")
+    assert isinstance(refused.exception, Conflict)
+    assert refused.exception.code == "uploads_open"
+    counted = json.loads((await pharos(runtime, "queue", "clear", "--dry-run", "--json")).output)["removed"]
+    assert counted == {KIND: 1, "pharos:mail:send": 1}
+    assert json.loads((await pharos(runtime, "queue", "clear", "--force", "--json")).output)["removed"] == counted
+    half.unlink()
+    assert set(json.loads((await pharos(runtime, "queue", "clear", "--json")).output)["removed"].values()) == {0}
+    async with runtime.db.transaction(tenant.id) as session:
+        found = await session.get(Document, (tenant.id, document.id))
+        assert found is not None
+        assert found.status == "pending"
+    recovered = json.loads((await pharos(runtime, "queue", "recover", "--json")).output)
+    assert min(recovered["recovered"], recovered["mails"]) >= 1
+    assert json.loads((await pharos(runtime, "queue", "recover", "--json")).output) == {"recovered": 0, "mails": 0}
+    await run_jobs()
+    async with runtime.db.transaction(tenant.id) as session:
+        mail = await get_mail(session, tenant_id=tenant.id, mail_id=mail_id)
+        indexed = await session.get(Document, (tenant.id, document.id))
+        assert indexed is not None
+        assert (mail.state, indexed.status) == ("sent", "indexed")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from tests.conftest import open_client
 from tests.make import MadeTenant, make_document, make_group, make_person, make_project, make_tenant
+from tests.ops.backups import make_folder
 from tests.web.test_pages import BROWSER
 
 from pharos.access import grants, shares
@@ -27,8 +29,12 @@ from pharos.identity.models import User
 from pharos.identity.principal import Principal
 from pharos.identity.security import record_security_event
 from pharos.identity.sign_in import Origin, open_session
+from pharos.identity.tenants import ensure_default_tenant
+from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import Conflict
 from pharos.infra.ids import ConversationId, DocumentId, new_id
 from pharos.library.ingest import ingest_documents
+from pharos.ops.models import Drill
 from pharos.runtime import Runtime
 from pharos.web.admin_pages import SECTIONS
 
@@ -213,3 +219,64 @@ async def test_the_keys_of_people_and_of_programs_say_whom_they_act_as(runtime: 
     rows = {name: next(row for row in page.split("<li") if name in row) for name in ("a robot", "a helper")}
     assert "acts as nobody in particular" in rows["a robot"]
     assert f"acts as {person.name}" in rows["a helper"]
+
+
+@pytest.fixture
+async def operators_house(fresh_runtime: Runtime) -> MadeTenant:
+    tenant_id = await ensure_default_tenant(fresh_runtime)
+    admin = await make_person(fresh_runtime.db, tenant_id, platform_role="superadmin")
+    async with fresh_runtime.db.transaction(tenant_id) as session:
+        await session.execute(text("update bootstrap_state set is_initialized = true"))
+    return MadeTenant(tenant_id, "default", admin)
+
+
+async def test_backups_are_shown_to_the_operators_organisation_and_to_nobody_else(
+    fresh_runtime: Runtime, operators_house: MadeTenant
+) -> None:
+    others = await make_tenant(fresh_runtime.db)
+    member = await make_person(fresh_runtime.db, operators_house.id)
+    async with browser_of(fresh_runtime, operators_house.admin) as browser:
+        assert (await browser.get("/admin/backups")).status_code == 200
+        assert "/admin/backups" in (await browser.get("/admin/people")).text
+    for stranger in (others.admin, member):
+        async with browser_of(fresh_runtime, stranger) as browser:
+            assert (await browser.get("/admin/backups")).status_code == 403
+            assert "/admin/backups" not in (await browser.get("/admin/people")).text
+
+
+async def test_the_page_of_backups_says_what_would_be_lost_how_long_it_takes_and_what_to_mend(
+    fresh_runtime: Runtime, operators_house: MadeTenant
+) -> None:
+    settings, admin = fresh_runtime.settings, operators_house.admin
+    async with browser_of(fresh_runtime, admin) as browser:
+        empty = (await browser.get("/admin/backups")).text
+        assert "There is no backup yet" in empty
+        assert empty.count("Everything would be lost") == 2
+        assert "<code>pharos drill</code>" in empty
+        now = datetime.now(UTC)
+        make_folder(settings, made_at=now - timedelta(hours=30), documents=7, offsite=True)
+        make_folder(
+            settings,
+            made_at=now - timedelta(hours=1),
+            error=Conflict(f"The file /srv/x of tenant 1 differs. {HOSTILE}", code="backup_differs"),
+        )
+        report = f"# restore-drill-1\n\n| check | result |\n|---|---|\n| tables | 46 |\n\n{HOSTILE}"
+        async with system_transaction(fresh_runtime.db) as session:
+            session.add(Drill(name="restore-drill-1", started_at=now, seconds=41.5, passed=True, by="x", report=report))
+        await make_document(fresh_runtime, admin, await make_project(fresh_runtime.db, admin))
+        full = (await browser.get("/admin/backups")).text
+    for said in (
+        "Back to 30 h ago",
+        "1 document received",
+        "<td>46</td>",
+        "About 42 s",
+        "as the last drill took",
+        "7 documents",
+        "is not good (backup_differs)",
+        "<code>pharos backup list --log</code>",
+    ):
+        assert said in full, said
+    for mends in ("PHAROS_OFFSITE", "PHAROS_BACKUP_DIR", "PHAROS_BACKUP_RECIPIENT", "<code>pharos backup now</code>"):
+        assert mends in full, mends
+    assert "/srv/x" not in full
+    assert "<img" not in full

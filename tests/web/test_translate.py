@@ -12,7 +12,8 @@ from pharos.identity.api_keys import SCOPES
 from pharos.identity.principal import ORG_POSITIONS, PLATFORM_ROLES
 from pharos.identity.security import SEVERITIES
 from pharos.identity.tenant_secrets import KINDS as KINDS_OF_SECRETS
-from pharos.web.admin_pages import SECTIONS
+from pharos.ops.backup.store import FAILED, OFFSITE, VERIFIED_STATE, WRITTEN
+from pharos.web.admin_pages import OF_THE_INSTALLATION, SECTIONS
 from pharos.web.html import SPOKEN_PREFIXES
 from pharos.web.translate import CATALOGS, DEFAULT, catalog, languages, pick_language, translator
 
@@ -23,8 +24,10 @@ BUILT = {
     **dict.fromkeys(("error.%s", "error.%s_lead", "mail.%s", "mail.%s_lead", "mail.%s_submit"), ()),
 }
 KINDS = {
-    "admin.%s": SECTIONS,
-    "admin.%s_lead": SECTIONS,
+    "admin.%s": (*SECTIONS, *OF_THE_INSTALLATION),
+    "admin.%s_lead": (*SECTIONS, *OF_THE_INSTALLATION),
+    "backups.state_%s": (FAILED, WRITTEN, VERIFIED_STATE, OFFSITE),
+    "backups.measured_by_%s": ("drill", "verification"),
     "role.%s": PLATFORM_ROLES,
     "position.%s": ORG_POSITIONS,
     "tier.%s": TIERS,

@@ -20,15 +20,21 @@ COMMANDS = {
     "pharos.ops.doctor_commands": ("doctor",),
     "pharos.ops.log_commands": ("logs",),
     "pharos.ops.limit_commands": ("ratelimit",),
+    "pharos.ops.smoke_commands": ("smoke",),
     "pharos.ops.migrate_commands": ("migrate",),
     "pharos.ops.secrets_commands": ("secrets",),
+    "pharos.ops.backup.commands": ("backup",),
+    "pharos.ops.restore_commands": ("restore",),
+    "pharos.ops.backup.drill_commands": ("drill",),
+    "pharos.ops.wipe_commands": ("wipe", "cache"),
     "pharos.identity.commands": ("seed", "setup-link", "user"),
     "pharos.identity.account_commands": ("bootstrap-admin", "apikey"),
     "pharos.identity.people_commands": ("tenant", "department", "group"),
     "pharos.identity.mail_commands": ("mail",),
     "pharos.identity.audit_commands": ("audit", "security"),
     "pharos.access.commands": ("access",),
-    "pharos.library.commands": ("ingest", "documents", "queue"),
+    "pharos.library.commands": ("ingest", "documents"),
+    "pharos.library.queue_commands": ("queue",),
     "pharos.retrieval.commands": ("search", "eval"),
     "pharos.chat.commands": ("ask",),
     "pharos.library.models_commands": ("models",),
@@ -37,7 +43,11 @@ COMMANDS = {
 }
 """Where each command is, in the order of the help. A module is imported when one of its commands is asked for: all of
 them together take longer than most commands."""
-MORE_OF_USER = ("pharos.identity.account_commands", "pharos.identity.people_commands", "pharos.identity.mail_commands")
+MORE = {
+    "user": ("pharos.identity.account_commands", "pharos.identity.people_commands", "pharos.identity.mail_commands"),
+    "backup": ("pharos.ops.backup.make_commands", "pharos.ops.backup.offsite_commands"),
+}
+"""Modules that add commands to a group another module makes."""
 
 
 class Commands(TyperGroup):
@@ -50,7 +60,7 @@ class Commands(TyperGroup):
         module = next((module for module, names in COMMANDS.items() if cmd_name in names), None)
         if module is None:
             return super().get_command(ctx, cmd_name)
-        for more in MORE_OF_USER if cmd_name == "user" else ():
+        for more in MORE.get(cmd_name, ()):
             importlib.import_module(more)
         return get_group(importlib.import_module(module).app).get_command(ctx, cmd_name)
 

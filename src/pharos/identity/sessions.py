@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
-from pharos.identity.models import RefreshToken, SignInSession, User
+from pharos.identity.models import Membership, RefreshToken, SignInSession, User
 from pharos.identity.principal import Principal
 from pharos.identity.recognise import find_by_session
 from pharos.identity.tokens import SIGN_IN_AGAIN
@@ -60,6 +60,24 @@ async def end_sessions(session: AsyncSession, actor: Principal, *, user_id: UUID
     return count
 
 
+async def count_open_sessions(session: AsyncSession) -> int:
+    """Sessions that are open in this tenant."""
+    counted = select(func.count()).select_from(SignInSession).where(*_open())
+    return int((await session.execute(counted)).scalar_one())
+
+
+async def end_all_sessions(session: AsyncSession, actor: Principal) -> int:
+    """Sign everybody of this tenant out, also those who are just signing in; returns how many sessions ended."""
+    ended = await session.execute(
+        update(SignInSession).where(*_open()).values(revoked_at=func.now()).returning(SignInSession.id)
+    )
+    count = len(ended.all())
+    here = User.id.in_(select(Membership.user_id))
+    await session.execute(update(User).where(here).values(sessions_valid_from=func.clock_timestamp()))
+    await record_audit(session, actor, action="sessions.cleared", subject=f"tenant:{actor.tenant_id}", sessions=count)
+    return count
+
+
 async def sweep_sessions(session: AsyncSession) -> int:
     """Remove what ended a month ago: until then a copy of a used refresh token still gives its thief away.
 
@@ -72,9 +90,12 @@ async def sweep_sessions(session: AsyncSession) -> int:
 
 
 def _open_of(user_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    return (SignInSession.user_id == user_id, *_open())
+
+
+def _open() -> tuple[ColumnElement[bool], ...]:
     is_over = exists().where(User.id == SignInSession.user_id, User.sessions_valid_from >= SignInSession.proved_at)
     return (
-        SignInSession.user_id == user_id,
         SignInSession.revoked_at.is_(None),
         SignInSession.expires_at > func.now(),
         ~is_over,

@@ -102,6 +102,13 @@ async def list_tenants_of(runtime: Runtime, user_id: UserId) -> list[Tenant]:
         return list((await session.execute(found)).scalars())
 
 
+async def is_default_tenant(runtime: Runtime, tenant_id: TenantId) -> bool:
+    """Whether it is the installation's own organisation: its administrators also see what is of all tenants."""
+    async with system_transaction(runtime.db) as session:
+        slug = (await session.execute(select(Tenant.slug).where(Tenant.id == tenant_id))).scalar_one_or_none()
+    return slug == DEFAULT_SLUG
+
+
 async def get_tenant(runtime: Runtime, slug: str) -> Tenant:
     """Raises `NotFound`."""
     async with system_transaction(runtime.db) as session:

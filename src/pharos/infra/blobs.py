@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from pharos.infra.errors import StorageFull, TooLarge, Unavailable
 from pharos.infra.ids import TenantId
 
 CHUNK_BYTES = 1024 * 1024
+ASIDE = "aside-"
+"""How a folder of blobs begins that a wipe took out of use and that is removed a day later."""
+UPLOAD_ALIVE_SECONDS = 60.0
+"""A sender that was silent for longer has gone, or its process was killed."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,15 @@ class BlobStore:
             while chunk := file.read(CHUNK_BYTES):
                 temporary.add(chunk)
             return self._keep(temporary, tenant_id)
+
+    def touch(self, tenant_id: TenantId, sha256: str) -> bool:
+        """Whether the blob is there; if so, the sweep leaves it alone as long as a new one."""
+        with _storage_errors(self.root), self._lock():
+            try:
+                os.utime(self.path(tenant_id, sha256))
+            except FileNotFoundError:
+                return False
+        return True
 
     def _keep(self, temporary: _Temporary, tenant_id: TenantId) -> Blob:
         target = self.path(tenant_id, temporary.digest.hexdigest())
@@ -112,6 +126,43 @@ class BlobStore:
         """Hashes of the tenant's blobs last written at least `seconds` before `now` (Unix time)."""
         files = (self.root / str(tenant_id)).glob("??/??/*")
         return [path.name for path in files if now - path.stat().st_mtime >= seconds]
+
+    def tenant_files(self, tenant_id: TenantId) -> Iterator[tuple[str, int]]:
+        """(hash, bytes) of every blob of the tenant, in no order."""
+        for path in (self.root / str(tenant_id)).glob("??/??/*"):
+            with contextlib.suppress(FileNotFoundError):  # swept while we look
+                yield path.name, path.stat().st_size
+
+    def open_uploads(self, *, now: float) -> int:
+        """How many files somebody is sending right now: half-written ones that grew within `UPLOAD_ALIVE_SECONDS`."""
+        alive = 0
+        for path in (self.root / "incoming").glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                alive += now - path.stat().st_mtime < UPLOAD_ALIVE_SECONDS
+        return alive
+
+    def set_aside(self, tenant_ids: Iterable[TenantId], *, stamp: str) -> int:
+        """Move all blobs of these tenants into `aside-<stamp>`, where only a person finds them; returns how many.
+
+        Again with the same stamp after an interruption: it moves what is left. `sweep_aside` removes them for good.
+        """
+        aside, moved = self.root / f"{ASIDE}{stamp}", 0
+        with _storage_errors(self.root), self._lock(exclusive=True):
+            for tenant_id in tenant_ids:
+                source, count = self.root / str(tenant_id), sum(1 for _ in self.tenant_files(tenant_id))
+                if count:
+                    aside.mkdir(mode=0o700, exist_ok=True)
+                    source.rename(aside / source.name)
+                    moved += count
+            _flush_folder(self.root)
+        return moved
+
+    def sweep_aside(self, *, older_than_seconds: float, now: float) -> int:
+        """Remove what was set aside that long ago; returns how many folders."""
+        old = [path for path in self.root.glob(f"{ASIDE}*") if now - path.stat().st_mtime > older_than_seconds]
+        for path in old:
+            shutil.rmtree(path)
+        return len(old)
 
     def sweep_incoming(self, *, older_than_seconds: float, now: float) -> int:
         """Remove what killed processes left half-written; returns how many files."""

@@ -87,19 +87,33 @@ def role_name(database: str, kind: str) -> str:
 
 
 def initialise_database(settings: Settings) -> DatabaseUrls:
-    """Make database, roles, rights and the vector extension; safe to repeat. Needs an administrator's address.
+    """Make database, roles, rights and the vector extension; safe to repeat. Raises as `read_administration` does, and
+    `Conflict` for a server that is too old or lacks pgvector."""
+    known = read_administration(settings)
+    make_database(known.admin_url, database=known.database, passwords=known.passwords)
+    return connection_urls(settings)
 
-    With the embedded server that is its own superuser; else `PHAROS_DATABASE_ADMIN_URL`, which is used for nothing
-    else. Raises `Invalid` without one, `Conflict` for a server that is too old or lacks pgvector.
-    """
+
+@dataclass(frozen=True)
+class Administration:
+    """What making and renaming databases needs: an administrator's address, the installation's database, and the
+    passwords of its roles by kind. The server need not run, nor the database exist."""
+
+    admin_url: str
+    database: str
+    passwords: dict[str, str]
+
+
+def read_administration(settings: Settings) -> Administration:
+    """The embedded server's superuser, its cluster made if there is none; else `PHAROS_DATABASE_ADMIN_URL`, which is
+    used for nothing else. Raises `Invalid` without one."""
     passwords = _ensure_passwords(settings.data_dir)
     if settings.database_url is None:
         admin_url, database = embedded_postgres.initialise(settings.data_dir).admin_url, DATABASE
     else:
         if settings.database_admin_url is None:
             raise Invalid(
-                "Preparing a database needs an administrator once: set PHAROS_DATABASE_ADMIN_URL and run "
-                "`pharos db init` again.",
+                "Preparing a database needs an administrator: set PHAROS_DATABASE_ADMIN_URL and run the command again.",
                 code="no_admin_url",
             )
         admin_url, target = settings.database_admin_url.get_secret_value(), urlsplit(settings.database_url)
@@ -111,27 +125,30 @@ def initialise_database(settings: Settings) -> DatabaseUrls:
                 code="bad_app_role",
             )
         passwords = {**passwords, "app": unquote(target.password)}
-    make_database(admin_url, database=database, passwords=passwords)
-    return connection_urls(settings)
+    return Administration(admin_url, database, passwords)
 
 
-def make_database(admin_url: str, *, database: str, passwords: dict[str, str]) -> None:
-    """What `initialise_database` does on a server, as its administrator; `passwords` by kind of role."""
+def make_database(admin_url: str, *, database: str, passwords: dict[str, str], roles_of: str | None = None) -> None:
+    """What `initialise_database` does on a server, as its administrator; `passwords` by kind of role.
+
+    `roles_of` names the database whose roles it shall have, when it is to stand beside that one.
+    """
+    prefix = roles_of or database
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", database):
         raise Invalid("A database's name is made of small letters, digits and _.", code="bad_database_name")
     with psycopg.connect(admin_url, autocommit=True) as connection:
         _check_server(connection)
-        _make_roles(connection, database, passwords)
+        _make_roles(connection, prefix, passwords)
         known = connection.execute("select 1 from pg_database where datname = %s", [database]).fetchone()
         if known is None:
-            owner = sql.Identifier(role_name(database, "owner"))
+            owner = sql.Identifier(role_name(prefix, "owner"))
             connection.execute(
                 sql.SQL("create database {} owner {} encoding 'UTF8' template template0").format(
                     sql.Identifier(database), owner
                 )
             )
-    with psycopg.connect(_with_database(admin_url, database), autocommit=True) as connection:
-        _prepare(connection, database)
+    with psycopg.connect(with_database(admin_url, database), autocommit=True) as connection:
+        _prepare(connection, database, prefix)
 
 
 def _check_server(connection: psycopg.Connection[tuple[object, ...]]) -> None:
@@ -173,8 +190,8 @@ def _make_roles(connection: psycopg.Connection[tuple[object, ...]], database: st
     connection.execute(sql.SQL("grant pg_monitor to {}").format(sql.Identifier(monitor)))
 
 
-def _prepare(connection: psycopg.Connection[tuple[object, ...]], database: str) -> None:
-    names = {kind: sql.Identifier(role_name(database, kind)) for kind in ("owner", "app", "backup", "monitor")}
+def _prepare(connection: psycopg.Connection[tuple[object, ...]], database: str, prefix: str) -> None:
+    names = {kind: sql.Identifier(role_name(prefix, kind)) for kind in ("owner", "app", "backup", "monitor")}
     connection.execute("create extension if not exists vector")
     for statement in (
         "alter schema public owner to {owner}",
@@ -223,5 +240,6 @@ def _as_role(base: str, database: str, kind: str, passwords: dict[str, str]) -> 
     return urlunsplit(parts._replace(netloc=f"{login}@{host}"))
 
 
-def _with_database(url: str, database: str) -> str:
+def with_database(url: str, database: str) -> str:
+    """The same server and role, another database."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{quote(database)}"))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.infra.errors import Conflict, NotFound
@@ -108,6 +108,22 @@ async def retry_mail(session: AsyncSession, *, tenant_id: TenantId, mail_id: UUI
     # The job that waits for its turn holds the mail's lock, so a new one would stand behind it.
     await drop_waiting(session, lock=_lock(mail_id))
     await _send_later(session, tenant_id, mail_id)
+
+
+async def recover_mails(session: AsyncSession, *, tenant_id: TenantId) -> int:
+    """Queue every waiting mail of the tenant that no live job knows of; returns how many."""
+    lost = select(Mail.id).where(
+        Mail.tenant_id == tenant_id,
+        Mail.state == "queued",
+        text(
+            "not exists (select from procrastinate_jobs job where job.lock = 'mail:' || mails.id "
+            "and job.status in ('todo', 'doing'))"
+        ),
+    )
+    found = (await session.execute(lost.with_for_update(skip_locked=True))).scalars().all()
+    for mail_id in found:
+        await _send_later(session, tenant_id, mail_id)
+    return len(found)
 
 
 async def list_mails(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -40,6 +40,28 @@ REQUEST_SECONDS = Histogram(
     "Seconds from a request's head to the end of its answer.",
     ["method", "route", "status_code"],
     buckets=SECONDS,
+    registry=REGISTRY,
+)
+BACKUP_AGE = Gauge(
+    "pharos_backup_age_seconds",
+    "Age of the newest backup that was restored and compared; NaN without one.",
+    registry=REGISTRY,
+)
+OFFSITE_AGE = Gauge(
+    "pharos_backup_offsite_age_seconds",
+    "Age of the newest backup with a copy off the machine; NaN without one.",
+    registry=REGISTRY,
+)
+DRILL_AGE = Gauge(
+    "pharos_drill_age_seconds", "Time since the last restore drill that passed; NaN without one.", registry=REGISTRY
+)
+RESTORE_SECONDS = Gauge(
+    "pharos_restore_seconds", "What the last drill or verification took; NaN before either.", registry=REGISTRY
+)
+BACKUP_NOTICES = Gauge(
+    "pharos_backup_notice",
+    "1 while something must be done about backups, by what it is.",
+    ["notice"],
     registry=REGISTRY,
 )
 

@@ -111,6 +111,17 @@ def generate(url: str, *, message: str, owner: str | None = None) -> Path:
     return Path(script.path)
 
 
+def knows_revision(revision: str) -> bool:
+    """Whether this code has the migration; a database at another one was made by a newer version."""
+    return revision in {step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def steps_after(revision: str) -> tuple[str, ...]:
+    """The migrations that a database at `revision` still lacks, in their order."""
+    script = ScriptDirectory.from_config(_config())
+    return tuple(reversed([step.revision for step in script.iterate_revisions("head", revision)]))
+
+
 def head_revision() -> str:
     """The revision this code was written for."""
     return ScriptDirectory.from_config(_config()).get_current_head() or ""

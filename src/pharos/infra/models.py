@@ -1,4 +1,4 @@
-"""Rows of the machinery: keys and what they encrypt, mail on its way, limits."""
+"""Rows of the machinery: keys and what they encrypt, mail on its way, limits, leases on bytes."""
 
 from __future__ import annotations
 
@@ -110,3 +110,14 @@ class RateLimit(Table):
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     hits: Mapped[int]
     window_ends_at: Mapped[datetime]
+
+
+class BlobLease(Table):
+    """While one lasts, the sweep removes no bytes: a backup is copying them, or an old database still names them."""
+
+    __tablename__ = "blob_leases"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    reason: Mapped[str] = mapped_column(Text)
+    since: Mapped[datetime] = mapped_column(server_default=func.now())
+    until: Mapped[datetime]

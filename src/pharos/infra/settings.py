@@ -53,7 +53,9 @@ class Settings(BaseSettings):
         description="A Postgres 16-18 with pgvector >= 0.8.1, as the app role; unset: the embedded one.",
     )
     database_admin_url: SecretStr | None = Field(
-        default=None, description="An administrator of that server; used by `pharos db init` only."
+        default=None,
+        description="An administrator of that server; used by `pharos db init`, by `pharos restore` in all its forms "
+        "and by the worker, which removes the databases that restores left.",
     )
     database_direct_url: str | None = Field(
         default=None,
@@ -118,10 +120,50 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(default=100 * 1024 * 1024, ge=1, description="Largest document accepted.")
     ingest_paths: str = Field(default="", description="Folders `POST /ingest` reads, separated by colons.")
+    backup_dir: Path | None = Field(
+        default=None, description="Where backups lie, best on another disk; unset: `backups` in the data directory."
+    )
+    backup_at: str = Field(
+        default="03:00",
+        description="Local time of the daily backup, `HH:MM`; it is restored and compared at once, then copied "
+        "elsewhere. Empty: none.",
+    )
+    backup_keep_days: int = Field(
+        default=7, ge=1, le=3650, description="Days a backup is kept; the newest good one is kept anyway."
+    )
+    backup_recipient: str | None = Field(
+        default=None,
+        description="Public key (`age1…`) whose private half, kept elsewhere, opens the secrets in a backup; several "
+        "after commas.",
+    )
+    offsite: str | None = Field(
+        default=None,
+        description="Where copies of backups go: `restic:` with a directory, `sftp:user@host:/path` or "
+        "`s3:https://host/bucket`, or `rsync:` with a directory or `user@host:/path`.",
+    )
+    offsite_password_file: Path | None = Field(
+        default=None, description="File with the restic repository's password; unset: generated once."
+    )
+    offsite_s3_key_id: str | None = Field(default=None, description="Id of the access key of an S3 server.")
+    offsite_s3_key: SecretStr | None = Field(default=None, description="That access key.")
+    rollback_keep_days: int = Field(
+        default=7, ge=1, le=365, description="Days the database from before a restore is kept to swap back to."
+    )
+    drill_every_days: int = Field(
+        default=30, ge=0, le=366, description="Days between two restore drills, which run by themselves; 0: none."
+    )
     worker_concurrency: int = Field(default=4, ge=1, le=64, description="Jobs one worker runs at a time.")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @field_validator("data_dir", "models_dir", "upload_root", "encryption_key_file", mode="after")
+    @field_validator(
+        "data_dir",
+        "models_dir",
+        "upload_root",
+        "encryption_key_file",
+        "backup_dir",
+        "offsite_password_file",
+        mode="after",
+    )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
@@ -133,6 +175,14 @@ class Settings(BaseSettings):
             msg = "a Redis address is redis://host:port/0, rediss://… or unix:///path"
             raise ValueError(msg)
         return url or None
+
+    @field_validator("backup_at", mode="after")
+    @classmethod
+    def _time_of_day(cls, text: str) -> str:
+        if text and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
+            msg = "it is a time of the day, HH:MM, or empty"
+            raise ValueError(msg)
+        return text
 
     @field_validator("trusted_proxies", mode="after")
     @classmethod
@@ -158,6 +208,10 @@ class Settings(BaseSettings):
         return self.upload_root or self.data_dir / "blobs"
 
     @cached_property
+    def backup_root(self) -> Path:
+        return self.backup_dir or self.data_dir / "backups"
+
+    @cached_property
     def base_url(self) -> str:
         host = {"0.0.0.0": "localhost", "127.0.0.1": "localhost", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         host = f"[{host}]" if ":" in host else host
@@ -179,7 +233,16 @@ class Settings(BaseSettings):
 class _FileVariables(PydanticBaseSettingsSource):
     """`PHAROS_SECRET_KEY_FILE=/run/secrets/key` stands for the content of that file."""
 
-    names = ("secret_key", "session_secret", "llm_key", "database_url", "database_admin_url", "redis_url", "smtp_url")
+    names = (
+        "secret_key",
+        "session_secret",
+        "llm_key",
+        "database_url",
+        "database_admin_url",
+        "redis_url",
+        "smtp_url",
+        "offsite_s3_key",
+    )
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
         file = os.environ.get(f"PHAROS_{field_name.upper()}_FILE")

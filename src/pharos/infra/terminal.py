@@ -67,6 +67,18 @@ def echo_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, emp
     wide.print(table)
 
 
+def size_text(size_bytes: int) -> str:
+    """A size for a person, in decimal units as disks are sold.
+
+    >>> size_text(999), size_text(12_345_678)
+    ('999 B', '12.3 MB')
+    """
+    size, units = float(size_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 999.95 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
 def id_shown_by(command: str) -> Callable[[str], UUID]:
     """How an argument that is an id is read; whoever types something else is led to the command that shows ids."""
 

@@ -1,4 +1,4 @@
-"""`pharos ingest`, `documents` and `queue`: the operator's hands on the library."""
+"""`pharos ingest` and `documents`: the operator's hands on the library."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sqlalchemy import ARRAY, Uuid, any_, func, literal, select
 from pharos.access.projects import find_project_by_name
 from pharos.identity.audit import record_audit
 from pharos.identity.principal import Principal
-from pharos.identity.tenants import DEFAULT_SLUG, as_operator, list_tenants
+from pharos.identity.tenants import as_operator
 from pharos.infra import jobs
 from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
-from pharos.infra.ids import DocumentId, ProjectId, TenantId
+from pharos.infra.ids import DocumentId, ProjectId
 from pharos.infra.terminal import (
     AsJson,
     DryRun,
@@ -40,9 +40,7 @@ from pharos.runtime import Runtime
 
 app = typer.Typer()
 documents_app = typer.Typer(help="Documents of a project.", no_args_is_help=True)
-queue_app = typer.Typer(help="Work of the whole installation that waits, runs or was given up.", no_args_is_help=True)
 app.add_typer(documents_app, name="documents")
-app.add_typer(queue_app, name="queue")
 
 DOCUMENT_ID = id_shown_by("pharos documents list --project NAME")
 
@@ -248,68 +246,3 @@ def check_documents(
     if report.out_of_step and not repair:
         words = "The index is out of step. Put it right with `pharos documents check --repair`."
         raise Conflict(words, code="out_of_step")
-
-
-@queue_app.command("list")
-def list_queue(as_json: AsJson = False) -> None:
-    """Jobs by kind and state, with the age of the oldest."""
-
-    async def work() -> list[jobs.QueueLine]:
-        async with (
-            as_operator(DEFAULT_SLUG) as (runtime, principal),
-            runtime.db.transaction(principal.tenant_id) as session,
-        ):
-            return await jobs.list_queue(session)
-
-    lines = run_async(work())
-    if as_json:
-        echo_json(lines)
-        return
-    echo_table(
-        ["job", "state", "number", "oldest (s)"],
-        [[line.task_name, line.status, line.jobs, line.oldest_seconds] for line in lines],
-        empty="The queue is empty.",
-    )
-
-
-@queue_app.command("clear")
-def clear_queue(
-    kind: Annotated[str, typer.Option("--kind", help="Kind of job, as `pharos queue list` names it.")],
-    dry_run: DryRun = False,
-) -> None:
-    """Remove jobs of one kind that have not started, of all tenants. Nothing is lost: their documents stay pending
-    and are queued again by `pharos queue recover`, or by the worker within a minute."""
-
-    async def work() -> int:
-        async with (
-            as_operator(DEFAULT_SLUG) as (runtime, principal),
-            runtime.db.transaction(principal.tenant_id) as session,
-        ):
-            removed = await jobs.clear_queue(session, task_name=kind, dry_run=dry_run)
-            if not dry_run:
-                await record_audit(session, principal, action="queue.cleared", subject=f"queue:{kind}", jobs=removed)
-            return removed
-
-    echo_line(f"{'Would remove' if dry_run else 'Removed'} {run_async(work())} waiting jobs of {kind}.")
-
-
-@queue_app.command("recover")
-def recover_queue(as_json: AsJson = False) -> None:
-    """Queue every pending or processing document that no live job knows of, of all tenants."""
-
-    async def work() -> int:
-        recovered = 0
-        async with as_operator(DEFAULT_SLUG) as (runtime, principal):
-            for tenant in await list_tenants(runtime):
-                async with runtime.db.transaction(TenantId(tenant.id)) as session:
-                    recovered += await documents.recover_documents(session)
-            async with runtime.db.transaction(principal.tenant_id) as session:
-                subject = f"queue:{jobs.NAMESPACE}:{documents.INGEST_TASK}"
-                await record_audit(session, principal, action="queue.recovered", subject=subject, documents=recovered)
-        return recovered
-
-    recovered = run_async(work())
-    if as_json:
-        echo_json({"recovered": recovered})
-    else:
-        echo_line(f"{recovered} documents queued again.")

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ARRAY, Text, Uuid, any_, delete, literal, select, text
+from sqlalchemy import ARRAY, Text, Uuid, any_, delete, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
 from pharos.identity.principal import Principal
 from pharos.infra.ids import DocumentId, TenantId
+from pharos.infra.models import BlobLease
 from pharos.library.documents import get_document
 from pharos.library.models import Document
 from pharos.library.passages import delete_passages
@@ -42,12 +43,18 @@ async def delete_documents(session: AsyncSession, principal: Principal, *, docum
 
 
 async def sweep_blobs(runtime: Runtime, tenant_id: TenantId, *, grace_seconds: float = BLOB_GRACE_SECONDS) -> int:
-    """Remove the tenant's bytes that no document has named for `grace_seconds`; returns how many files."""
+    """Remove the tenant's bytes that no document has named for `grace_seconds`; returns how many files.
+
+    None while a lease lasts: a backup copies what its snapshot names, also when its document is deleted meanwhile.
+    """
     candidates = await asyncio.to_thread(runtime.blobs.older_than, tenant_id, grace_seconds, now=time.time())
     if not candidates:
         return 0
     async with runtime.db.transaction(tenant_id) as session:
         used = await _named(session, candidates)
+        # Asked last: a lease that begins after this belongs to a snapshot in which these bytes have no name either.
+        if await is_leased(session):
+            return 0
     unused = [sha256 for sha256 in candidates if sha256 not in used]
     return await asyncio.to_thread(runtime.blobs.delete_older_than, tenant_id, unused, grace_seconds, now=time.time())
 
@@ -56,3 +63,9 @@ async def _named(session: AsyncSession, hashes: Iterable[str]) -> set[str]:
     one_of_them = Document.sha256 == any_(literal(list(hashes), ARRAY(Text)))
     found = await session.execute(select(Document.sha256).where(one_of_them))
     return set(found.scalars())
+
+
+async def is_leased(session: AsyncSession) -> bool:
+    """Whether no bytes may be removed now: a backup copies them, or an old database still names them."""
+    lasting = select(BlobLease.id).where(BlobLease.until > func.now()).limit(1)
+    return (await session.execute(lasting)).first() is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import case, exists, func, select, text, update
+from sqlalchemy import TextClause, case, exists, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.projects import Tier, require, visible_projects
@@ -138,19 +138,31 @@ async def recover_documents(session: AsyncSession) -> int:
     The fresh job and the row's lock serialise with a job that is just being finished: at worst a document is
     ingested twice, with the same result.
     """
-    found = await session.execute(
-        select(Document)
-        .where(
-            Document.status.in_(UNFINISHED),
-            text(
-                "documents.id not in (select cast(jsonb_array_elements_text(job.args->'document_ids') as uuid) "
-                "from procrastinate_jobs job where job.status in ('todo', 'doing') and job.task_name = :task)"
-            ).bindparams(task=f"{jobs.NAMESPACE}:{INGEST_TASK}"),
-        )
-        .with_for_update(skip_locked=True)
-    )
-    lost = found.scalars().all()
+    unfinished = select(Document).where(Document.status.in_(UNFINISHED), _without_job())
+    lost = (await session.execute(unfinished.with_for_update(skip_locked=True))).scalars().all()
     for document in lost:
         document.status = "pending"
         await queue_ingest(session, document)
     return len(lost)
+
+
+async def return_to_pending(session: AsyncSession) -> int:
+    """Mark the tenant's `processing` documents `pending` that no live job knows of; returns how many."""
+    lost = select(Document).where(Document.status == "processing", _without_job()).with_for_update(skip_locked=True)
+    found = (await session.execute(lost)).scalars().all()
+    for document in found:
+        document.status = "pending"
+    return len(found)
+
+
+async def count_without_job(session: AsyncSession) -> int:
+    """The tenant's unfinished documents that no live job knows of; `recover_documents` queues them."""
+    lost = select(func.count()).select_from(Document).where(Document.status.in_(UNFINISHED), _without_job())
+    return int((await session.execute(lost)).scalar_one())
+
+
+def _without_job() -> TextClause:
+    return text(
+        "documents.id not in (select cast(jsonb_array_elements_text(job.args->'document_ids') as uuid) "
+        "from procrastinate_jobs job where job.status in ('todo', 'doing') and job.task_name = :task)"
+    ).bindparams(task=f"{jobs.NAMESPACE}:{INGEST_TASK}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from typing import Annotated
@@ -18,14 +17,13 @@ from pharos.infra.logs import configure_logs
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_line, echo_table, run_async
 from pharos.ops.listen import refuse_busy_port
-from pharos.ops.log_files import log_file, open_log
 from pharos.ops.running import PARTS, READY_SECONDS, State, part_process, read_state, supervisor_lock
+from pharos.ops.start_stop import start_detached, stop_running
 
 app = typer.Typer()
 
 ALIASES = {"api": "web", "app": "web"}
-DOWN_SECONDS = 120.0
-DATA_FOLDERS = ("outbox", "secrets", "logs", "tmp", "run")
+DATA_FOLDERS = ("outbox", "secrets", "logs", "audit", "tmp", "run")
 """What lies in a data directory beside the database and the uploads."""
 
 
@@ -67,17 +65,7 @@ def up(
 
 
 def _start_detached(settings: Settings, *, only: str | None) -> None:
-    arguments = [sys.executable, "-m", "pharos", "up", *(["--only", only] if only else [])]
-    with open_log(settings.data_dir, "supervisor") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
-    deadline = time.monotonic() + READY_SECONDS
-    while (state := read_state(settings)) is None or not state.is_ready:
-        if process.poll() is not None or time.monotonic() > deadline:
-            tail = log_file(settings.data_dir, "supervisor").read_text(errors="replace").splitlines()[-5:]
-            raise Unavailable("Pharos did not start. Its last words:\n" + "\n".join(tail), code="not_started")
-        time.sleep(0.05)
+    state = start_detached(settings, only=only)
     if only is not None:
         echo_line(f"{only} is running (process {state.pid}).")
         return
@@ -95,16 +83,7 @@ def down(
 ) -> None:
     """Stop Pharos: requests and jobs in flight are finished first, nothing that was accepted is lost."""
     settings = Settings()
-    state = read_state(settings)
-    if state is not None:
-        try:
-            process = psutil.Process(state.pid)
-            process.send_signal(signal.SIGTERM)
-            process.wait(DOWN_SECONDS)
-        except psutil.NoSuchProcess:
-            pass  # it ended by itself just now
-        except psutil.TimeoutExpired as error:
-            raise Unavailable(f"Process {state.pid} has not stopped after {DOWN_SECONDS:.0f} s.") from error
+    state = stop_running(settings)
     echo_line("Pharos is stopped." if state else "Pharos was not running.")
     if not delete_data:
         return

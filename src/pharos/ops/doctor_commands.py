@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import psycopg
 import typer
@@ -12,12 +12,14 @@ import typer
 from pharos.infra import embedded_postgres, migrate
 from pharos.infra.counts import CountsGone, RedisCounts
 from pharos.infra.database_roles import connection_urls
-from pharos.infra.errors import Invalid, PharosError, Unavailable
+from pharos.infra.errors import Conflict, Invalid, PharosError, StorageFull, Unavailable
 from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.settings import Settings
 from pharos.infra.smtp import NO_SERVER, MailDelayed, MailFailed, MailTransport
 from pharos.infra.terminal import AsJson, echo_json, echo_table, run_async
+from pharos.ops.check_data import DataReport, check_data, describe, repair_data
 from pharos.ops.config_commands import read_settings
+from pharos.ops.disk import find_disks
 from pharos.ops.listen import refuse_busy_port
 from pharos.ops.running import read_state
 from pharos.ops.secrets_check import (
@@ -26,9 +28,11 @@ from pharos.ops.secrets_check import (
     refuse_bad_signing_secrets,
     refuse_wrong_secrets,
 )
-from pharos.runtime import open_runtime
+from pharos.ops.standing import Standing, read_standing
+from pharos.runtime import Runtime, open_runtime
 
 app = typer.Typer()
+Found = TypeVar("Found")
 
 PLACEHOLDER_EMAIL = "admin@example.com"
 """What `pharos user create-admin` takes where nobody says otherwise (ID-08)."""
@@ -173,6 +177,50 @@ def check_mail() -> str:
     return words
 
 
+def check_disk() -> str:
+    disks = find_disks(Settings())
+    said = "; ".join(disk.describe() for disk in disks)
+    if any(disk.is_full for disk in disks):
+        raise StorageFull(f"The disk is full. {said}. Make room now: see the runbook's page on a disk that is full.")
+    if any(disk.is_low for disk in disks):
+        raise Doubt(f"The disk runs low. {said}. Make room, or move backups elsewhere with PHAROS_BACKUP_DIR.")
+    return said
+
+
+def check_backup() -> str:
+    standing = run_async(_with_runtime(_fresh_standing))
+    if standing.notices:
+        raise Doubt(" ".join(notice.words for notice in standing.notices))
+    hours = (standing.at - standing.good.made_at).total_seconds() / 3600 if standing.good else 0.0
+    return f"{standing.good.name}, {hours:.0f} h old, was restored and compared" if standing.good else "none is due yet"
+
+
+async def _fresh_standing(runtime: Runtime) -> Standing:
+    return await read_standing(runtime, fresh=True)
+
+
+def check_data_fits() -> str:
+    return _judge_data(run_async(_with_runtime(check_data)))
+
+
+def repair_data_that_is_torn() -> str:
+    return _judge_data(run_async(_with_runtime(repair_data)))
+
+
+def _judge_data(reports: list[DataReport]) -> str:
+    said = describe(reports)
+    if any(report.unrepairable for report in reports):
+        raise Conflict(f"{said}. Only a backup has these files: pharos restore --uploads-only latest")
+    if any(report.faults for report in reports):
+        raise Conflict(f"{said}. Put it right, nothing is lost by it: pharos doctor data --repair")
+    return said
+
+
+async def _with_runtime(look: Callable[[Runtime], Awaitable[Found]]) -> Found:
+    async with open_runtime(Settings()) as runtime:
+        return await look(runtime)
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "variables": check_variables,
     "db": check_database,
@@ -185,11 +233,23 @@ CHECKS: dict[str, Callable[[], str]] = {
     "port": check_port,
     "uploads": check_uploads,
     "models": check_models,
+    "disk": check_disk,
+    "backup": check_backup,
+    "data": check_data_fits,
 }
-NEEDS = {"migrations": "db", "fence": "migrations", "secrets": "migrations", "people": "migrations"}
+NEEDS = {
+    "migrations": "db",
+    "fence": "migrations",
+    "secrets": "migrations",
+    "people": "migrations",
+    "backup": "migrations",
+    "data": "migrations",
+}
+ONLY_BY_NAME = ("data",)
+"""Reads every row of the index: minutes where there are millions of passages."""
 
 
-def examine(names: list[str]) -> list[Finding]:
+def examine(names: list[str], checks: Mapping[str, Callable[[], str]] = CHECKS) -> list[Finding]:
     """Run checks in their order; one whose ground has failed is skipped."""
     findings: dict[str, Finding] = {}
     for name in names:
@@ -198,7 +258,7 @@ def examine(names: list[str]) -> list[Finding]:
             findings[name] = Finding(name, "SKIP", f"needs {ground.check}")
             continue
         try:
-            findings[name] = Finding(name, "PASS", CHECKS[name]())
+            findings[name] = Finding(name, "PASS", checks[name]())
         except Doubt as doubt:
             findings[name] = Finding(name, "WARN", str(doubt))
         except PharosError as error:
@@ -211,12 +271,16 @@ def examine(names: list[str]) -> list[Finding]:
 @app.command()
 def doctor(
     check: Annotated[str | None, typer.Argument(help=f"One of {', '.join(CHECKS)}; all if left out.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="With `data`: put right what can be without loss.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look for what keeps Pharos from starting or answering; every failure names the next command."""
     if check is not None and check not in CHECKS:
         raise Invalid(f"There is no check {check}. The checks are {', '.join(CHECKS)}.", code="no_such_check")
-    findings = examine([check] if check else list(CHECKS))
+    if repair and check != "data":
+        raise Invalid("Only data can be repaired: pharos doctor data --repair", code="not_repairable")
+    names = [check] if check else [name for name in CHECKS if name not in ONLY_BY_NAME]
+    findings = examine(names, CHECKS | ({"data": repair_data_that_is_torn} if repair else {}))
     if as_json:
         echo_json(findings)
     else:

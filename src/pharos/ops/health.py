@@ -5,28 +5,32 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
 from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.identity.current import CurrentRuntime
 from pharos.infra.db_system import system_transaction
-from pharos.infra.errors import PharosError
+from pharos.infra.errors import LimitReached, PharosError
 from pharos.infra.jobs import has_worker
 from pharos.infra.migrate import head_revision
 from pharos.library.models import VectorSpace
+from pharos.ops.standing import read_standing
 from pharos.runtime import Runtime
 
 router = APIRouter(tags=["health"])
 
 PROBE_SECONDS = 2.0
 STARTED = time.monotonic()
+MOST_STREAMS, LONGEST_PAUSE_SECONDS = 10, 300
+"""Of the stream that anybody may ask for: a connection each, and nothing else."""
 
-State = Literal["up", "down", "loading"]
+State = Literal["up", "down", "loading", "degraded"]
 Probe = Callable[[Runtime], Awaitable[bool]]
 
 
@@ -75,6 +79,8 @@ async def detailed(runtime: CurrentRuntime, response: Response) -> dict[str, obj
     states: dict[str, State] = {name: "up" if holds else "down" for name, holds in zip(probes, found, strict=True)}
     if states["embedder"] == "down" and await _holds(runtime, embedder_loads):
         states["embedder"] = "loading"
+    if states["backup"] == "down":
+        states["backup"] = "degraded"  # nothing that people do rests on it, yet
     is_down = any(states[name] == "down" for name in REQUIRED)
     overall = "down" if is_down else "healthy" if set(states.values()) == {"up"} else "degraded"
     response.status_code = 503 if is_down else 200
@@ -85,6 +91,35 @@ async def detailed(runtime: CurrentRuntime, response: Response) -> dict[str, obj
         "components": {name: {"status": state} for name, state in states.items()},
         "uptime": _uptime_seconds(),
     }
+
+
+@router.get(
+    "/health/stream",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "begin, a silence, end"}},
+)
+async def stream(
+    pause_seconds: Annotated[float, Query(ge=0, le=LONGEST_PAUSE_SECONDS)] = 0.2,
+) -> StreamingResponse:
+    """Two events with a silence between them: who gets both at once, or one alone, knows what a proxy does."""
+    if len(_streams) >= MOST_STREAMS:
+        raise LimitReached("Too many of these streams are open. Try again later.", retry_after_seconds=pause_seconds)
+    headers = {"X-Accel-Buffering": "no"}
+    return StreamingResponse(_paused(pause_seconds), media_type="text/event-stream", headers=headers)
+
+
+_streams: set[object] = set()
+
+
+async def _paused(seconds: float) -> AsyncIterator[str]:
+    this = object()
+    _streams.add(this)
+    try:
+        yield "event: begin\ndata: {}\n\n"
+        await asyncio.sleep(seconds)
+        yield "event: end\ndata: {}\n\n"
+    finally:
+        _streams.discard(this)
 
 
 async def database_answers(runtime: Runtime) -> bool:
@@ -142,6 +177,11 @@ async def embedder_loads(runtime: Runtime) -> bool:
     return await runtime.embedding.state() == "loading"
 
 
+async def data_is_safe(runtime: Runtime) -> bool:
+    """Backups are recent, verified, elsewhere and openable without this machine; which of it fails `doctor` says."""
+    return not (await read_standing(runtime)).notices
+
+
 async def redis_counts(runtime: Runtime) -> bool:
     """Redis takes a count; asked only where one is configured."""
     await runtime.limits.probe()
@@ -156,6 +196,7 @@ PROBES: dict[str, Probe] = {
     "queue": queue_answers,
     "storage": storage_answers,
     "embedder": embedder_answers,
+    "backup": data_is_safe,
 }
 REQUIRED = ("postgres", "schema", "sessions", "vectors")
 

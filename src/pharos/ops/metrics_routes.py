@@ -7,13 +7,27 @@ is not from this machine, whatever its peer's address is.
 from __future__ import annotations
 
 import ipaddress
+import math
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
+from sqlalchemy.exc import SQLAlchemyError
 
-from pharos.identity.current import COOKIE, current_admin, current_visitor
-from pharos.infra.errors import NotAllowed
-from pharos.infra.metrics import CONTENT_TYPE, render_metrics
+from pharos.identity.current import COOKIE, CurrentRuntime, current_admin, current_visitor
+from pharos.infra.errors import NotAllowed, PharosError
+from pharos.infra.logs import get_logger
+from pharos.infra.metrics import (
+    BACKUP_AGE,
+    BACKUP_NOTICES,
+    CONTENT_TYPE,
+    DRILL_AGE,
+    OFFSITE_AGE,
+    RESTORE_SECONDS,
+    render_metrics,
+)
+from pharos.ops.standing import CODES, Standing, read_standing
+
+log = get_logger(__name__)
 
 router = APIRouter(include_in_schema=False)
 
@@ -45,6 +59,27 @@ def is_of_this_machine(request: Request) -> bool:
 
 @router.get("/metrics")
 @router.get("/api/v1/metrics")
-async def metrics(_: Annotated[None, Depends(may_read_metrics)]) -> Response:
-    """The series of this web process since its start, in Prometheus' text format."""
+async def metrics(_: Annotated[None, Depends(may_read_metrics)], runtime: CurrentRuntime) -> Response:
+    """The series of this web process since its start, and how backups stand, in Prometheus' text format."""
+    try:
+        note_standing(await read_standing(runtime))
+    except (SQLAlchemyError, PharosError, OSError) as error:
+        # Whoever collects must get the other series just then; the age goes on from its last value.
+        log.warning("metrics.no_standing", error=type(error).__name__)
     return Response(render_metrics(), media_type=CONTENT_TYPE)
+
+
+def note_standing(standing: Standing) -> None:
+    """Put how backups stand into the series that alerts read (AL-10)."""
+    good, elsewhere = standing.good, standing.elsewhere
+    passed = max((drill.started_at for drill in standing.drills if drill.passed), default=None)
+    for gauge, moment in (
+        (BACKUP_AGE, good.made_at if good is not None else None),
+        (OFFSITE_AGE, elsewhere.made_at if elsewhere is not None else None),
+        (DRILL_AGE, passed),
+    ):
+        gauge.set((standing.at - moment).total_seconds() if moment is not None else math.nan)
+    RESTORE_SECONDS.set(math.nan if standing.restore_seconds is None else standing.restore_seconds)
+    present = {notice.code for notice in standing.notices}
+    for code in CODES:
+        BACKUP_NOTICES.labels(code).set(code in present)

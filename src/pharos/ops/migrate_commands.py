@@ -11,7 +11,8 @@ from pharos.infra import migrate
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.errors import Invalid
 from pharos.infra.settings import Settings
-from pharos.infra.terminal import AsJson, echo_json, echo_line
+from pharos.infra.terminal import AsJson, echo_json, echo_line, error_console, run_async
+from pharos.ops.upgrade_schema import record_skipped_backup, upgrade_schema
 
 app = typer.Typer()
 migrate_app = typer.Typer(help="Bring the database's schema to what this code expects.", invoke_without_command=True)
@@ -23,13 +24,14 @@ def apply_or_plan(
     context: typer.Context,
     plan: Annotated[bool, typer.Option("--plan", "--dry-run", help="Only show the pending steps.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Apply without asking.")] = False,
+    skip_backup: Annotated[bool, typer.Option("--skip-backup", help="Make no backup first; audited.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the pending steps and, on a terminal, ask whether to apply them."""
+    """Show the pending steps and, on a terminal, ask whether to apply them; a backup is made before."""
     if context.invoked_subcommand is not None:
         return
-    urls = connection_urls(Settings())
-    pending = migrate.pending_sql(urls.migrator)
+    settings = Settings()
+    pending = migrate.pending_sql(connection_urls(settings).migrator)
     if as_json:
         echo_json({"pending": [revision for revision, _ in pending], "head": migrate.head_revision()})
     else:
@@ -40,8 +42,12 @@ def apply_or_plan(
         if not sys.stdin.isatty():
             raise Invalid("Nobody is here to ask. Read the plan with `--plan`, then run `pharos migrate --apply`.")
         typer.confirm("Apply them now?", abort=True)
-    state = migrate.upgrade(urls.migrator, owner=urls.owner_role)
+    with error_console.status("Applying, after a backup"):
+        state, backup = upgrade_schema(settings, skip_backup=skip_backup)
+    if skip_backup:
+        run_async(record_skipped_backup(settings, state))
     if not as_json:
+        echo_line(f"The backup {backup.name} holds what was before." if backup else "No backup was made.")
         echo_line(f"The schema is at {state.current}.")
 
 

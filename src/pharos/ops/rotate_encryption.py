@@ -7,9 +7,6 @@ an interruption does what is left, and begins no second rotation while an old ke
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +32,7 @@ from pharos.infra.keyring import (
 from pharos.infra.models import DataKey, EncryptionKey, Secret
 from pharos.infra.settings import Settings
 from pharos.infra.vault import data_keys, sealed_secrets
+from pharos.ops.operation_lock import hold_operation_lock
 from pharos.ops.secrets_check import every_tenant
 from pharos.runtime import Runtime
 
@@ -69,7 +67,7 @@ async def rotate_encryption(runtime: Runtime) -> Rotation:
     cannot be re-encrypted; nothing is lost then and running it again goes on.
     """
     settings = runtime.settings
-    with _only_one(settings):
+    with hold_operation_lock(settings, "rotate encryption"):
         async with system_transaction(runtime.db) as session:
             await runtime.vault.check(session)
         rotation = await _begin(runtime)
@@ -101,19 +99,6 @@ async def plan_rotation(runtime: Runtime) -> Rotation:
         plan.data_keys += len(wrapped)
         plan.secrets += len(sealed)
     return plan
-
-
-@contextmanager
-def _only_one(settings: Settings) -> Iterator[None]:
-    """One rotation at a time on this machine; the kernel drops the lock when its holder dies."""
-    run = settings.data_dir / "run"
-    run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (run / "rotate-encryption.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict("A rotation of the encryption key runs already. Wait until it ends.") from error
-        yield
 
 
 async def _plan(runtime: Runtime) -> Rotation:

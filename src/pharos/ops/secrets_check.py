@@ -15,6 +15,9 @@ from pharos.infra.ids import TenantId
 from pharos.infra.keyring import key_file
 from pharos.infra.settings import Settings, refuse_two_values
 from pharos.infra.vault import UnreadableSecret, sealed_secrets
+from pharos.ops.backup.escrow import drill_identity_file
+from pharos.ops.backup.restic import password_file
+from pharos.ops.backup.signing import signing_key_file
 from pharos.runtime import Runtime
 
 REMIND_AFTER_DAYS = 90
@@ -82,7 +85,8 @@ async def count_unreadable(runtime: Runtime) -> list[TenantSecrets]:
 def list_known_secrets(settings: Settings) -> list[KnownSecret]:
     """The checklist: which secrets this installation has, where they come from and how old they are."""
     signing = [_signing_line(settings, which) for which in SIGNING_SECRETS]
-    return [*signing, _encryption_line(settings), *_database_lines(settings), *_outside_lines(settings)]
+    known = [*signing, _encryption_line(settings), *_database_lines(settings), *_backup_lines(settings)]
+    return known + _outside_lines(settings)
 
 
 def find_overdue(settings: Settings) -> list[KnownSecret]:
@@ -112,6 +116,23 @@ def _database_lines(settings: Settings) -> list[KnownSecret]:
         return [KnownSecret("database", "the database", "PHAROS_DATABASE_URL", None, rotate)]
     file = settings.data_dir / "secrets" / "database-roles.json"
     return [_file_line("database", "the embedded database's roles", file, "not needed: only this machine reaches it")]
+
+
+def _backup_lines(settings: Settings) -> list[KnownSecret]:
+    signed, opened = signing_key_file(settings), drill_identity_file(settings)
+    lines = [
+        _file_line(
+            "backup-signing", "saying which backups were made here", signed, "remove it: the next backup makes one"
+        ),
+        _file_line("drill-identity", "opening backups here unattended", opened, "remove it: the next backup makes one"),
+    ]
+    if settings.backup_recipient is not None:
+        place = "where its private half is kept: PHAROS_BACKUP_RECIPIENT names it"
+        lines.append(KnownSecret("offline-identity", "opening backups anywhere", place, None, "change the recipient"))
+    if settings.offsite is not None:
+        used_for = "opening the copies elsewhere: keep it offline too"
+        lines.append(_file_line("offsite", used_for, password_file(settings), "begin a new place for the copies"))
+    return lines
 
 
 def _outside_lines(settings: Settings) -> list[KnownSecret]:

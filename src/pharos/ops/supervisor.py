@@ -20,7 +20,7 @@ import psutil
 
 from pharos.identity.setup import is_initialised, issue_setup_link
 from pharos.identity.tenants import ensure_default_tenant
-from pharos.infra import embedded_postgres, migrate, processes
+from pharos.infra import embedded_postgres, processes
 from pharos.infra.database_roles import connection_urls, initialise_database
 from pharos.infra.errors import Conflict, PharosError, Unavailable
 from pharos.infra.fence import refuse_unsafe_role
@@ -30,6 +30,7 @@ from pharos.ops.listen import local_url
 from pharos.ops.log_files import open_log, rotate_logs
 from pharos.ops.running import PARTS, READY_SECONDS, State, forget_state, write_state
 from pharos.ops.secrets_check import refuse_wrong_secrets
+from pharos.ops.upgrade_schema import upgrade_schema
 from pharos.providers.catalog import open_embedding
 from pharos.runtime import open_runtime
 
@@ -256,7 +257,9 @@ async def prepare_database(settings: Settings, *, say: Say) -> None:
     if settings.database_url is None:
         await asyncio.to_thread(initialise_database, settings)
     urls = connection_urls(settings)
-    state = await asyncio.to_thread(migrate.upgrade, urls.migrator, owner=urls.owner_role)
+    state, backup = await asyncio.to_thread(upgrade_schema, settings)
+    if backup is not None:
+        say(f"Backup before migrating: {backup.name}")
     applied = ", ".join(state.pending) or "none pending"
     say(f"Migrations: {applied}; schema at {state.current}")
     await asyncio.to_thread(refuse_unsafe_role, urls.app)

@@ -1,4 +1,4 @@
-"""The pages of an administrator: people, departments and groups, shares, keys, secrets, audit and security events."""
+"""The pages of an administrator: people, groups, shares, keys, secrets, audit and security events, and backups."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
+from markupsafe import Markup
 
 from pharos.access import explain, shares
 from pharos.chat.history import list_titles
@@ -17,8 +18,10 @@ from pharos.identity.departments import list_departments
 from pharos.identity.groups import list_groups, list_members
 from pharos.identity.people import get_person, list_people, require_administrator
 from pharos.identity.principal import ORG_POSITIONS, PLATFORM_ROLES
-from pharos.identity.tenants import name_of
-from pharos.infra.errors import NotFound
+from pharos.identity.tenants import is_default_tenant, name_of
+from pharos.infra.errors import NotAllowed, NotFound
+from pharos.infra.render import render_markdown
+from pharos.ops.standing import read_standing
 from pharos.web.html import page
 from pharos.web.visit import CurrentVisit, Visit
 
@@ -26,6 +29,7 @@ router = APIRouter(prefix="/admin", include_in_schema=False)
 
 Words = Annotated[str, Query(max_length=200)]
 SECTIONS = ("people", "organisation", "shares", "keys", "secrets", "audit", "security")
+OF_THE_INSTALLATION = ("backups",)
 GIVEN_ROLES = tuple(role for role in PLATFORM_ROLES if role != "superadmin")  # nobody is made one here (F-02)
 PAGE_ROWS = 50
 REPORT_DAYS = 90
@@ -42,7 +46,15 @@ def group_managers_visit(visit: CurrentVisit) -> Visit:
     return visit if visit.led_department is not None else administrators_visit(visit)
 
 
+async def operators_visit(visit: Annotated[Visit, Depends(administrators_visit)]) -> Visit:
+    """A visit of an administrator of the installation's own organisation. Raises `NotAllowed` for anybody else."""
+    if not await is_default_tenant(visit.runtime, visit.principal.tenant_id):
+        raise NotAllowed("This is about the whole installation. Ask whoever runs it.", code="not_the_operator")
+    return visit
+
+
 AdminVisit = Annotated[Visit, Depends(administrators_visit)]
+OperatorVisit = Annotated[Visit, Depends(operators_visit)]
 GroupsVisit = Annotated[Visit, Depends(group_managers_visit)]
 
 
@@ -59,7 +71,7 @@ async def people_page(request: Request, visit: AdminVisit, q: Words = "", after:
         people, following = await list_people(session, words=q, after=after, limit=PAGE_ROWS)
         invited = await invitations.list_invitations(session)
         departments = await list_departments(session)
-    return _page(
+    return await _page(
         request,
         visit,
         "people",
@@ -82,7 +94,7 @@ async def person_page(request: Request, user_id: UUID, visit: AdminVisit) -> Res
         departments = await list_departments(session)
         visible = await explain.list_what(session, visit.principal.tenant_id, person=someone)
     is_self = user_id == visit.principal.user_id
-    return _page(
+    return await _page(
         request,
         visit,
         "people",
@@ -106,7 +118,7 @@ async def organisation_page(request: Request, visit: GroupsVisit) -> Response:
         departments = [each for each in await list_departments(session) if led in {None, each.id}]
         groups = [each for each in await list_groups(session) if led in {None, each.department_id}]
         called = await name_of(session, visit.principal.tenant_id)
-    return _page(request, visit, "organisation", departments=departments, groups=groups, called=called)
+    return await _page(request, visit, "organisation", departments=departments, groups=groups, called=called)
 
 
 @router.get("/groups/{group_id}")
@@ -121,7 +133,7 @@ async def group_page(request: Request, group_id: UUID, visit: GroupsVisit, q: Wo
         raise NotFound("There is no such group.", code="no_such_group")
     inside = {member.user_id for member in members}
     others = [person for person in found if person.id not in inside]
-    return _page(
+    return await _page(
         request,
         visit,
         "organisation",
@@ -141,7 +153,7 @@ async def shares_page(request: Request, visit: AdminVisit) -> Response:
         titles = await list_titles(session, conversation_ids=[each.conversation_id for each in asked])
     waiting = [each for each in asked if each.state == "pending"]
     decided = [each for each in asked if each.state != "pending"]
-    return _page(request, visit, "shares", waiting=waiting, decided=decided, titles=titles)
+    return await _page(request, visit, "shares", waiting=waiting, decided=decided, titles=titles)
 
 
 @router.get("/keys")
@@ -150,7 +162,7 @@ async def keys_page(request: Request, visit: AdminVisit) -> Response:
     async with visit.transaction() as session:
         keys = await api_keys.list_keys(session, visit.principal)
         owners = await api_keys.list_owners(session, keys)
-    return _page(
+    return await _page(
         request,
         visit,
         "keys",
@@ -168,7 +180,7 @@ async def secrets_page(request: Request, visit: AdminVisit) -> Response:
     """Keys of model providers and other services, with age and last use; never a value."""
     async with visit.transaction() as session:
         kept = await tenant_secrets.list_tenant_secrets(session, visit.principal.tenant_id)
-    return _page(request, visit, "secrets", secrets=kept, kinds=tenant_secrets.KINDS)
+    return await _page(request, visit, "secrets", secrets=kept, kinds=tenant_secrets.KINDS)
 
 
 @router.get("/audit")
@@ -180,7 +192,9 @@ async def audit_page(
         entries = await audit.list_audit(
             session, actor=actor or None, action=action or None, before=before, limit=PAGE_ROWS
         )
-    return _page(request, visit, "audit", entries=entries, actor=actor, action=action, following=_following(entries))
+    return await _page(
+        request, visit, "audit", entries=entries, actor=actor, action=action, following=_following(entries)
+    )
 
 
 @router.get("/security")
@@ -201,7 +215,7 @@ async def security_page(
             session, event_type=kind or None, severity=severity, person=who or None, before=before, limit=PAGE_ROWS
         )
         counts = await security.count_security_events(session, since=since)
-    return _page(
+    return await _page(
         request,
         visit,
         "security",
@@ -216,12 +230,28 @@ async def security_page(
     )
 
 
+@router.get("/backups")
+async def backups_page(request: Request, visit: OperatorVisit) -> Response:
+    """Backups with their state and age, drills with their log, what would be lost now and how long a restore takes."""
+    standing = await read_standing(visit.runtime, fresh=True)
+    drills = [(drill, Markup(render_markdown(drill.report))) for drill in standing.drills]  # noqa: S704 - sanitised
+    return await _page(request, visit, "backups", standing=standing, drills=drills)
+
+
 def _following(rows: list[Any]) -> UUID | None:
     """Where the next page begins; None on the last one."""
     return rows[-1].id if len(rows) == PAGE_ROWS else None
 
 
-def _page(request: Request, visit: Visit, section: str, *, template: str = "", **context: Any) -> Response:
+async def _page(request: Request, visit: Visit, section: str, *, template: str = "", **context: Any) -> Response:
     name = template or f"admin_{section}.html"
-    sections = SECTIONS if visit.principal.administrates else ("organisation",)
+    sections = await _sections(visit)
     return page(request, name, **visit.context, sections=sections, section=section, **context)
+
+
+async def _sections(visit: Visit) -> tuple[str, ...]:
+    """Those the person may open: a manager has one, and what is of all tenants is the first organisation's."""
+    if not visit.principal.administrates:
+        return ("organisation",)
+    has_all = await is_default_tenant(visit.runtime, visit.principal.tenant_id)
+    return SECTIONS + OF_THE_INSTALLATION if has_all else SECTIONS

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 
 from pharos.identity.audit import detail_words
 from pharos.web.translate import catalog, pick_language, translator
@@ -97,6 +98,8 @@ def environment() -> Environment:
     )
     jinja.filters["size"] = human_size
     jinja.filters["moment"] = moment
+    jinja.filters["span"] = span
+    jinja.filters["commands"] = commands
     jinja.filters["device"] = device
     jinja.filters["detail"] = detail_words
     jinja.globals["static"] = static_path
@@ -115,6 +118,32 @@ def moment(at: datetime | None) -> str:
     ('2026-03-01 09:05 UTC', '–')
     """
     return "–" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def span(seconds: float) -> str:
+    """A duration in the largest unit that leaves at least 2, as a person says it.
+
+    >>> span(41.6), span(600), span(27 * 3600), span(93 * 86400)
+    ('42 s', '10 min', '27 h', '93 days')
+    """
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def commands(sentence: str) -> Markup:
+    """A sentence whose commands, between backticks, stand out.
+
+    >>> commands("Run `pharos drill` & wait")
+    Markup('Run <code>pharos drill</code> &amp; wait')
+    """
+    parts = str(escape(sentence)).split("`")
+    # Escaped before, so that only our own tags are tags; an odd backtick is one of the text's own.
+    inside = [
+        f"<code>{part}</code>" if index % 2 and index < len(parts) - 1 else part for index, part in enumerate(parts)
+    ]
+    return Markup("".join(inside))  # noqa: S704 - escaped above
 
 
 def device(agent: str) -> tuple[str, str]:

@@ -1,0 +1,87 @@
+"""`pharos backup now | nightly`: make one, or do all that a night does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from pharos.infra.settings import Settings
+from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, error_console, size_text
+from pharos.ops.backup.commands import backup_app, warn_about_recipient
+from pharos.ops.backup.manifest import read_manifest
+from pharos.ops.backup.nightly import run_night
+from pharos.ops.backup.snapshot import Progress, make_backup, plan_backup
+
+
+@backup_app.command()
+def now(dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Make a backup while people work: database, every file, secrets. It is good once `verify` has restored it."""
+    settings = Settings()
+    if dry_run:
+        plan = plan_backup(settings)
+        if as_json:
+            echo_json(plan)
+            return
+        echo_line(
+            f"Would write {plan.documents} documents in {plan.blobs} files into {settings.backup_root}: at most "
+            f"{size_text(plan.needed_bytes)}, {size_text(plan.free_bytes)} are free."
+        )
+        return
+    with _bars() as progress:
+        folder = make_backup(settings, progress=progress)
+    manifest = read_manifest(folder)
+    if as_json:
+        echo_json(
+            {
+                "name": manifest.name,
+                "folder": folder,
+                "made_at": manifest.made_at.isoformat(),
+                "bytes": manifest.bytes,
+                "files": len(manifest.files),
+                "documents": manifest.documents,
+                "seconds": manifest.seconds,
+                "state": "written",
+            }
+        )
+    else:
+        echo_line(
+            f"Wrote {folder}: {manifest.documents} documents, {size_text(manifest.bytes)}, "
+            f"{manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, in {manifest.seconds:.1f} s."
+        )
+        echo_line(f"It counts once it was restored: `pharos backup verify {manifest.name}`.")
+    warn_about_recipient(settings)
+
+
+@backup_app.command()
+def nightly(as_json: AsJson = False) -> None:
+    """What runs every day at PHAROS_BACKUP_AT: make, verify, copy elsewhere, remove what is too old."""
+    settings = Settings()
+    with error_console.status("Making the daily backup") as line:
+        night = run_night(settings, now=datetime.now().astimezone(), tell=lambda _, said: line.update(said))
+    if as_json:
+        echo_json(night)
+    else:
+        echo_line(f"{night.backup} was made, restored and compared in {night.seconds_to_verify:.1f} s.")
+        echo_line(f"Copied to {night.offsite}." if night.offsite else "Copied nowhere: PHAROS_OFFSITE is not set.")
+        kept = f" ({night.kept_because})" if night.kept_because else ""
+        echo_line(f"Removed {len(night.removed)} older ones{kept}.")
+    warn_about_recipient(settings)
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """A bar for each part on a terminal, nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=error_console, disable=not error_console.is_terminal, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield tell

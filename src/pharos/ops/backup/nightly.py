@@ -1,0 +1,76 @@
+"""The daily backup: made, restored and compared at once, copied elsewhere, and only then older ones may go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from pathlib import Path
+
+from pharos.infra.logs import get_logger
+from pharos.infra.settings import Settings
+from pharos.ops.backup import offsite, snapshot, verification
+from pharos.ops.backup.retention import prune
+from pharos.ops.backup.store import WRITTEN, StoredBackup, list_backups, record_offsite
+from pharos.ops.operation_lock import hold_operation_lock
+
+log = get_logger(__name__)
+
+TRIES = 3
+"""Backups of one day that nobody could verify; more would fill the disk."""
+Tell = Callable[[str, str], None]
+"""Told the name of a step and what it does."""
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a round did; `offsite` is None where no place is set."""
+
+    backup: str
+    folder: Path
+    seconds_to_verify: float
+    offsite: str | None
+    removed: list[str]
+    kept_because: str | None
+
+
+def run_night(settings: Settings, *, now: datetime, tell: Tell) -> Night:
+    """Everything that belongs to one daily backup, under one lock of operations.
+
+    Raises what the step that failed raises; the steps after it are not done, so nothing older is removed then.
+    """
+    with hold_operation_lock(settings, "daily backup"):
+        tell("backup", "Copying database, files and secrets")
+        folder = snapshot.write_backup(settings)
+        verified = verification.verify_backup(settings, folder, tell=tell)
+        place = None
+        if offsite.target_of(settings) is not None:
+            tell("offsite", "Copying it elsewhere")
+            place = offsite.push_backup(settings, folder).target
+            record_offsite(settings, folder)
+        plan = prune(settings, list_backups(settings, removed=True), now=now)
+    log.info("backup.night_ended", backup=folder.name, removed=len(plan.remove), offsite=place is not None)
+    removed = [backup.name for backup in plan.remove]
+    return Night(folder.name, folder, verified.seconds, place, removed, plan.kept_because)
+
+
+def last_moment(at: str, now: datetime) -> datetime | None:
+    """When a daily backup of `at` (`HH:MM` in the zone of `now`) was to be made last; None for an empty `at`."""
+    if not at:
+        return None
+    moment = datetime.combine(now.date(), time.fromisoformat(at), now.tzinfo)
+    return moment if moment <= now else moment - timedelta(days=1)
+
+
+def is_missing(moment: datetime, attempts: Iterable[StoredBackup], *, since: datetime) -> bool:
+    """Whether the daily backup of a moment that has passed is still to be made.
+
+    An attempt after the moment that was verified or failed, by any worker, is that day's; one that is neither, for it
+    was killed or made by hand, is not, up to `TRIES`. A moment that passed before the worker started (`since`) is made
+    up for, unless there never was a backup: a first start is nobody's night.
+    """
+    known = list(attempts)
+    if not known:
+        return since <= moment
+    of_the_day = [one for one in known if one.made_at >= moment]
+    return len(of_the_day) < TRIES and all(one.state == WRITTEN for one in of_the_day)

@@ -1,0 +1,333 @@
+"""Bring a backup back: beside the live database, compared, then swapped in by renaming; the old one stays for a while.
+
+Killed at any moment, the live data is the old or the new one, never a mix: until the swap nothing that is in use was
+changed but that blobs were added, and the swap is one transaction. The next run removes what a killed one left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import delete, select
+
+from pharos.identity.audit import record_audit
+from pharos.identity.models import Tenant
+from pharos.identity.principal import operator
+from pharos.identity.security import record_security_event
+from pharos.identity.sessions import end_all_sessions
+from pharos.infra import migrate
+from pharos.infra.database_roles import (
+    Administration,
+    connection_urls,
+    read_administration,
+    with_database,
+)
+from pharos.infra.db import create_database
+from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import Conflict, NotFound, PharosError, Unavailable
+from pharos.infra.fence import refuse_unsafe_role
+from pharos.infra.ids import TenantId
+from pharos.infra.keyring import read_keys
+from pharos.infra.models import BlobLease
+from pharos.infra.settings import Settings
+from pharos.ops.backup.restore_blobs import BlobChanges, add_blobs, bring_named
+from pharos.ops.backup.restore_keys import KeyStep, bring_keys
+from pharos.ops.backup.restore_plan import Prepared, Tell, prepare, programs_for
+from pharos.ops.backup.rollback_points import (
+    FAILED,
+    STAMP,
+    RollbackPoint,
+    dropped_afterwards,
+    has_database,
+    list_rollback_points,
+    restored_name,
+    swap,
+)
+from pharos.ops.backup.scratch import (
+    Loaded,
+    compare_tables,
+    load_dump,
+    open_secrets,
+    refuse_differences,
+    refuse_unopened,
+)
+from pharos.ops.listen import local_url
+from pharos.ops.models import Backup, Drill
+from pharos.ops.operation_lock import hold_operation_lock
+from pharos.ops.running import State, read_state
+from pharos.ops.smoke import Check, run_smoke
+from pharos.ops.start_stop import postgres_alone, start_detached, stop_running, wait_until_down
+
+PAUSE_SECONDS = 0.2
+"""Of the smoke test's stream: no proxy stands between this machine and its own web process."""
+LEASE_REASON = "rollback point"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore did. `rows` by table; `rollback_point` is the database that was live before, None where there was
+    none; `checks` are those of the smoke test, none where Pharos did not run before and stays down."""
+
+    backup: str
+    made_at: datetime
+    rows: dict[str, int]
+    blobs: BlobChanges
+    keys: KeyStep
+    migrations: tuple[str, ...]
+    secrets: int
+    rollback_point: str | None
+    is_running: bool
+    checks: tuple[Check, ...]
+    seconds: float
+
+
+def restore(
+    settings: Settings,
+    folder: Path,
+    *,
+    tell: Tell,
+    identity: Path | None = None,
+    signed_by: str | None = None,
+    keep_sessions: bool = False,
+) -> Restored:
+    """Replace the live database by a backup's and add the blobs it names.
+
+    Raises the error of the first check that fails; until the step `swap` everything is as it was. When Pharos ran it
+    runs again at the end, whatever happened; when what was restored does not pass the smoke test, the old database is
+    swapped back and `Unavailable` (`restore_not_healthy`) says so.
+    """
+    started, stamp = time.monotonic(), datetime.now(UTC).strftime(STAMP)
+    prepared = prepare(settings, folder, identity=identity, signed_by=signed_by, tell=tell)
+    with ExitStack() as held:
+        if (was := read_state(settings)) is None:
+            held.enter_context(postgres_alone(settings))
+        known = read_administration(settings)
+        held.enter_context(hold_operation_lock(settings, "restore", with_database=has_database(known, known.database)))
+        fresh = restored_name(known.database)
+        with dropped_afterwards(known, fresh):
+            loaded = _load(settings, known, prepared, fresh, tell=tell)
+            secrets, keys = _bring_secrets(settings, loaded, prepared, tell=tell)
+            _migrate_forward(settings, prepared, fresh, tell=tell)
+            tell("blobs", f"Adding {len(prepared.blobs.missing) + len(prepared.blobs.damaged)} uploaded files")
+            add_blobs(settings, folder, prepared.blobs, stamp=stamp)
+            _carry_over(settings, fresh)
+            asyncio.run(_finish_rows(settings, f"backup:{prepared.manifest.name}", fresh, keep_sessions=keep_sessions))
+            before, checks = _put_in_place(settings, known, fresh, was=was, tell=tell)
+    return Restored(
+        backup=prepared.manifest.name,
+        made_at=prepared.manifest.made_at,
+        rows={name: state.rows for name, state in prepared.manifest.tables.items()},
+        blobs=prepared.blobs,
+        keys=keys,
+        migrations=prepared.migrations,
+        secrets=secrets,
+        rollback_point=before,
+        is_running=was is not None,
+        checks=checks,
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def restore_uploads(
+    settings: Settings, folder: Path, *, identity: Path | None, signed_by: str | None, tell: Tell
+) -> BlobChanges:
+    """Add the blobs that are missing or damaged and change nothing else; Pharos may run. Raises as `restore` does."""
+    prepared = prepare(settings, folder, identity=identity, signed_by=signed_by, tell=tell, loads_database=False)
+    is_served = read_state(settings) is not None or settings.database_url is not None
+    with hold_operation_lock(settings, "restore of uploads", with_database=is_served):
+        tell("blobs", f"Adding {len(prepared.blobs.missing) + len(prepared.blobs.damaged)} uploaded files")
+        add_blobs(settings, folder, prepared.blobs, stamp=datetime.now(UTC).strftime(STAMP))
+    return prepared.blobs
+
+
+def undo_restore(
+    settings: Settings, *, tell: Tell, keep_sessions: bool = False
+) -> tuple[RollbackPoint, str, tuple[str, ...]]:
+    """Swap back to the newest rollback point; what was live becomes one itself, so a second undo is a redo.
+
+    Returns the point that is live now, the name of the other, and the files that a wipe had set aside and that are in
+    their place again. Raises `NotFound` when there is none, `Conflict` when today's keys do not open what is stored
+    there or files that it names are gone.
+    """
+    with ExitStack() as held:
+        if (was := read_state(settings)) is None:
+            held.enter_context(postgres_alone(settings))
+        known = read_administration(settings)
+        held.enter_context(hold_operation_lock(settings, "undoing a restore"))
+        point = next(iter(list_rollback_points(settings)), None)
+        if point is None:
+            raise NotFound(
+                "There is no rollback point. `pharos restore --list` shows the backups.", code="no_rollback_point"
+            )
+        tell("secrets", f"Opening every secret in {point.database}")
+        loaded = Loaded(
+            point.database,
+            with_database(known.admin_url, point.database),
+            with_database(connection_urls(settings).backup, point.database),
+        )
+        refuse_unopened(open_secrets(loaded, read_keys(settings)), name=point.database)
+        tell("blobs", "Looking for every uploaded file it names")
+        found = bring_named(settings, loaded.backup_url, name=point.database)
+        _bring_forward(settings, loaded)
+        _carry_over(settings, point.database)
+        subject = f"database:{point.database}"
+        asyncio.run(_finish_rows(settings, subject, point.database, keep_sessions=keep_sessions))
+        before, _ = _put_in_place(settings, known, point.database, was=was, tell=tell)
+        assert before is not None
+    return point, before, found
+
+
+def _load(settings: Settings, known: Administration, prepared: Prepared, fresh: str, *, tell: Tell) -> Loaded:
+    """The dump in a database beside the live one, the same as when it was made."""
+    manifest = prepared.manifest
+    tell("load", f"Loading {sum(state.rows for state in manifest.tables.values())} rows beside the live database")
+    loaded = load_dump(
+        known.admin_url,
+        prepared.folder,
+        database=fresh,
+        roles_of=known.database,
+        passwords=known.passwords,
+        programs=programs_for(settings, known.admin_url, manifest),
+    )
+    tell("compare", f"Comparing {len(manifest.tables)} tables with the manifest")
+    refuse_differences(compare_tables(loaded, manifest), name=manifest.name)
+    return loaded
+
+
+def _bring_secrets(settings: Settings, loaded: Loaded, prepared: Prepared, *, tell: Tell) -> tuple[int, KeyStep]:
+    """Open everything with the escrow's keys, make it fit this installation's, open everything with those."""
+    tell("secrets", "Opening every secret")
+    name = prepared.manifest.name
+    refuse_unopened(open_secrets(loaded, prepared.escrow.keys), name=name)
+    keys = bring_keys(settings, loaded, prepared.escrow)
+    opened = open_secrets(loaded, read_keys(settings))
+    refuse_unopened(opened, name=name)
+    return opened.secrets, keys
+
+
+def _migrate_forward(settings: Settings, prepared: Prepared, fresh: str, *, tell: Tell) -> None:
+    urls = connection_urls(settings)
+    if prepared.migrations:
+        tell("migrate", f"Migrating from {prepared.manifest.schema}: {', '.join(prepared.migrations)}")
+        migrate.upgrade(with_database(urls.migrator, fresh), owner=urls.owner_role)
+    refuse_unsafe_role(with_database(urls.direct, fresh))
+
+
+def _carry_over(settings: Settings, fresh: str) -> None:
+    """What is known of backups and drills is about the installation, not of its data: it stays as it is."""
+    urls = connection_urls(settings)
+    with (
+        suppress(psycopg.OperationalError),  # a machine whose database is gone knows nothing of them
+        psycopg.connect(urls.backup, connect_timeout=5) as live,
+        psycopg.connect(with_database(urls.direct, fresh)) as target,
+    ):
+        for model in (Backup, Drill):
+            if live.execute("select to_regclass(%s)", [model.__tablename__]).fetchone() == (None,):
+                continue
+            name = sql.Identifier(model.__tablename__)
+            names = sql.SQL(", ").join(map(sql.Identifier, model.__table__.columns.keys()))
+            target.execute(sql.SQL("delete from {}").format(name))
+            reading = sql.SQL("copy {} ({}) to stdout").format(name, names)
+            writing = sql.SQL("copy {} ({}) from stdin").format(name, names)
+            with live.cursor().copy(reading) as rows, target.cursor().copy(writing) as kept:
+                for chunk in rows:
+                    kept.write(chunk)
+
+
+async def _finish_rows(settings: Settings, subject: str, fresh: str, *, keep_sessions: bool) -> None:
+    """Sessions end, every tenant's logs say what happened, and the old database's blobs are kept as long as it is."""
+    db = create_database(with_database(connection_urls(settings).direct, fresh))
+    try:
+        async with system_transaction(db) as session:
+            await session.execute(delete(BlobLease))  # that of the backup itself, or of an earlier swap
+            until = datetime.now(UTC) + timedelta(days=settings.rollback_keep_days)
+            session.add(BlobLease(reason=LEASE_REASON, until=until))
+            tenants = (await session.execute(select(Tenant.id).order_by(Tenant.id))).scalars().all()
+        for tenant_id in map(TenantId, tenants):
+            async with db.transaction(tenant_id) as session:
+                actor = operator(tenant_id)
+                if not keep_sessions:
+                    await end_all_sessions(session, actor)
+                await record_security_event(
+                    session, tenant_id, event_type="data_restored", severity="high", subject=subject
+                )
+                await record_audit(session, actor, action="data.restored", subject=subject)
+    finally:
+        await db.dispose()
+
+
+def _bring_forward(settings: Settings, loaded: Loaded) -> None:
+    """Pharos may have been updated since this database was live, and would not start on it while we hold the lock."""
+    with psycopg.connect(loaded.backup_url) as connection:
+        found = connection.execute("select version_num from alembic_version").fetchone()
+    if found is None or not migrate.knows_revision(found[0]):
+        raise Conflict(
+            f"{loaded.database} was last used by a newer Pharos. Update Pharos and run this again.", code="newer_schema"
+        )
+    urls = connection_urls(settings)
+    migrate.upgrade(with_database(urls.migrator, loaded.database), owner=urls.owner_role)
+
+
+def _put_in_place(
+    settings: Settings, known: Administration, fresh: str, *, was: State | None, tell: Tell
+) -> tuple[str | None, tuple[Check, ...]]:
+    """Swap, with what ran stopped before and started after; swap back when it does not work. Returns the old one's
+    name now and the checks of the smoke test."""
+    if was is None:
+        return _swap(known, fresh, tell=tell), ()
+    only = None if "web" in was.parts else "postgres"
+    with _stopped(settings, only=only, tell=tell):
+        before = _swap(read_administration(settings), fresh, tell=tell)
+    try:
+        tell("start", "Starting Pharos")
+        start_detached(settings, only=only)
+        if only is not None:
+            return before, ()
+        tell("smoke", "Asking what people ask of it")
+        report = asyncio.run(run_smoke(local_url(settings), pause_seconds=PAUSE_SECONDS))
+        if report.passed:
+            return before, report.checks
+        said = "; ".join(f"{check.name}: {check.said}" for check in report.failed)
+    except PharosError as error:
+        said = error.message
+    tell("back", f"Swapping back: {said}")
+    with _stopped(settings, only=only, tell=tell):
+        assert before is not None, "what ran had a database"
+        failed = swap(read_administration(settings), fresh=before, kept_as=FAILED)
+    start_detached(settings, only=only)
+    raise Unavailable(
+        f"What was restored does not work ({said}), so the old database is live again. The restored one is kept as "
+        f"{failed}; `pharos logs web` and `pharos doctor` say more.",
+        code="restore_not_healthy",
+    )
+
+
+def _swap(known: Administration, fresh: str, *, tell: Tell) -> str | None:
+    tell("swap", "Swapping the databases")
+    before = swap(known, fresh=fresh)
+    tell("swapped", f"The old database is now {before}" if before else "The database is in place")
+    return before
+
+
+@contextmanager
+def _stopped(settings: Settings, *, only: str | None, tell: Tell) -> Iterator[None]:
+    """Everything but Postgres stopped. It is started again by the caller, or here when the block fails or the stopping
+    takes too long: what was told to stop will, so we wait until it has."""
+    tell("stop", "Stopping Pharos")
+    try:
+        stop_running(settings)
+        with postgres_alone(settings):
+            yield
+    except BaseException:
+        tell("again", "Starting what ran again, once it has stopped")
+        wait_until_down(settings)
+        start_detached(settings, only=only)
+        raise

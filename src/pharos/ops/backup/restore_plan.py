@@ -1,0 +1,168 @@
+"""What a restore would do, found out without changing anything; nothing is written before all of this holds."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from pharos.infra import embedded_postgres, migrate
+from pharos.infra.database_roles import connection_urls
+from pharos.infra.errors import Conflict, PharosError, StorageFull
+from pharos.infra.keyring import read_keys
+from pharos.infra.settings import Settings
+from pharos.ops.backup.check import check_backup, check_escrow
+from pharos.ops.backup.dump import client_programs
+from pharos.ops.backup.escrow import Escrow, drill_identity_file, open_escrow
+from pharos.ops.backup.fingerprints import count_rows, read_collation
+from pharos.ops.backup.manifest import DATABASE_FOLDER, ESCROW, Manifest
+from pharos.ops.backup.restore_blobs import BlobChanges, compare_blobs
+from pharos.ops.backup.restore_keys import KeyStep, plan_keys
+from pharos.ops.backup.signing import known_keys
+
+LOADED_PER_DUMPED = 8
+"""A compressed dump grows when loaded: rows by about three, indexes by as much again, and the server's log."""
+EMPTY_DATABASE_BYTES = 64 * 2**20
+
+Tell = Callable[[str, str], None]
+"""Told each step as it begins: its name and a sentence."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A backup that may be restored. `rows_now` and `collation_now` are None where nobody counted or no database
+    answers; `migrations` would follow."""
+
+    folder: Path
+    manifest: Manifest
+    escrow: Escrow
+    keys: KeyStep
+    blobs: BlobChanges
+    migrations: tuple[str, ...]
+    rows_now: dict[str, int] | None
+    collation_now: str | None
+    bytes_needed: int
+    seconds_to_check: float
+
+    @property
+    def sorts_otherwise(self) -> bool:
+        """Whether text is sorted by other rules here: the indexes on it are built by loading, so none is wrong."""
+        return self.collation_now is not None and self.collation_now != self.manifest.collation_version
+
+    @property
+    def lost_rows(self) -> dict[str, int]:
+        """By table, how many rows there are now more than then; only tables that grew."""
+        then = self.manifest.tables
+        grown = {name: rows - (then[name].rows if name in then else 0) for name, rows in (self.rows_now or {}).items()}
+        return {name: more for name, more in grown.items() if more > 0}
+
+
+def prepare(
+    settings: Settings,
+    folder: Path,
+    *,
+    identity: Path | None,
+    signed_by: str | None,
+    tell: Tell,
+    counts_rows: bool = False,
+    loads_database: bool = True,
+) -> Prepared:
+    """Check the whole backup and what it needs here. Counting today's rows takes long where there are many.
+
+    Raises the error of the first check that fails (see `check.py`), `StorageFull` where there is no room.
+    """
+    started = time.monotonic()
+    tell("check", f"Checking every file of {folder.name}")
+    signed_by = signed_by or _first_signer(settings, folder, identity)
+    manifest = check_backup(settings, folder, signed_by=signed_by, identity=identity)
+    blobs = compare_blobs(settings, folder)
+    rows_now, collation_now = _live_database(settings) if counts_rows else (None, None)
+    needed = blobs.bytes + (_bytes_to_load(manifest) if loads_database else 0)
+    refuse_no_room(settings, needed)
+    return Prepared(
+        folder=folder,
+        manifest=manifest,
+        escrow=check_escrow(settings, folder, manifest, identity=identity),
+        keys=plan_keys(settings, manifest),
+        blobs=blobs,
+        migrations=migrate.steps_after(manifest.schema),
+        rows_now=rows_now,
+        collation_now=collation_now,
+        bytes_needed=needed,
+        seconds_to_check=round(time.monotonic() - started, 3),
+    )
+
+
+def refuse_no_room(settings: Settings, needed: int) -> None:
+    """Raise `StorageFull` with figures unless `needed` bytes fit where the data lies."""
+    home = settings.data_dir
+    if settings.database_url is None and (cluster := embedded_postgres.find(settings.data_dir)) is not None:
+        home = cluster.home
+    free = min(shutil.disk_usage(_existing(place)).free for place in (home, settings.blob_root))
+    if free < needed:
+        raise StorageFull(
+            f"The restore needs about {needed // 2**20 + 1} MiB where the data lies, and {free // 2**20} MiB are free. "
+            "Nothing was changed. Free some space (`pharos restore --list` shows rollback points) and run it again.",
+            needed_bytes=needed,
+            free_bytes=free,
+        )
+
+
+def refuse_no_room_to_load(settings: Settings, manifest: Manifest) -> None:
+    """The same for the database of a backup alone."""
+    refuse_no_room(settings, _bytes_to_load(manifest))
+
+
+def programs_for(settings: Settings, admin_url: str, manifest: Manifest) -> Path:
+    """The folder with a `pg_restore` that reads this backup's dump and speaks to this server."""
+    with psycopg.connect(admin_url, autocommit=True) as connection:
+        here = connection.info.server_version // 10000
+    return client_programs(settings, max(here, int(manifest.server_version.split(".")[0])))
+
+
+def has_keys(settings: Settings) -> bool:
+    """Whether this installation has ever encrypted anything: an empty machine has no key."""
+    return bool(read_keys(settings))
+
+
+def _first_signer(settings: Settings, folder: Path, identity: Path | None) -> str | None:
+    """Who signed, on a machine with nothing to lose: the escrow names the key, and only the operator's identity opens
+    an escrow. None where a key is known or there are keys already."""
+    if known_keys(settings) or has_keys(settings) or not (folder / ESCROW).exists():
+        return None
+    return open_escrow((folder / ESCROW).read_bytes(), identity or _identity_here(settings)).signed_by
+
+
+def _identity_here(settings: Settings) -> Path:
+    file = drill_identity_file(settings)
+    if not file.exists():
+        raise Conflict(
+            "This machine has nothing that opens the keys in the backup. Name the file of the offline identity, whose "
+            "public half was PHAROS_BACKUP_RECIPIENT: `--identity FILE`.",
+            code="no_identity",
+        )
+    return file
+
+
+def _bytes_to_load(manifest: Manifest) -> int:
+    dumped = sum(state.bytes for name, state in manifest.files.items() if name.startswith(f"{DATABASE_FOLDER}/"))
+    return LOADED_PER_DUMPED * dumped + EMPTY_DATABASE_BYTES
+
+
+def _live_database(settings: Settings) -> tuple[dict[str, int], str] | tuple[None, None]:
+    """Its rows by table, and what sorts its text."""
+    try:
+        with psycopg.connect(connection_urls(settings).backup, connect_timeout=5) as connection:
+            return count_rows(connection), read_collation(connection)
+    except (psycopg.Error, PharosError):
+        return None, None  # a restore is asked for when there is no database, too
+
+
+def _existing(place: Path) -> Path:
+    while not place.exists():
+        place = place.parent
+    return place

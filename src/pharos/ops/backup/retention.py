@@ -1,0 +1,79 @@
+"""Which backups may go. What was never restored, or failed, is not relied upon: it goes when it is old, as others do.
+
+Nothing at all is removed while the newest backup is not a good one, or is old: then the older ones are what there is.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pharos.infra.settings import Settings
+from pharos.ops.backup.store import StoredBackup, newest_good
+
+REMOVING = ".removing-"
+STALE_AFTER = timedelta(hours=26)
+"""A backup is made each day; one that is later than this is missing, and an alert says so."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What may be removed, oldest first, and why nothing may; `bytes` is what removing it frees."""
+
+    remove: tuple[StoredBackup, ...]
+    kept_because: str | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(backup.bytes for backup in self.remove)
+
+
+def plan_retention(backups: Sequence[StoredBackup], *, keep_days: int, now: datetime) -> Retention:
+    """Backups older than `keep_days`, never the newest good one; none while the newest backup is not good.
+
+    `backups` are those of `list_backups`, removed ones included: a newest one whose folder is gone is no good one.
+    """
+    newest = max(backups, key=lambda one: one.made_at, default=None)
+    if newest is None:
+        return Retention((), "there is no backup")
+    if reason := _not_good(newest, now):
+        return Retention((), reason)
+    last_good = newest_good(backups)
+    too_old = now - timedelta(days=keep_days)
+    old = [one for one in backups if one.folder and one.made_at < too_old and one != last_good]
+    return Retention(tuple(sorted(old, key=lambda one: one.made_at)))
+
+
+def remove_backups(settings: Settings, plan: Retention) -> None:
+    """Remove what the plan names, and what a killed removal left. A backup leaves the list whole, by one rename."""
+    for leftover in settings.backup_root.glob(f"{REMOVING}*"):
+        shutil.rmtree(leftover)
+    for backup in plan.remove:
+        assert backup.folder is not None
+        aside = backup.folder.with_name(f"{REMOVING}{backup.name}")
+        backup.folder.rename(aside)
+        shutil.rmtree(aside)
+
+
+def _not_good(newest: StoredBackup, now: datetime) -> str | None:
+    if newest.folder is None and newest.error_code is None:
+        return f"the newest, {newest.name}, is gone from the disk"
+    if not newest.is_good:
+        why = f"failed ({newest.error_code})" if newest.error_code else "was not verified yet"
+        return f"the newest, {newest.name}, {why}"
+    if now - newest.made_at > STALE_AFTER:
+        return f"the newest, {newest.name}, is {_hours(now - newest.made_at)} hours old: later ones are missing"
+    return None
+
+
+def _hours(span: timedelta) -> int:
+    return int(span.total_seconds() // 3600)
+
+
+def prune(settings: Settings, backups: Sequence[StoredBackup], *, now: datetime) -> Retention:
+    """Plan and remove at once: what runs after each nightly backup that was verified."""
+    plan = plan_retention(backups, keep_days=settings.backup_keep_days, now=now)
+    remove_backups(settings, plan)
+    return plan

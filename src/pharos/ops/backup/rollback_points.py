@@ -1,0 +1,156 @@
+"""Databases under other names: the restored one beside the live one, the swap, and what was live before it.
+
+ALTER DATABASE … RENAME is transactional, so whoever is killed leaves the old or the new one under the live name. The
+database that was live keeps its content as `<name>_before_<YYYYMMDDHHMMSS>` until its time is over; one that did not
+work once it was live is kept as long, as `<name>_failed_<YYYYMMDDHHMMSS>`, and is never swapped back to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql
+
+from pharos.infra import embedded_postgres
+from pharos.infra.database_roles import DATABASE, Administration, read_administration
+from pharos.infra.errors import PharosError, Unavailable
+from pharos.infra.settings import Settings
+from pharos.ops.backup.scratch import drop_database
+
+SWAP_TRIES = 10
+STAMP = "%Y%m%d%H%M%S"
+BEFORE, FAILED = "before", "failed"
+"""What a kept database was: live until a swap, or live and of no use."""
+POINTS = """
+    with ours as materialized (select oid, datname from pg_database where starts_with(datname, %s))
+    select datname, pg_database_size(oid) from ours
+    """
+
+
+@dataclass(frozen=True)
+class RollbackPoint:
+    """A database that was live until `since`, and may be removed from `until` on."""
+
+    database: str
+    since: datetime
+    until: datetime
+    bytes: int
+
+
+def restored_name(live: str) -> str:
+    """What the database that is being restored is called until the swap."""
+    return f"{live}_restore"
+
+
+def list_rollback_points(settings: Settings) -> list[RollbackPoint]:
+    """What can be swapped back to, the newest first. Raises `psycopg.Error` where the server does not answer.
+
+    Only ours are measured: a size wants the right to connect, and of another's database may be gone by then.
+    """
+    return _kept(settings, BEFORE)
+
+
+def _kept(settings: Settings, word: str) -> list[RollbackPoint]:
+    known = read_administration(settings)
+    prefix = f"{known.database}_{word}_"
+    pattern = re.compile(rf"{re.escape(prefix)}(\d{{14}})")
+    keep, points = timedelta(days=settings.rollback_keep_days), []
+    with psycopg.connect(known.admin_url, autocommit=True, connect_timeout=5) as connection:
+        for name, size in connection.execute(POINTS, [prefix]):
+            if found := pattern.fullmatch(name):
+                since = datetime.strptime(found[1], STAMP).replace(tzinfo=UTC)
+                points.append(RollbackPoint(name, since, since + keep, size))
+    return sorted(points, key=lambda point: point.since, reverse=True)
+
+
+def rollback_points_here(settings: Settings) -> list[RollbackPoint] | None:
+    """The same, changing nothing where there is no database yet; None where none answers."""
+    try:
+        return [] if _has_no_database(settings) else list_rollback_points(settings)
+    except (psycopg.OperationalError, PharosError):
+        return None
+
+
+def _has_no_database(settings: Settings) -> bool:
+    return settings.database_url is None and embedded_postgres.find(settings.data_dir) is None
+
+
+def database_name(settings: Settings) -> str:
+    """The live database's name, whether or not it exists."""
+    return DATABASE if settings.database_url is None else urlsplit(settings.database_url).path.lstrip("/")
+
+
+def remove_old_rollback_points(settings: Settings) -> list[str]:
+    """Drop those whose time is over, and what failed as long ago; their names. Does nothing where no administrator's
+    address is known."""
+    points = rollback_points_here(settings)
+    if points is None or _has_no_database(settings):
+        return []
+    over = [one.database for one in (*points, *_kept(settings, FAILED)) if one.until <= datetime.now(UTC)]
+    for database in over:
+        drop_database(read_administration(settings).admin_url, database)
+    return over
+
+
+def has_database(known: Administration, name: str) -> bool:
+    """Whether the server has a database of this name."""
+    with psycopg.connect(known.admin_url, autocommit=True) as connection:
+        found = connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone()
+    return found is not None
+
+
+def swap(known: Administration, *, fresh: str, kept_as: str = BEFORE) -> str | None:
+    """Let the database `fresh` take the live one's name, in one transaction; whoever is connected is disconnected.
+
+    The live one is kept as `BEFORE`, or as `FAILED` when nobody shall swap back to it.
+    Returns what the live one is called now; None when there was none. Raises `Unavailable` when somebody keeps coming
+    back faster than we can rename.
+    """
+    before = _free_name(known, kept_as) if has_database(known, known.database) else None
+    names = [name for name in (known.database, fresh) if before or name == fresh]
+    with psycopg.connect(known.admin_url, autocommit=True) as connection:
+        for _ in range(SWAP_TRIES):
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = any(%s)", [names]
+            )
+            try:
+                with connection.transaction():
+                    if before is not None:
+                        _rename(connection, known.database, before)
+                    _rename(connection, fresh, known.database)
+            except psycopg.errors.ObjectInUse:
+                continue  # a program of another machine was quicker
+            return before
+    raise Unavailable(
+        f"Something keeps connecting to the database {known.database}, so it could not be swapped; nothing was "
+        "changed. Stop Pharos on all other machines and run this again.",
+        code="database_in_use",
+    )
+
+
+def _free_name(known: Administration, word: str) -> str:
+    """Names carry a second, and two swaps may fall into one."""
+    at = datetime.now(UTC)
+    while has_database(known, name := f"{known.database}_{word}_{at.strftime(STAMP)}"):
+        at += timedelta(seconds=1)
+    return name
+
+
+@contextmanager
+def dropped_afterwards(known: Administration, database: str) -> Iterator[None]:
+    """Whatever happens, no database of this name is left; a swapped one has another name by then."""
+    try:
+        yield
+    finally:
+        with suppress(psycopg.OperationalError):  # the server is down: the next run drops it before it begins
+            drop_database(known.admin_url, database)
+
+
+def _rename(connection: psycopg.Connection[tuple[object, ...]], old: str, new: str) -> None:
+    connection.execute(sql.SQL("alter database {} rename to {}").format(sql.Identifier(old), sql.Identifier(new)))

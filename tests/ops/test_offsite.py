@@ -1,0 +1,275 @@
+"""Copies of backups elsewhere: what is wrong with one is noticed within a cycle of checks and named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyrage  # type: ignore[import-untyped]
+import pytest
+from pyrage import x25519
+
+from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
+from pharos.infra.settings import Settings
+from pharos.ops.backup import restic
+from pharos.ops.backup.manifest import BlobState, FileState, Manifest, write_manifest
+from pharos.ops.backup.offsite import (
+    SEALED_PASSWORD,
+    find_offsite,
+    list_offsite,
+    pull_backup,
+    push_backup,
+    sealed_password_file,
+)
+
+NAME = "pharos-20260102-030000"
+
+
+def make_folder(root: Path, name: str = NAME, *, words: bytes = b"words") -> Path:
+    """A backup as far as copying goes: files, and a manifest that names them with their hashes."""
+    folder = root / name
+    contents = {
+        "database/toc.dat": os.urandom(3000),
+        "database/1.dat.gz": os.urandom(40_000),
+        "blobs/t/ab/cd/abcd": words * 9000,
+        "escrow.age": os.urandom(500),
+    }
+    for path, content in contents.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    files = {path: FileState(len(text), hashlib.sha256(text).hexdigest()) for path, text in contents.items()}
+    write_manifest(folder, make_manifest(name, files))
+    (folder / "manifest.sig").write_bytes(b"signed\n")
+    return folder
+
+
+def make_manifest(name: str, files: dict[str, FileState]) -> Manifest:
+    return Manifest(
+        name=name,
+        made_at=datetime(2026, 1, 2, 3, tzinfo=UTC),
+        version="1",
+        schema="0003",
+        server_version="18.4",
+        vector_version="0.8.5",
+        collation_version="",
+        database="pharos",
+        installation_id="one",
+        tables={},
+        tenants={},
+        blobs=BlobState(1, 10, ""),
+        keys=[],
+        files=files,
+        not_inside=[],
+        seconds=1.0,
+        signed_by="",
+    )
+
+
+@pytest.fixture(scope="module")
+def pushed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup that was pushed to a new repository, made once: restic takes a second for each of its keys."""
+    if shutil.which("restic") is None or shutil.which("rsync") is None:
+        pytest.skip("restic and rsync are not installed: apt install restic rsync")
+    world = tmp_path_factory.mktemp("offsite")
+    folder = make_folder(world / "backups", words=b"A sentence nobody else may read.")
+    (world / "elsewhere").mkdir()
+    pushed = push_backup(settings_in(world), folder)
+    assert (pushed.files, pushed.checked) == (6, "1/7")
+    assert pushed.added_bytes > 40_000
+    return world
+
+
+@pytest.fixture
+def settings(pushed_once: Path, tmp_path: Path) -> Settings:
+    """An installation in `tmp_path` with one backup, of which a copy lies in `elsewhere/repository`."""
+    shutil.copytree(pushed_once, tmp_path, dirs_exist_ok=True)
+    state = tmp_path / "data" / "secrets" / "offsite_state"
+    state.write_text(state.read_text().replace(str(pushed_once), str(tmp_path)))
+    return settings_in(tmp_path)
+
+
+def settings_in(world: Path) -> Settings:
+    return Settings(_env_file=None, data_dir=world / "data", offsite=f"restic:{world / 'elsewhere' / 'repository'}")
+
+
+def repository(settings: Settings) -> Path:
+    assert settings.offsite is not None
+    return Path(settings.offsite.partition(":")[2])
+
+
+def packs(settings: Settings) -> list[Path]:
+    """Largest first: the first one holds data, not only trees."""
+    found = [file for file in (repository(settings) / "data").rglob("*") if file.is_file()]
+    return sorted(found, key=lambda file: file.stat().st_size, reverse=True)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.contract("BK-13", part="restic to a directory: encrypted, read back, never mirrors a deletion")
+@pytest.mark.contract("BK-14", part="pull brings a copy to another machine, with the password file alone")
+def test_a_copy_comes_back_on_another_machine_as_it_was(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "backups" / NAME
+    assert restic.password_file(settings).stat().st_mode & 0o777 == 0o600
+    assert not any(b"nobody else may read" in file.read_bytes() for file in packs(settings))
+    shutil.rmtree(folder)
+    later = make_folder(tmp_path / "backups", "pharos-20260103-030000")
+    assert push_backup(settings, later).checked == "2/7"
+    assert [copy.name for copy in list_offsite(settings)] == [later.name, NAME], "what was removed here stays there"
+
+    elsewhere = settings.model_copy(
+        update={"data_dir": tmp_path / "other", "offsite_password_file": restic.password_file(settings)}
+    )
+    assert find_offsite(elsewhere, "2026-01-02").name == NAME
+    assert files_of(pull_backup(elsewhere, "latest", into=tmp_path / "got")) == files_of(later)
+    assert pull_backup(elsewhere, "20260102-03", into=tmp_path / "got").name == NAME
+    assert sorted(path.name for path in (tmp_path / "got").iterdir()) == [NAME, later.name]
+    with pytest.raises(Conflict, match="is there already"):
+        pull_backup(elsewhere, "latest", into=tmp_path / "got")
+    with pytest.raises(NotFound, match=f"newest there is {later.name}"):
+        find_offsite(elsewhere, "2025-12-31")
+
+
+def test_the_offline_identity_alone_opens_the_repository(settings: Settings, tmp_path: Path) -> None:
+    offline = x25519.Identity.generate()
+    push_backup(settings.model_copy(update={"backup_recipient": str(offline.to_public())}), tmp_path / "backups" / NAME)
+    sealed = (repository(settings) / SEALED_PASSWORD).read_bytes()
+    assert sealed == sealed_password_file(settings).read_bytes()
+    shutil.rmtree(settings.data_dir)  # the machine is lost
+    password = tmp_path / "password"
+    password.write_bytes(pyrage.decrypt(sealed, [offline]))
+    other = settings.model_copy(update={"data_dir": tmp_path / "other", "offsite_password_file": password})
+    assert pull_backup(other, "latest", into=tmp_path / "got").name == NAME
+
+
+@pytest.mark.contract("BK-13", part="a flipped byte in a pack is noticed within a week of nightly checks and named")
+def test_a_flipped_byte_in_a_pack_is_noticed_within_one_cycle(settings: Settings, tmp_path: Path) -> None:
+    pack = packs(settings)[0]
+    content = bytearray(pack.read_bytes())
+    content[len(content) // 3] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(content)
+    whole, noticed = [], []
+    for part in range(1, restic.PARTS + 1):  # what a week of nightly pushes reads
+        try:
+            restic.check(settings, str(repository(settings)), part=part)
+            whole.append(part)
+        except Conflict as error:
+            noticed.append(error)
+            break
+    assert [error.code for error in noticed] == ["offsite_damaged"], f"not noticed in {whole}"
+    assert pack.name[:8] in noticed[0].message
+
+
+@pytest.mark.contract("BK-13", part="a missing pack is noticed at once and named")
+def test_a_missing_pack_is_noticed_at_once(settings: Settings, tmp_path: Path) -> None:
+    pack = packs(settings)[0]
+    pack.unlink()
+    # In a part that is not read today; restic tries for most of a minute to read a file that is not there.
+    state = settings.data_dir / "secrets" / "offsite_state"
+    known = json.loads(state.read_text())
+    state.write_text(json.dumps(known | {"part": (int(pack.name[:2], 16) + 1) % restic.PARTS}))
+    with pytest.raises(Conflict, match=pack.name[:8]) as noticed:
+        push_backup(settings, tmp_path / "backups" / NAME)
+    assert noticed.value.code == "offsite_damaged"
+    assert json.loads(state.read_text())["part"] == (int(pack.name[:2], 16) + 1) % restic.PARTS, "read again tomorrow"
+
+
+@pytest.mark.contract("BK-13", part="a lock left by a killed restic goes by itself, a living one's is left alone")
+def test_a_lock_of_a_killed_process_goes_and_one_of_a_living_process_stays(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "backups" / NAME
+    command = ["restic", "--no-cache", "backup", "--stdin", "--stdin-filename", "endless"]
+    with subprocess.Popen(
+        command, env=restic._environment(settings, str(repository(settings))), stdin=subprocess.PIPE
+    ) as running:
+        locks = repository(settings) / "locks"
+        while not any(locks.iterdir()):
+            assert running.poll() is None
+        with pytest.raises(Conflict, match=f"locked by process {running.pid} on {socket.gethostname()}") as living:
+            push_backup(settings, folder)
+        assert any(locks.iterdir())
+        running.kill()
+    assert living.value.code == "offsite_locked"
+    push_backup(settings, folder)
+    assert not any(locks.iterdir())
+
+
+@pytest.mark.contract("BK-13", part="a wrong password, a repository that is gone or another one, a missing source")
+def test_what_keeps_a_copy_from_being_made_is_named(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "backups" / NAME
+    (tmp_path / "wrong").write_text("not the password")
+    with pytest.raises(Conflict, match="password does not open") as wrong:
+        push_backup(settings.model_copy(update={"offsite_password_file": tmp_path / "wrong"}), folder)
+    assert wrong.value.code == "offsite_wrong_password"
+    with pytest.raises(Conflict, match="password does not open"):
+        push_backup(settings.model_copy(update={"offsite_password_file": tmp_path / "nowhere"}), folder)
+
+    with pytest.raises(NotFound, match="no complete backup"):
+        push_backup(settings, tmp_path / "backups" / "pharos-20200101-000000")
+    (folder / "escrow.age").rename(tmp_path / "escrow.age")
+    with pytest.raises(Conflict, match=r"lacks escrow\.age"):
+        push_backup(settings, folder)
+    (tmp_path / "escrow.age").rename(folder / "escrow.age")
+    (folder / "foreign").touch()
+    with pytest.raises(Conflict, match="holds foreign"):
+        push_backup(settings, folder)
+    (folder / "foreign").unlink()
+
+    repository(settings).rename(tmp_path / "unmounted")
+    with pytest.raises(NotFound, match="Is the disk mounted") as gone:
+        push_backup(settings, folder)
+    assert gone.value.code == "offsite_gone"
+    assert not repository(settings).exists(), "no empty one is begun in its place"
+
+
+@pytest.mark.contract("BK-13", part="what a silent restic did not copy is a failure; one that is missing is named")
+def test_a_copy_of_fewer_files_or_with_errors_is_no_copy(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "backups" / NAME
+    with pytest.raises(Conflict, match="copied 6 of 7 files"):
+        restic.push(settings, str(repository(settings)), folder, files=7)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(Unavailable, match="apt install restic"):
+        push_backup(settings, folder)
+    with pytest.raises(Unavailable, match="apt install rsync"):
+        push_backup(settings.model_copy(update={"offsite": f"rsync:{tmp_path}"}), folder)
+
+
+@pytest.mark.contract("BK-13", part="rsync to a directory: compared byte by byte, never mirrors a deletion")
+@pytest.mark.contract("BK-14", part="pull of a plain copy; a damaged one is refused")
+def test_a_plain_copy_is_compared_and_comes_back(settings: Settings, tmp_path: Path) -> None:
+    place = tmp_path / "elsewhere" / "plain"
+    settings = settings.model_copy(update={"offsite": f"rsync:{place}"})
+    folder = tmp_path / "backups" / NAME
+    pushed = push_backup(settings, folder)
+    assert (pushed.files, files_of(place / NAME)) == (6, files_of(folder))
+    shutil.rmtree(folder)
+    push_backup(settings, make_folder(tmp_path / "backups", "pharos-20260103-030000"))
+    assert [copy.name for copy in list_offsite(settings)] == ["pharos-20260103-030000", NAME]
+    assert files_of(pull_backup(settings, NAME, into=tmp_path / "got")) == files_of(place / NAME)
+
+    damaged = place / "pharos-20260103-030000" / "database" / "toc.dat"
+    damaged.write_bytes(b"x" * 3000)
+    with pytest.raises(Conflict, match=r"toc\.dat"):
+        pull_backup(settings, "latest", into=tmp_path / "got")
+    assert [path.name for path in (tmp_path / "got").iterdir()] == [NAME]
+    place.rename(tmp_path / "unmounted")
+    with pytest.raises(NotFound, match="Is the disk mounted"):
+        push_backup(settings, make_folder(tmp_path / "backups", "pharos-20260104-030000"))
+
+
+def test_a_target_that_nobody_can_read_is_refused(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path)
+    with pytest.raises(Invalid, match="No place for copies is set"):
+        list_offsite(settings)
+    for text in ("/mnt/disk", "restic:", "ftp:there"):
+        with pytest.raises(Invalid, match="PHAROS_OFFSITE is"):
+            list_offsite(settings.model_copy(update={"offsite": text}))

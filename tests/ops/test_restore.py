@@ -1,0 +1,543 @@
+"""A restore brings back exactly what was acknowledged before the snapshot, and the live data is old or new, never both.
+
+One installation in a database of its own, with roles of its own, and one backup of it, for the whole module: a restore
+ends in the same state whatever a test did before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import select
+from tests.ops.installation import SECRET, Place, database_of, first_day, make_installation, quiet, upload, with_runtime
+from tests.postgres import Server
+from typer.testing import CliRunner, Result
+
+from pharos.cli import app
+from pharos.identity.sessions import count_open_sessions
+from pharos.identity.sign_in import open_session
+from pharos.identity.tenants import ensure_default_tenant
+from pharos.infra import embedded_postgres, migrate
+from pharos.infra.blobs import ASIDE
+from pharos.infra.database_roles import connection_urls, read_administration
+from pharos.infra.db import Table
+from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import Conflict, Invalid, NotFound, PharosError, StorageFull
+from pharos.infra.fence import refuse_unsafe_role
+from pharos.infra.ids import TenantId
+from pharos.infra.models import Secret
+from pharos.infra.settings import Settings
+from pharos.ops.backup import signing
+from pharos.ops.backup.escrow import make_drill_identity
+from pharos.ops.backup.fingerprints import fingerprint_tables
+from pharos.ops.backup.manifest import SIGNATURE, Manifest, TableState, read_manifest, write_manifest, write_private
+from pharos.ops.backup.restore import Restored, restore, restore_uploads, undo_restore
+from pharos.ops.backup.restore_keys import KeyStep
+from pharos.ops.backup.restore_plan import prepare, refuse_no_room
+from pharos.ops.backup.restore_table import restore_one_table
+from pharos.ops.backup.rollback_points import swap
+from pharos.ops.backup.snapshot import make_backup
+from pharos.ops.backup.store import read_verification
+from pharos.ops.backup.verification import verify_backup
+from pharos.ops.operation_lock import hold_operation_lock
+from pharos.ops.rotate_encryption import rotate_encryption
+from pharos.ops.start_stop import postgres_alone
+from pharos.runtime import Runtime
+
+pytestmark = pytest.mark.xdist_group("restore")  # one installation for all of them
+
+FILES = Table.metadata.tables["documents"]
+
+
+@pytest.fixture(scope="module")
+def place(database_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Its databases go with the server: dropping each would cost a checkpoint."""
+    settings = make_installation(database_server, tmp_path_factory.mktemp("restore"))
+    tenant, ledger = with_runtime(settings, first_day)
+    return Place(settings, database_server, make_backup(settings), tenant, ledger)
+
+
+def documents(settings: Settings) -> dict[str, str]:
+    with psycopg.connect(connection_urls(settings).backup) as connection:
+        return dict(connection.execute("select id::text, sha256 from documents").fetchall())
+
+
+def state_of(settings: Settings) -> dict[str, TableState]:
+    with psycopg.connect(connection_urls(settings).backup) as connection:
+        return fingerprint_tables(connection)
+
+
+def blob_of(place: Place, sha256: str) -> Path:
+    return place.settings.blob_root / str(place.tenant.id) / sha256[:2] / sha256[2:4] / sha256
+
+
+def is_whole(settings: Settings, tenant_id: TenantId, sha256: str) -> bool:
+    blob = settings.blob_root / str(tenant_id) / sha256[:2] / sha256[2:4] / sha256
+    return blob.exists() and hashlib.sha256(blob.read_bytes()).hexdigest() == sha256
+
+
+def bring_back(place: Place, **options: Any) -> Restored:
+    return restore(place.settings, place.folder, tell=quiet, **options)
+
+
+def databases(place: Place) -> set[str]:
+    with psycopg.connect(place.server.admin_url, autocommit=True) as connection:
+        names = {row[0] for row in connection.execute("select datname from pg_database")}
+    return {name for name in names if name.startswith(database_of(place.settings))}
+
+
+# ---- the whole database ----
+
+
+@pytest.mark.contract("RS-03", "RS-05")
+def test_what_was_acknowledged_before_the_snapshot_is_there_and_nothing_after_it(place: Place) -> None:
+    bring_back(place)
+
+    async def go_on(runtime: Runtime) -> None:
+        await upload(runtime, place.tenant, 2, "after")
+        document_id, sha256 = next(iter(place.ledger.items()))
+        async with runtime.db.transaction(place.tenant.id) as session:
+            await session.execute(FILES.delete().where(FILES.c.id == document_id))
+        runtime.blobs.path(place.tenant.id, sha256).unlink()
+        await open_session(runtime, place.tenant.admin)
+
+    with_runtime(place.settings, go_on)
+    done = bring_back(place)
+    assert documents(place.settings) == place.ledger
+    assert all(is_whole(place.settings, place.tenant.id, sha256) for sha256 in place.ledger.values())
+    assert len(done.blobs.missing) == 1
+    assert done.rows["documents"] == len(place.ledger)
+    assert done.secrets == 1
+    assert done.rollback_point in databases(place)
+    with psycopg.connect(connection_urls(place.settings).app) as connection:
+        kept = connection.execute("select name from backups").fetchall()
+    assert (place.folder.name,) in kept  # its row was written after its snapshot, and it is about the installation
+
+    async def look(runtime: Runtime) -> tuple[int, str]:
+        async with runtime.db.transaction(place.tenant.id) as session:
+            secret_id = (await session.execute(select(Secret.id))).scalar_one()
+            return (
+                await count_open_sessions(session),
+                await runtime.vault.open(session, tenant_id=place.tenant.id, secret_id=secret_id),
+            )
+
+    assert with_runtime(place.settings, look) == (0, SECRET)
+    refuse_unsafe_role(connection_urls(place.settings).app)
+    with psycopg.connect(connection_urls(place.settings).backup) as connection:
+        said = connection.execute("select action from audit_log where action = 'data.restored'").fetchall()
+        leases = connection.execute("select reason from blob_leases where until > now() + interval '6 days'").fetchall()
+    assert (len(said), leases) == (1, [("rollback point",)])
+
+
+def test_whoever_was_signed_in_then_stays_so_only_when_asked_for(place: Place) -> None:
+    bring_back(place, keep_sessions=True)
+
+    async def count(runtime: Runtime) -> int:
+        async with runtime.db.transaction(place.tenant.id) as session:
+            return await count_open_sessions(session)
+
+    assert with_runtime(place.settings, count) == 1
+
+
+@pytest.mark.contract(
+    "BK-06", part="an upload acknowledged while the backup is made is in it with its bytes or not at all"
+)
+def test_writes_go_on_during_the_backup_and_each_is_there_whole_or_not_at_all(place: Place) -> None:
+    bring_back(place)
+    before = documents(place.settings)
+
+    async def write_meanwhile(runtime: Runtime) -> tuple[Path, dict[str, str]]:
+        backup = asyncio.create_task(asyncio.to_thread(make_backup, place.settings))
+        meanwhile: dict[str, str] = {}
+        while not backup.done():
+            meanwhile |= await upload(runtime, place.tenant, 1, "during")
+        return await backup, meanwhile
+
+    folder, meanwhile = with_runtime(place.settings, write_meanwhile)
+    with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
+    restore(place.settings, folder, tell=quiet)
+    found = documents(place.settings)
+    assert before.items() <= found.items()
+    assert found.items() <= (before | meanwhile).items()
+    assert len(found) == read_manifest(folder).documents
+    assert all(is_whole(place.settings, place.tenant.id, sha256) for sha256 in found.values())
+    shutil.rmtree(folder)
+
+
+@pytest.mark.contract("RS-05", part="the old database is kept and can be swapped back")
+def test_undo_brings_back_what_was_live_before_and_a_second_one_undoes_that(place: Place) -> None:
+    bring_back(place)
+    with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
+    live = documents(place.settings)
+    bring_back(place)
+    assert documents(place.settings) == place.ledger
+    set_aside = with_runtime(place.settings, as_a_wipe_does)
+    _, _, files = undo_restore(place.settings, tell=quiet)
+    assert documents(place.settings) == live
+    assert 0 < len(files) <= set_aside
+    assert all(is_whole(place.settings, place.tenant.id, sha256) for sha256 in live.values())
+    url = connection_urls(place.settings).backup
+    with psycopg.connect(url) as connection:
+        said = connection.execute("select subject from audit_log where action = 'data.restored'").fetchall()
+        kept = connection.execute("select name from backups").fetchall()
+    assert with_runtime(place.settings, open_sessions) == 0
+    assert [subject for (subject,) in said if subject.startswith("database:")]
+    assert (place.folder.name,) in kept
+    undo_restore(place.settings, tell=quiet)
+    assert documents(place.settings) == place.ledger
+
+
+async def open_sessions(runtime: Runtime) -> int:
+    async with runtime.db.transaction(await ensure_default_tenant(runtime)) as session:
+        return await count_open_sessions(session)
+
+
+async def as_a_wipe_does(runtime: Runtime) -> int:
+    return runtime.blobs.set_aside([(await ensure_default_tenant(runtime))], stamp="20260101-000000")
+
+
+def test_undo_names_the_files_that_are_gone_and_changes_nothing(place: Place) -> None:
+    bring_back(place)
+    gone = with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
+    bring_back(place)
+    (sha256,) = gone.values()
+    blob_of(place, sha256).unlink()
+    before = state_of(place.settings), databases(place)
+    with pytest.raises(Conflict, match=sha256) as refusal:
+        undo_restore(place.settings, tell=quiet)
+    assert refusal.value.code == "missing_blobs"
+    assert (state_of(place.settings), databases(place)) == before
+
+
+# ---- kills ----
+
+
+def kill_at(settings: Settings, folder: Path, step: str) -> None:
+    def tell(reached: str, sentence: str) -> None:
+        if reached == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    restore(settings, folder, tell=tell)
+
+
+@pytest.mark.contract("RS-05", part="a kill leaves the old or the new database, and the next run is clean")
+@pytest.mark.parametrize(
+    "step", ["load", "swap", "swapped", *(pytest.param(step, marks=pytest.mark.prove) for step in ("compare", "blobs"))]
+)
+def test_a_kill_leaves_the_old_or_the_new_and_the_next_run_is_clean(place: Place, step: str) -> None:
+    with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
+    live = documents(place.settings)
+    process = multiprocessing.get_context("fork").Process(target=kill_at, args=(place.settings, place.folder, step))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert documents(place.settings) == (place.ledger if step == "swapped" else live)
+    refuse_unsafe_role(connection_urls(place.settings).app)
+    bring_back(place)
+    assert documents(place.settings) == place.ledger
+    assert f"{database_of(place.settings)}_restore" not in databases(place)
+
+
+def test_a_swap_that_fails_half_way_changes_no_name(place: Place) -> None:
+    before = databases(place)
+    with pytest.raises(psycopg.errors.InvalidCatalogName):
+        swap(read_administration(place.settings), fresh="restored_by_nobody")
+    assert databases(place) == before
+
+
+# ---- refused before anything is written ----
+
+
+def copy_of(place: Place, target: Path) -> Path:
+    return Path(shutil.copytree(place.folder, target / place.folder.name))
+
+
+def sign_again(settings: Settings, folder: Path, manifest: Manifest) -> None:
+    content = write_manifest(folder, manifest)
+    write_private(folder / SIGNATURE, signing.sign(settings, content))
+
+
+def refused(place: Place, folder: Path, **options: Any) -> PharosError:
+    """What a restore of `folder` says; it must have left everything as it was."""
+    before = state_of(place.settings), databases(place)
+    with pytest.raises(PharosError) as refusal:
+        restore(place.settings, folder, tell=quiet, **options)
+    assert (state_of(place.settings), databases(place)) == before
+    return refusal.value
+
+
+@pytest.mark.contract("RS-11")
+def test_a_damaged_dump_is_refused_before_anything_is_written(place: Place, tmp_path: Path) -> None:
+    folder = copy_of(place, tmp_path)
+    victim = max((folder / "database").glob("*.dat.gz"), key=lambda file: file.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    assert refused(place, folder).code == "damaged_file"
+
+
+@pytest.mark.contract("RS-11", part="a wrong key is refused with a sentence")
+def test_the_wrong_identity_is_refused_with_a_sentence(place: Place, tmp_path: Path) -> None:
+    other = make_drill_identity(Settings(_env_file=None, data_dir=tmp_path / "other"))
+    error = refused(place, place.folder, identity=other)
+    assert error.code == "escrow_not_opened"
+    assert "--identity" in error.message
+
+
+def test_a_table_that_differs_from_the_manifest_is_named_and_nothing_is_swapped(place: Place, tmp_path: Path) -> None:
+    folder = copy_of(place, tmp_path)
+    manifest = read_manifest(folder)
+    manifest.tables["users"] = TableState(manifest.tables["users"].rows, "12345")
+    manifest.tables["documents"] = TableState(99, manifest.tables["documents"].fingerprint)
+    sign_again(place.settings, folder, manifest)
+    error = refused(place, folder)
+    assert error.code == "backup_differs"
+    assert error.details["tables"] == ["documents", "users"]
+    assert "documents: 3 rows instead of 99" in error.message
+
+
+def test_a_newer_schema_is_refused_with_the_version_that_can_read_it(place: Place, tmp_path: Path) -> None:
+    folder = copy_of(place, tmp_path)
+    manifest = read_manifest(folder)
+    sign_again(place.settings, folder, Manifest(**{**vars(manifest), "schema": "9999", "version": "9.9"}))
+    error = refused(place, folder)
+    assert (error.code, "9.9" in error.message) == ("newer_schema", True)
+
+
+def test_a_full_disk_is_said_with_figures_before_anything_is_written(place: Place) -> None:
+    with pytest.raises(StorageFull, match="needs about 1048576001 MiB") as full:
+        refuse_no_room(place.settings, 1048576000 * 2**20)
+    assert full.value.details["needed_bytes"] == 1048576000 * 2**20
+
+
+def test_a_disk_that_fills_up_meanwhile_ends_the_restore_and_leaves_the_live_database(place: Place) -> None:
+    lost = next(iter(place.ledger.values()))
+    blob_of(place, lost).unlink(missing_ok=True)
+    with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
+    live = documents(place.settings)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_up(step: str, sentence: str) -> None:
+        if step == "blobs":  # the kernel refuses further writing with the same path through the code as a full disk
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4, limits[1]))
+
+    try:
+        with pytest.raises(StorageFull):
+            restore(place.settings, place.folder, tell=fill_up)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert documents(place.settings) == live
+    bring_back(place)
+    assert is_whole(place.settings, place.tenant.id, lost)
+
+
+# ---- keys and schemas of before ----
+
+
+def test_a_backup_from_before_a_key_rotation_opens_with_todays_key(database_server: Server, tmp_path: Path) -> None:
+    settings = make_installation(database_server, tmp_path / "data")
+    tenant, ledger = with_runtime(settings, first_day)
+    folder = make_backup(settings)
+    with pytest.raises(NotFound, match="no rollback point"):
+        undo_restore(settings, tell=quiet)
+    rotation = with_runtime(settings, rotate_encryption)
+    done = restore(settings, folder, tell=quiet)
+    assert (done.keys, done.secrets) == (KeyStep.REWRAP, 1)
+    assert documents(settings) == ledger
+
+    async def look(runtime: Runtime) -> tuple[str, str]:
+        async with system_transaction(runtime.db) as session:
+            key_id = await runtime.vault.check(session)
+        async with runtime.db.transaction(tenant.id) as session:
+            secret_id = (await session.execute(select(Secret.id))).scalar_one()
+            return key_id, await runtime.vault.open(session, tenant_id=tenant.id, secret_id=secret_id)
+
+    assert with_runtime(settings, look) == (rotation.new_key, SECRET)
+
+
+@pytest.mark.contract("RS-02", part="the migrations that would follow are named")
+def test_a_backup_of_the_previous_schema_is_migrated_forward(database_server: Server, tmp_path: Path) -> None:
+    settings = make_installation(database_server, tmp_path / "data", revision="0002")
+    _, ledger = with_runtime(settings, first_day)
+    folder = make_backup(settings)
+    assert read_manifest(folder).schema == "0002"
+    plan = prepare(settings, folder, identity=None, signed_by=None, tell=quiet)
+    done = restore(settings, folder, tell=quiet)
+    assert done.migrations == plan.migrations == migrate.steps_after("0002")
+    state = migrate.schema_state(connection_urls(settings).app)
+    assert (state.current, state.pending) == (state.head, ())
+    assert documents(settings) == ledger
+    undo_restore(settings, tell=quiet)  # what was live is of the previous schema, too
+    assert migrate.schema_state(connection_urls(settings).app).pending == ()
+    assert documents(settings) == ledger
+
+
+# ---- an empty machine ----
+
+
+@pytest.mark.slow
+@pytest.mark.contract("RS-04", part="one Python command; on Linux")
+@pytest.mark.contract("RS-06")
+def test_an_empty_machine_needs_the_folder_and_the_identity_alone(place: Place, tmp_path: Path) -> None:
+    folder, identity = copy_of(place, tmp_path), tmp_path / "identity"
+    shutil.copy(make_drill_identity(place.settings), identity)
+    settings = Settings(_env_file=None, data_dir=tmp_path / "new")
+    with pytest.raises(Conflict, match="--identity"):
+        restore(settings, folder, tell=quiet)
+    done = restore(settings, folder, tell=quiet, identity=identity)
+    assert (done.keys, done.secrets, done.rollback_point) == (KeyStep.INSTALL, 1, None)
+    assert len(done.blobs.missing) == len(place.ledger)
+    try:
+        with postgres_alone(settings):
+            assert documents(settings) == place.ledger
+            refuse_unsafe_role(connection_urls(settings).app)
+        again = restore(settings, folder, tell=quiet, identity=identity)  # its signer and its keys are known now
+        assert again.keys is KeyStep.KEEP
+    finally:
+        embedded_postgres.delete(settings.data_dir)
+
+
+# ---- a part of it ----
+
+
+@pytest.mark.contract("RS-07")
+def test_one_table_comes_back_beside_the_live_one_and_missing_rows_can_be_merged(place: Place) -> None:
+    bring_back(place)
+    lost = next(iter(place.ledger))
+    url = connection_urls(place.settings)
+    with psycopg.connect(url.app) as connection:
+        connection.execute("select set_config('pharos.tenant_id', %s, true)", [str(place.tenant.id)])
+        connection.execute("delete from documents where id = %s", [lost])
+    one = restore_one_table(place.settings, place.folder, table="documents", into="old", tell=quiet)
+    assert (one.rows, one.missing, one.merged) == (3, 1, 0)
+    assert lost not in documents(place.settings)
+    with psycopg.connect(url.app) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("select * from old.documents")
+    with pytest.raises(Conflict, match="schema old already"):
+        restore_one_table(place.settings, place.folder, table="documents", into="old", tell=quiet)
+    with pytest.raises(NotFound, match="no table nothing"):
+        restore_one_table(place.settings, place.folder, table="nothing", into="older", tell=quiet)
+    with pytest.raises(Invalid):
+        restore_one_table(place.settings, place.folder, table="documents", into="public", tell=quiet)
+    one = restore_one_table(place.settings, place.folder, table="documents", into="merged", tell=quiet, merges=True)
+    assert (one.missing, one.merged) == (1, 1)
+    with psycopg.connect(url.backup) as connection:
+        said = connection.execute(
+            "select subject, detail->>'merged' from audit_log where action = 'data.table_restored' order by at"
+        ).fetchall()
+    assert said == [("table:documents", "0"), ("table:documents", "1")]
+    with hold_operation_lock(place.settings, "backup"), pytest.raises(Conflict, match="Running now: backup"):
+        restore_one_table(place.settings, place.folder, table="documents", into="later", tell=quiet)
+    assert documents(place.settings) == place.ledger
+    assert make_backup(place.settings).exists()  # the schemas of a merge hinder nobody
+
+
+@pytest.mark.contract("RS-08")
+def test_uploads_alone_are_added_and_damaged_ones_moved_aside(place: Place) -> None:
+    missing, damaged, *_ = place.ledger.values()
+    restore_uploads(place.settings, place.folder, identity=None, signed_by=None, tell=quiet)
+    blob_of(place, missing).unlink()
+    blob_of(place, damaged).write_bytes(b"rotten")
+    before = state_of(place.settings)
+    changes = restore_uploads(place.settings, place.folder, identity=None, signed_by=None, tell=quiet)
+    assert (len(changes.missing), len(changes.damaged)) == (1, 1)
+    assert all(is_whole(place.settings, place.tenant.id, sha256) for sha256 in place.ledger.values())
+    assert state_of(place.settings) == before
+    aside = list(place.settings.blob_root.glob(f"{ASIDE}*/**/{damaged}"))
+    assert [file.read_bytes() for file in aside] == [b"rotten"]
+
+
+# ---- verification ----
+
+
+@pytest.mark.contract("BK-15")
+def test_a_backup_is_verified_by_restoring_it_and_a_table_that_differs_fails_it(place: Place, tmp_path: Path) -> None:
+    verified = verify_backup(place.settings, place.folder, tell=quiet)
+    manifest = read_manifest(place.folder)
+    assert (verified.tables, verified.blobs, verified.secrets) == (len(manifest.tables), 3, 1)
+    kept = read_verification(place.folder)
+    assert kept is not None
+    assert kept.passed
+    folder = copy_of(place, tmp_path)
+    manifest.tables["memberships"] = TableState(7, "0")
+    sign_again(place.settings, folder, manifest)
+    with pytest.raises(Conflict, match="memberships: 1 rows instead of 7"):
+        verify_backup(place.settings, folder, tell=quiet)
+    failed = read_verification(folder)
+    assert failed is not None
+    assert (failed.passed, failed.error_code) == (False, "backup_differs")
+    assert list((place.settings.data_dir / "tmp").iterdir()) == []
+
+
+# ---- the command ----
+
+
+def pharos(place: Place, *words: str, typed: str = "") -> Result:
+    environment = {
+        "PHAROS_DATA_DIR": str(place.settings.data_dir),
+        "PHAROS_DATABASE_URL": str(place.settings.database_url),
+        "PHAROS_DATABASE_ADMIN_URL": place.server.admin_url,
+    }
+    return CliRunner().invoke(app, ["restore", *words], env=environment, input=typed)
+
+
+@pytest.mark.contract("RS-01")
+def test_the_list_names_backups_and_rollback_points(place: Place) -> None:
+    done = bring_back(place)
+    listed = json.loads(pharos(place, "--list", "--json").stdout)
+    assert place.folder.name in [backup["name"] for backup in listed["backups"]]
+    assert done.rollback_point in [point["database"] for point in listed["rollback_points"]]
+    assert place.folder.name in pharos(place, "--list").stdout
+
+
+@pytest.mark.contract("RS-02")
+def test_a_dry_run_for_a_date_says_what_would_be_lost_and_changes_nothing(place: Place) -> None:
+    with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 2, "after"))
+    before = state_of(place.settings), databases(place), sorted(place.settings.blob_root.rglob("*"))
+    said = json.loads(pharos(place, "--dry-run", "--json", str(place.folder)).stdout)
+    assert said["lost_rows"]["documents"] == len(documents(place.settings)) - len(place.ledger)
+    assert "escrow" not in said
+    text = pharos(place, "--dry-run", f"{read_manifest(place.folder).made_at:%Y-%m-%d}")
+    assert text.exit_code == 0, text.output
+    assert "Nothing was changed" in text.stdout
+    assert said["collation"]["then"] == said["collation"]["now"]
+    assert "indexes are rebuilt" not in text.stdout
+    assert (state_of(place.settings), databases(place), sorted(place.settings.blob_root.rglob("*"))) == before
+
+
+def test_a_backup_whose_text_was_sorted_by_other_rules_says_that_indexes_are_rebuilt(
+    place: Place, tmp_path: Path
+) -> None:
+    folder = copy_of(place, tmp_path)
+    sign_again(place.settings, folder, replace(read_manifest(folder), collation_version="c de_DE.utf8 2.28"))
+    assert "by c de_DE.utf8 2.28, and is by" in " ".join(pharos(place, "--dry-run", str(folder)).stdout.split())
+
+
+@pytest.mark.contract("RS-12")
+@pytest.mark.contract("RS-10", part="the time is printed")
+def test_the_name_of_the_database_is_asked_for_and_the_time_said(place: Place) -> None:
+    with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
+    wrong = pharos(place, str(place.folder), typed="yes\n")
+    assert isinstance(wrong.exception, Invalid)
+    assert documents(place.settings) != place.ledger
+    right = pharos(place, str(place.folder), typed=f"{database_of(place.settings)}\n")
+    assert right.exit_code == 0, right.output
+    assert "It took " in right.stdout
+    assert documents(place.settings) == place.ledger
+
+
+def test_the_command_names_what_is_missing_in_it(place: Place) -> None:
+    assert isinstance(pharos(place).exception, Invalid)
+    assert isinstance(pharos(place, "latest", "--table", "users").exception, Invalid)

@@ -1,0 +1,58 @@
+"""What was live before a restore: listed, and removed when its time is over."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+from tests.postgres import Server
+
+from pharos.infra.settings import Settings
+from pharos.ops.backup.rollback_points import list_rollback_points, remove_old_rollback_points
+
+NAME = f"points_{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def settings(database_server: Server, tmp_path: Path) -> Settings:
+    """Of an installation whose live database matters to nobody here."""
+    address = database_server.admin_url.rpartition("@")[2].partition("/")[0]
+    return Settings(
+        _env_file=None,
+        data_dir=tmp_path,
+        database_url=f"postgresql://{NAME}_app:of-the-test@{address}/{NAME}",
+        database_admin_url=database_server.admin_url,
+    )
+
+
+def test_rollback_points_go_when_their_time_is_over(database_server: Server, settings: Settings) -> None:
+    over = {f"{NAME}_{word}_20200101000000" for word in ("before", "failed")}
+    with psycopg.connect(database_server.admin_url, autocommit=True) as connection:
+        for name in over:
+            connection.execute(f"create database {name}")
+        assert not [point for point in list_rollback_points(settings) if "failed" in point.database]
+        assert set(remove_old_rollback_points(settings)) == over
+        left = connection.execute("select 1 from pg_database where datname = any(%s)", [list(over)]).fetchall()
+    assert left == []
+
+
+@pytest.fixture
+def limited(database_server: Server, settings: Settings) -> Iterator[Settings]:
+    """With an administrator who may not look into a database that lies on the same server."""
+    with psycopg.connect(database_server.admin_url, autocommit=True) as connection:
+        connection.execute(f"create role {NAME}_limited login password 'of-the-test'")
+        connection.execute(f"create database {NAME}_closed")
+        connection.execute(f"revoke connect on database {NAME}_closed from public")
+        address = database_server.admin_url.rpartition("@")[2]
+        url = SecretStr(f"postgresql://{NAME}_limited:of-the-test@{address}")
+        yield settings.model_copy(update={"database_admin_url": url})
+        connection.execute(f"drop database {NAME}_closed")
+        connection.execute(f"drop role {NAME}_limited")
+
+
+def test_rollback_points_are_listed_beside_databases_that_nobody_may_look_into(limited: Settings) -> None:
+    assert list_rollback_points(limited) == []
