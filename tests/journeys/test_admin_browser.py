@@ -480,7 +480,7 @@ def test_the_page_of_backups_fits_its_window_empty_and_full_and_shows_a_drills_l
     page.screenshot(path=tmp_path / "empty.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     at = datetime.now(UTC) - timedelta(hours=3, seconds=viewport["width"])
-    make_folder(served.runtime.settings, made_at=at, error=Conflict(f"The table {'documents_' * 20} differs."))
+    make_folder(served.runtime.settings, made_at=at, error=Conflict("One differs.", code="documents_" * 20))
     served.run(a_drill(served))
     page.reload()
     expect(record(page, "documents_documents_").first).to_contain_text("failed")

@@ -119,8 +119,6 @@ def test_what_needs_longer_to_stop_than_we_wait_runs_again_once_it_has_stopped(
     assert tenants(settings) == {"after"}
 
 
-@pytest.mark.contract("RS-05")
-@pytest.mark.contract("RS-09", part="health and the public checks")
 def test_what_served_serves_again_with_the_restored_data_or_with_the_old(settings: Settings) -> None:
     start_detached(settings)
     add_tenant(settings, "before")

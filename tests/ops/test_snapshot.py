@@ -475,8 +475,6 @@ async def test_a_migration_whose_backup_fails_changes_nothing(world: World) -> N
 
 
 @pytest.mark.prove
-@pytest.mark.contract("BK-01", part="made, restored and compared by the worker without anybody's doing")
-@pytest.mark.contract("BK-09", part="older ones go only after the newest was verified")
 async def test_the_worker_makes_the_daily_backup_and_drops_what_is_too_old(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

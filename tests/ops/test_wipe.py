@@ -200,8 +200,6 @@ async def test_without_a_backup_nothing_goes(installation: Runtime, lived_in: Ma
 
 
 @pytest.mark.prove
-@pytest.mark.contract("WM-01")
-@pytest.mark.contract("FI-03", part="uploads are part of wipe and of the backup before it")
 async def test_the_backup_is_restored_before_anything_goes_and_has_rows_and_files(
     installation: Runtime, lived_in: MadeTenant
 ) -> None:
