@@ -40,6 +40,9 @@ from pharos.infra.secret_files import write_secret
 
 RECOVERY_SECONDS = 1800.0  # a crash under heavy writing may replay gigabytes; while the process lives we wait
 STOP_SECONDS = 60.0
+LOCALE = "C.UTF-8"
+COLLATION = f"b {LOCALE} 1"
+"""What sorts text in a cluster made here: Postgres' own provider, so no update of the system changes the order."""
 FAST_SHUTDOWN = signal.SIGINT
 IMMEDIATE_SHUTDOWN = signal.SIGQUIT
 
@@ -222,6 +225,13 @@ def write_configuration(cluster: EmbeddedPostgres, *, fsync: bool = True) -> Non
     fresh.replace(target)
 
 
+def shipped_version() -> str:
+    """`18.4`: that of the server which comes with the install."""
+    program = reachable_binaries(os.geteuid(), os.getegid()) / "bin" / "postgres"
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+    return said.stdout.split()[2]
+
+
 def free_port() -> int:
     """A loopback port nobody listens on now."""
     with socket.socket() as probe:
@@ -238,7 +248,7 @@ def _make_cluster(home: Path, binaries: Path, *, password: str, user: int, group
     command: list[str | Path] = [
         *(binaries / "bin" / "initdb", "--pgdata", fresh, "--username", "postgres", "--pwfile", word),
         *("--auth-local=scram-sha-256", "--auth-host=scram-sha-256", "--data-checksums", "--wal-segsize=1"),
-        *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
+        *("--encoding=UTF8", "--locale-provider=builtin", f"--builtin-locale={LOCALE}", "--locale=C"),
         "--no-instructions",
     ]
     try:

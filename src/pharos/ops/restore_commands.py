@@ -15,7 +15,7 @@ from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_tab
 from pharos.ops.backup.restore import Restored, restore, restore_uploads, undo_restore
 from pharos.ops.backup.restore_blobs import BlobChanges
 from pharos.ops.backup.restore_keys import KeyStep
-from pharos.ops.backup.restore_plan import Prepared, prepare
+from pharos.ops.backup.restore_plan import Prepared, prepare, server_differences
 from pharos.ops.backup.restore_table import RestoredTable, restore_one_table
 from pharos.ops.backup.rollback_points import RollbackPoint, database_name, rollback_points_here
 from pharos.ops.backup.store import Found, StoredBackup, find_backup, list_backups
@@ -172,17 +172,15 @@ def _echo_plan(plan: Prepared, *, as_json: bool) -> None:
         f"Uploaded files: {plan.blobs.present} are here, {len(plan.blobs.missing)} would be added, "
         f"{len(plan.blobs.damaged)} damaged ones replaced ({size_text(plan.blobs.bytes)})."
     )
-    if plan.sorts_otherwise:
-        echo_line(
-            f"Text was sorted by {manifest.collation_version}, and is by {plan.collation_now} here: indexes are "
-            "rebuilt by loading."
-        )
+    for sentence in server_differences(manifest, plan.server_now) if plan.server_now is not None else ():
+        echo_line(sentence)
     echo_line(f"Migrations that would follow: {', '.join(plan.migrations) or 'none'}.")
     echo_line(f"It needs about {size_text(plan.bytes_needed)} on the disk, and there is room. Nothing was changed.")
 
 
 def _plan_object(plan: Prepared) -> dict[str, object]:
     """Never the escrow: it holds keys."""
+    now = plan.server_now
     return {
         "name": plan.manifest.name,
         "made_at": plan.manifest.made_at.isoformat(),
@@ -193,7 +191,8 @@ def _plan_object(plan: Prepared) -> dict[str, object]:
         "lost_rows": plan.lost_rows,
         "blobs": asdict(plan.blobs),
         "migrations": plan.migrations,
-        "collation": {"then": plan.manifest.collation_version, "now": plan.collation_now},
+        "server": {"then": plan.manifest.server_version, "now": now and now.version},
+        "collation": {"then": plan.manifest.collation_version, "now": now and now.collation},
         "keys": plan.keys,
         "bytes_needed": plan.bytes_needed,
         "dry_run": True,

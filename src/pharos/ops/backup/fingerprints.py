@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -19,10 +20,14 @@ TEXT_FORM = """
     """
 """What decides how a row reads as text; a row's hash is the hash of that text."""
 
-COLLATION = """
-    select concat_ws(' ', datlocprovider, datcollate, coalesce(datcollversion, ''))
-    from pg_database where datname = current_database()
+SERVER = """
+    select current_setting('server_version'), concat_ws(
+        ' ', d.datlocprovider, coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale', d.datcollate),
+        coalesce(d.datcollversion, '')
+    )
+    from pg_database d where d.datname = current_database()
     """
+"""The column of a locale that is not the C library's has had another name since Postgres 17, and was missing before."""
 
 TABLES = """
     select c.relname, exists (
@@ -35,11 +40,20 @@ TABLES = """
     """
 
 
-def read_collation(connection: psycopg.Connection[Any]) -> str:
-    """What sorts the database's text, and its version: `collation_version` of a manifest."""
-    row = connection.execute(COLLATION).fetchone()
+@dataclass(frozen=True)
+class ServerFacts:
+    """`version` as the server gives it, `16.14`; `collation` is what sorts the database's text: provider (b, c or i),
+    locale and, where the provider has one, its version."""
+
+    version: str
+    collation: str
+
+
+def read_server(connection: psycopg.Connection[Any]) -> ServerFacts:
+    """`server_version` and `collation_version` of a manifest."""
+    row = connection.execute(SERVER).fetchone()
     assert row is not None
-    return str(row[0]).strip()
+    return ServerFacts(version=row[0], collation=row[1].strip())
 
 
 def fingerprint_tables(

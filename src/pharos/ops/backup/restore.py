@@ -36,11 +36,14 @@ from pharos.infra.errors import Conflict, NotFound, PharosError, Unavailable
 from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.ids import TenantId
 from pharos.infra.keyring import read_keys
+from pharos.infra.logs import get_logger
 from pharos.infra.models import BlobLease
 from pharos.infra.settings import Settings
+from pharos.ops.backup.fingerprints import read_server
+from pharos.ops.backup.manifest import Manifest
 from pharos.ops.backup.restore_blobs import BlobChanges, add_blobs, bring_named
 from pharos.ops.backup.restore_keys import KeyStep, bring_keys
-from pharos.ops.backup.restore_plan import Prepared, Tell, prepare, programs_for
+from pharos.ops.backup.restore_plan import Prepared, Tell, prepare, programs_for, server_differences
 from pharos.ops.backup.rollback_points import (
     FAILED,
     STAMP,
@@ -65,6 +68,8 @@ from pharos.ops.operation_lock import hold_operation_lock
 from pharos.ops.running import State, read_state
 from pharos.ops.smoke import Check, run_smoke
 from pharos.ops.start_stop import postgres_alone, start_detached, stop_running, wait_until_down
+
+log = get_logger(__name__)
 
 PAUSE_SECONDS = 0.2
 """Of the smoke test's stream: no proxy stands between this machine and its own web process."""
@@ -197,9 +202,28 @@ def _load(settings: Settings, known: Administration, prepared: Prepared, fresh: 
         passwords=known.passwords,
         programs=programs_for(settings, known.admin_url, manifest),
     )
+    _tell_server(loaded, manifest, tell=tell)
     tell("compare", f"Comparing {len(manifest.tables)} tables with the manifest")
     refuse_differences(compare_tables(loaded, manifest), name=manifest.name)
     return loaded
+
+
+def _tell_server(loaded: Loaded, manifest: Manifest, *, tell: Tell) -> None:
+    """Another server, or other rules for sorting text: said and logged, since what people see in lists may move."""
+    with psycopg.connect(loaded.backup_url) as connection:
+        here = read_server(connection)
+    said = server_differences(manifest, here)
+    for sentence in said:
+        tell("server", sentence.rstrip("."))
+    if said:
+        log.warning(
+            "restore.server_differed",
+            backup=manifest.name,
+            version_then=manifest.server_version,
+            version_now=here.version,
+            collation_then=manifest.collation_version,
+            collation_now=here.collation,
+        )
 
 
 def _bring_secrets(settings: Settings, loaded: Loaded, prepared: Prepared, *, tell: Tell) -> tuple[int, KeyStep]:

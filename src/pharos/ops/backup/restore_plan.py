@@ -18,7 +18,7 @@ from pharos.infra.settings import Settings
 from pharos.ops.backup.check import check_backup, check_escrow
 from pharos.ops.backup.dump import client_programs
 from pharos.ops.backup.escrow import Escrow, drill_identity_file, open_escrow
-from pharos.ops.backup.fingerprints import count_rows, read_collation
+from pharos.ops.backup.fingerprints import ServerFacts, count_rows, read_server
 from pharos.ops.backup.manifest import DATABASE_FOLDER, ESCROW, Manifest
 from pharos.ops.backup.restore_blobs import BlobChanges, compare_blobs
 from pharos.ops.backup.restore_keys import KeyStep, plan_keys
@@ -34,8 +34,8 @@ Tell = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A backup that may be restored. `rows_now` and `collation_now` are None where nobody counted or no database
-    answers; `migrations` would follow."""
+    """A backup that may be restored. `rows_now` is None where nobody counted or no database answers; `server_now`,
+    where nobody asked or a server that is somebody else's does not answer; `migrations` would follow."""
 
     folder: Path
     manifest: Manifest
@@ -44,14 +44,9 @@ class Prepared:
     blobs: BlobChanges
     migrations: tuple[str, ...]
     rows_now: dict[str, int] | None
-    collation_now: str | None
+    server_now: ServerFacts | None
     bytes_needed: int
     seconds_to_check: float
-
-    @property
-    def sorts_otherwise(self) -> bool:
-        """Whether text is sorted by other rules here: the indexes on it are built by loading, so none is wrong."""
-        return self.collation_now is not None and self.collation_now != self.manifest.collation_version
 
     @property
     def lost_rows(self) -> dict[str, int]:
@@ -80,7 +75,9 @@ def prepare(
     signed_by = signed_by or _first_signer(settings, folder, identity)
     manifest = check_backup(settings, folder, signed_by=signed_by, identity=identity)
     blobs = compare_blobs(settings, folder)
-    rows_now, collation_now = _live_database(settings) if counts_rows else (None, None)
+    rows_now, server_now = _live_database(settings) if counts_rows else (None, None)
+    if server_now is not None:
+        _refuse_older_server(manifest, _major(server_now.version))
     needed = blobs.bytes + (_bytes_to_load(manifest) if loads_database else 0)
     refuse_no_room(settings, needed)
     return Prepared(
@@ -91,7 +88,7 @@ def prepare(
         blobs=blobs,
         migrations=migrate.steps_after(manifest.schema),
         rows_now=rows_now,
-        collation_now=collation_now,
+        server_now=server_now,
         bytes_needed=needed,
         seconds_to_check=round(time.monotonic() - started, 3),
     )
@@ -118,10 +115,40 @@ def refuse_no_room_to_load(settings: Settings, manifest: Manifest) -> None:
 
 
 def programs_for(settings: Settings, admin_url: str, manifest: Manifest) -> Path:
-    """The folder with a `pg_restore` that reads this backup's dump and speaks to this server."""
+    """The folder with a `pg_restore` that reads this backup's dump and speaks to this server. Raises `Conflict`
+    (`older_server`) where the server is of an older major version than the backup's."""
     with psycopg.connect(admin_url, autocommit=True) as connection:
         here = connection.info.server_version // 10000
-    return client_programs(settings, max(here, int(manifest.server_version.split(".")[0])))
+    _refuse_older_server(manifest, here)
+    return client_programs(settings, here)
+
+
+def _refuse_older_server(manifest: Manifest, here: int) -> None:
+    if here < (made_on := _major(manifest.server_version)):
+        raise Conflict(
+            f"{manifest.name} was made on Postgres {made_on} and does not load into {here}. Nothing was changed. "
+            f"Restore it on a server of version {made_on} or newer, or on a machine without PHAROS_DATABASE_URL, with "
+            "the server that comes with Pharos.",
+            code="older_server",
+        )
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
+
+
+def server_differences(manifest: Manifest, here: ServerFacts) -> tuple[str, ...]:
+    """What is another one than where the backup was made, as sentences: the server's major version, and the rules by
+    which it sorts text. Indexes are never copied but built by loading, so neither makes one wrong."""
+    said = []
+    if _major(manifest.server_version) != _major(here.version):
+        said.append(f"It was made on Postgres {manifest.server_version}, and this is {here.version}.")
+    if manifest.collation_version != here.collation:
+        said.append(
+            f"Text was sorted by {manifest.collation_version}, and is by {here.collation} here: indexes are rebuilt by "
+            "loading."
+        )
+    return tuple(said)
 
 
 def has_keys(settings: Settings) -> bool:
@@ -153,13 +180,15 @@ def _bytes_to_load(manifest: Manifest) -> int:
     return LOADED_PER_DUMPED * dumped + EMPTY_DATABASE_BYTES
 
 
-def _live_database(settings: Settings) -> tuple[dict[str, int], str] | tuple[None, None]:
-    """Its rows by table, and what sorts its text."""
+def _live_database(settings: Settings) -> tuple[dict[str, int] | None, ServerFacts | None]:
+    """Its rows by table, and its server; without a database, the server that a restore would start."""
     try:
         with psycopg.connect(connection_urls(settings).backup, connect_timeout=5) as connection:
-            return count_rows(connection), read_collation(connection)
-    except (psycopg.Error, PharosError):
-        return None, None  # a restore is asked for when there is no database, too
+            return count_rows(connection), read_server(connection)
+    except (psycopg.Error, PharosError):  # a restore is asked for when there is no database, too
+        if settings.database_url is not None:
+            return None, None
+        return None, ServerFacts(embedded_postgres.shipped_version(), embedded_postgres.COLLATION)
 
 
 def _existing(place: Path) -> Path:

@@ -38,7 +38,7 @@ from pharos.ops.backup.blob_lease import backup_lease
 from pharos.ops.backup.check import check_dump, check_files
 from pharos.ops.backup.dump import client_programs, dumping, finish_dump
 from pharos.ops.backup.escrow import collect_escrow, seal_escrow
-from pharos.ops.backup.fingerprints import count_by_tenant, fingerprint_tables, read_collation
+from pharos.ops.backup.fingerprints import count_by_tenant, fingerprint_tables, read_server
 from pharos.ops.backup.manifest import (
     BLOBS_FOLDER,
     DATABASE_FOLDER,
@@ -236,14 +236,14 @@ def _look(connection: psycopg.Connection[Any]) -> Seen:
 def _facts(connection: psycopg.Connection[Any]) -> dict[str, str]:
     """The fields of the manifest that the catalog gives."""
     row = connection.execute(
-        "select (select version_num from alembic_version), current_setting('server_version'), "
+        "select (select version_num from alembic_version), "
         "(select extversion from pg_extension where extname = 'vector'), "
         "current_database()"
     ).fetchone()
     assert row is not None
-    names = ("schema", "server_version", "vector_version", "database")
-    facts = dict(zip(names, map(str, row), strict=True))
-    return {**facts, "collation_version": read_collation(connection)}
+    facts = dict(zip(("schema", "vector_version", "database"), map(str, row), strict=True))
+    server = read_server(connection)
+    return {**facts, "server_version": server.version, "collation_version": server.collation}
 
 
 def _has(connection: psycopg.Connection[Any], table: str) -> bool:
