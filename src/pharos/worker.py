@@ -31,6 +31,7 @@ from pharos.library.handbook import load_handbook
 from pharos.ops.backup.drill_log import is_drill_due, list_drills
 from pharos.ops.backup.nightly import is_missing, last_moment
 from pharos.ops.backup.rollback_points import remove_old_rollback_points
+from pharos.ops.backup.scratch_folder import sweep_scratch
 from pharos.ops.backup.store import list_backups
 from pharos.ops.log_files import log_file, open_log
 from pharos.ops.secrets_check import refuse_wrong_secrets
@@ -114,7 +115,8 @@ async def recover(runtime: Runtime) -> int:
 
 
 async def sweep(runtime: Runtime) -> None:
-    """Remove what nothing needs: half uploads, bytes no document names, old limits and sessions, scratch tenants."""
+    """Remove what nothing needs: half uploads, bytes no document names, old limits and sessions, scratch tenants, and
+    what killed verifications and drills left."""
     runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
     async with system_transaction(runtime.db) as session:
         may_remove = not await is_leased(session)
@@ -126,6 +128,7 @@ async def sweep(runtime: Runtime) -> None:
         await sweep_blobs(runtime, tenant_id)
         async with runtime.db.transaction(tenant_id) as session:
             await sweep_sessions(session)
+    await asyncio.to_thread(sweep_scratch, runtime.settings.data_dir)
     # Last: it asks the whole server, and what keeps it from answering must not keep the rest lying.
     await asyncio.to_thread(remove_old_rollback_points, runtime.settings)
 

@@ -18,6 +18,7 @@ segments are 1 MiB, and `archive_mode` is an ordinary setting for `operator.conf
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -35,7 +36,14 @@ import psutil
 
 from pharos.infra import processes
 from pharos.infra.errors import Conflict, Unavailable
-from pharos.infra.postgres_place import as_user, cluster_home, reachable_binaries, server_user, socket_place
+from pharos.infra.postgres_place import (
+    as_user,
+    cluster_home,
+    places_outside,
+    reachable_binaries,
+    server_user,
+    socket_place,
+)
 from pharos.infra.secret_files import write_secret
 
 RECOVERY_SECONDS = 1800.0  # a crash under heavy writing may replay gigabytes; while the process lives we wait
@@ -209,10 +217,34 @@ def delete(data_dir: Path) -> None:
     """Remove a stopped cluster for good, also where it lies outside the data directory."""
     home = data_dir / "postgres"
     if home.is_symlink():
-        shutil.rmtree(home.resolve(), ignore_errors=False)
+        if home.exists():  # not so when a kill came between the two
+            shutil.rmtree(home.resolve())
         home.unlink()
     elif home.exists():
         shutil.rmtree(home)
+
+
+def delete_scratch(data_dir: Path) -> None:
+    """End what serves the cluster of a data directory that was made to be thrown away, and remove all of it.
+
+    Also what a kill left half: a server whose cluster has no link any more, a place for one that never got a link. Only
+    processes that work in such a place are ended, whatever number its lock names.
+    """
+    places = [(data_dir / "postgres").resolve(), *places_outside(data_dir)]
+    cluster = find(data_dir)
+    if cluster is not None:
+        stop(cluster, timeout_seconds=5.0)
+        places.insert(0, cluster.socket_dir)  # nothing but the cluster tells where it lies
+    places = [place for place in places if place.exists()]
+    left = [process for place in places for process in _working_in(place)]
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()  # looks first whether the number is still that process's
+    psutil.wait_procs(left, timeout=5.0)
+    for place in places:
+        if place.exists():  # the socket's may have gone with the cluster's
+            shutil.rmtree(place)
+    (data_dir / "postgres").unlink(missing_ok=True)
 
 
 def write_configuration(cluster: EmbeddedPostgres, *, fsync: bool = True) -> None:
@@ -263,6 +295,7 @@ def _make_cluster(home: Path, binaries: Path, *, password: str, user: int, group
             cwd=home,
             env=_environment(),
             start_new_session=True,
+            preexec_fn=processes.die_with_parent(signal.SIGKILL),
             user=user if user != os.geteuid() else None,
             group=group if user != os.geteuid() else None,
             extra_groups=[] if user != os.geteuid() else None,
@@ -343,13 +376,17 @@ def _lock_pid(cluster: EmbeddedPostgres) -> int | None:
 
 
 def _processes_of(cluster: EmbeddedPostgres) -> set[int]:
-    """Living servers and backends of this cluster: they all work in its data directory. A zombie works nowhere."""
-    data = str(cluster.data.resolve())
-    found = set()
+    """Living servers and backends of this cluster: they all work in its data directory."""
+    return {process.pid for process in _working_in(cluster.data)}
+
+
+def _working_in(place: Path) -> list[psutil.Process]:
+    """Living servers and backends that work in a directory or below it. A zombie works nowhere."""
+    resolved, found = place.resolve(), []
     for process in psutil.process_iter():
         try:
-            if process.name() == "postgres" and process.cwd() == data:
-                found.add(process.pid)
+            if process.name() in ("postgres", "initdb") and Path(process.cwd()).is_relative_to(resolved):
+                found.append(process)
         except psutil.Error:
             continue
     return found

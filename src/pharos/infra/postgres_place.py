@@ -73,9 +73,26 @@ def cluster_home(data_dir: Path, user: int, group: int) -> Path:
     return home.resolve()
 
 
+def places_outside(data_dir: Path) -> list[Path]:
+    """Every place outside it that was ever made for a data directory of this name and is still there.
+
+    With a link to it or without. A data directory that was moved and made anew has those of both.
+    """
+    return [
+        place
+        for shared in SHARED_PLACES
+        for place in (shared / "clusters").glob(f"{_digest(data_dir)}-*")
+        if (shared / "clusters").lstat().st_uid == os.geteuid()
+    ]
+
+
 def _place_name(data_dir: Path) -> str:
     """Named after the data directory, and unique: one made again must not meet its predecessor's cluster."""
-    return f"{hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]}-{secrets.token_hex(4)}"
+    return f"{_digest(data_dir)}-{secrets.token_hex(4)}"
+
+
+def _digest(data_dir: Path) -> str:
+    return hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]
 
 
 def _shared_place() -> Path:

@@ -281,6 +281,8 @@ def _all_tenants(settings: Settings) -> list[TenantId]:
 def _export_logs(reader: psycopg.Connection[tuple[object, ...]], file: Path) -> Path:
     """Every tenant's logs and seals as JSON lines, mode 0600; whole and on the disk when it returns."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for half in file.parent.glob(".before-wipe-*"):  # left by a kill: we hold the lock of operations
+        half.unlink()
     fresh = file.with_name(f".{file.name}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as stream:

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -48,6 +47,7 @@ from pharos.ops.backup.scratch import (
     refuse_unopened,
     scratch_server,
 )
+from pharos.ops.backup.scratch_folder import scratch_folder
 from pharos.ops.backup.store import list_backups
 from pharos.ops.operation_lock import hold_operation_lock
 from pharos.ops.smoke import run_smoke
@@ -100,7 +100,11 @@ def run_drill(
     operation runs.
     """
     started, started_at = time.monotonic(), datetime.now(UTC)
-    with hold_operation_lock(settings, "drill"), _home(settings) as home:
+    with (
+        hold_operation_lock(settings, "drill"),
+        _ended_by_signals(),
+        scratch_folder(settings.data_dir, prefix="drill-") as home,
+    ):
         drill = _Drill(settings, f"restore-drill-{started_at:%Y%m%d}", home, tell)
         try:
             with ExitStack() as stack:
@@ -276,21 +280,6 @@ def _check(drill: _Drill, name: str) -> Iterator[list[str]]:
         drill.add(DrillCheck(name, "FAIL", known.message, cause, next_step, seconds, known.code))
         raise _Red(name) from error
     drill.add(DrillCheck(name, "PASS", "; ".join(said), seconds=round(time.monotonic() - started, 3)))
-
-
-@contextmanager
-def _home(settings: Settings) -> Iterator[Path]:
-    """A directory for one drill. What a killed one left goes first: whoever holds the lock of operations is alone."""
-    above = settings.data_dir / "tmp"
-    above.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for leftover in above.glob("drill-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    home = Path(tempfile.mkdtemp(prefix="drill-", dir=above))
-    try:
-        with _ended_by_signals():
-            yield home
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @contextmanager

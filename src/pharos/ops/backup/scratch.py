@@ -6,13 +6,10 @@ called where it was made. Its rights are granted afterwards, with those roles' n
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,9 +28,12 @@ from pharos.infra.postgres_place import reachable_binaries
 from pharos.infra.settings import Settings
 from pharos.ops.backup.fingerprints import fingerprint_tables
 from pharos.ops.backup.manifest import DATABASE_FOLDER, Manifest
+from pharos.ops.backup.scratch_folder import scratch_folder
 from pharos.ops.log_files import open_log
 
 JOBS = 2
+CHOSEN = "--use-list=/dev/stdin"
+"""Not a file: a kill would leave it, with the names of everything in the database."""
 MADE_BY_US = re.compile(r"^\d+; \d+ \d+ (SCHEMA - public|EXTENSION|COMMENT|DEFAULT ACL|ACL)\b")
 """Lines of `pg_restore --list` that `make_database` has done already, or that name roles."""
 RIGHTS = re.compile(r"^\d+; \d+ \d+ ACL (?!- SCHEMA public )")
@@ -83,25 +83,17 @@ def scratch_server(settings: Settings) -> Iterator[ScratchServer]:
 
     What a killed process left there is removed first. Its server dies with this process.
     """
-    above = settings.data_dir / "tmp"
-    above.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _sweep(above)
-    made = Path(tempfile.mkdtemp(prefix="new-", dir=above))
-    home = made.with_name(made.name.replace("new-", "scratch-"))
-    with (made / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # says that somebody uses it, for as long as we live
-        made.rename(home)
-        process = None
+    with scratch_folder(settings.data_dir, prefix="scratch-") as home:
+        cluster = embedded_postgres.initialise(home)
+        with open_log(settings.data_dir, "scratch") as output:
+            process = embedded_postgres.start(cluster, output=output, fsync=False)
         try:
-            cluster = embedded_postgres.initialise(home)
-            with open_log(settings.data_dir, "scratch") as output:
-                process = embedded_postgres.start(cluster, output=output, fsync=False)
             embedded_postgres.wait_until_ready(cluster, process)
             yield ScratchServer(cluster.admin_url, dict.fromkeys(LOGIN_ROLES, secrets.token_urlsafe(24)))
         finally:
-            _remove(home)
-            if process is not None:
-                process.wait()  # our child: unasked for, it would stay in the list of processes
+            embedded_postgres.stop(cluster, timeout_seconds=5.0)
+            process.kill()  # one that had no lock yet was not found by it
+            process.wait()  # our child: unasked for, it would stay in the list of processes
 
 
 def load_backup(server: ScratchServer, folder: Path, *, database: str = "pharos") -> Loaded:
@@ -232,23 +224,18 @@ def restore_table(programs: Path, url: str, folder: Path, table: str, *, owner: 
 
 
 def _restore_lines(programs: Path, url: str, dump: Path, lines: Sequence[str], *, owner: str) -> None:
-    with tempfile.NamedTemporaryFile("w", suffix=".list") as chosen:
-        chosen.write("\n".join(lines) + "\n")
-        chosen.flush()
-        _pg_restore(
-            programs,
-            *("--exit-on-error", "--no-owner", "--no-acl", f"--role={owner}", f"--jobs={JOBS}"),
-            *(f"--use-list={chosen.name}", f"--dbname={_without_password(url)}", str(dump)),
-            password=unquote(urlsplit(url).password or ""),
-        )
+    _pg_restore(
+        programs,
+        *("--exit-on-error", "--no-owner", "--no-acl", f"--role={owner}", f"--jobs={JOBS}"),
+        *(CHOSEN, f"--dbname={_without_password(url)}", str(dump)),
+        password=unquote(urlsplit(url).password or ""),
+        lines=lines,
+    )
 
 
 def _grant(programs: Path, url: str, dump: Path, lines: Sequence[str], roles_of: str) -> None:
     """Exactly the rights of the dump: what default privileges gave the roles while loading is taken back first."""
-    with tempfile.NamedTemporaryFile("w", suffix=".list") as chosen:
-        chosen.write("\n".join(lines) + "\n")
-        chosen.flush()
-        text = _pg_restore(programs, f"--use-list={chosen.name}", "--file=-", str(dump))
+    text = _pg_restore(programs, CHOSEN, "--file=-", str(dump), lines=lines)
     given = [line for line in text.splitlines() if line.startswith(("GRANT ", "REVOKE "))]
     roles = sql.SQL(", ").join(sql.Identifier(role_name(roles_of, kind)) for kind in ("app", "backup", "monitor"))
     with psycopg.connect(url) as connection:
@@ -262,10 +249,16 @@ def _grant(programs: Path, url: str, dump: Path, lines: Sequence[str], roles_of:
             connection.execute(f"{what} {word} {whom}".encode())
 
 
-def _pg_restore(programs: Path, *arguments: str, password: str = "") -> str:
+def _pg_restore(programs: Path, *arguments: str, password: str = "", lines: Sequence[str] = ()) -> str:
+    """Its output. `lines` of the table of contents are those that `CHOSEN` means."""
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", "PGPASSWORD": password}
     done = subprocess.run(  # noqa: S603 - our own program
-        [str(programs / "pg_restore"), *arguments], env=environment, capture_output=True, text=True, check=False
+        [str(programs / "pg_restore"), *arguments],
+        env=environment,
+        input="\n".join(lines) + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode == 0:
         return done.stdout
@@ -291,24 +284,3 @@ def _without_password(url: str) -> str:
 def _as_role(url: str, role: str, password: str) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{role}:{password}@{parts.netloc.rpartition('@')[2]}"))
-
-
-def _sweep(above: Path) -> None:
-    """Remove scratch servers that nobody uses any more."""
-    for home in above.glob("scratch-*"):
-        with (home / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            _remove(home)
-
-
-def _remove(home: Path) -> None:
-    cluster = embedded_postgres.find(home)
-    if cluster is not None:
-        embedded_postgres.stop(cluster, timeout_seconds=5.0)
-        if cluster.home not in cluster.socket_dir.parents:
-            shutil.rmtree(cluster.socket_dir, ignore_errors=True)
-    embedded_postgres.delete(home)
-    shutil.rmtree(home)
