@@ -25,7 +25,7 @@ from pharos.infra.logs import get_logger
 from pharos.infra.mail import SEND_TASK, recover_mails
 from pharos.infra.settings import Settings, child_environment
 from pharos.library import tasks
-from pharos.library.delete import BLOB_GRACE_SECONDS, is_leased, sweep_blobs
+from pharos.library.delete import sweep_aside, sweep_blobs
 from pharos.library.documents import INGEST_TASK, recover_documents
 from pharos.library.handbook import load_handbook
 from pharos.ops.backup.drill_log import is_drill_due, list_drills
@@ -118,10 +118,7 @@ async def sweep(runtime: Runtime) -> None:
     """Remove what nothing needs: half uploads, bytes no document names, old limits and sessions, scratch tenants, and
     what killed verifications and drills left."""
     runtime.blobs.sweep_incoming(older_than_seconds=SWEEP_EVERY_SECONDS, now=time.time())
-    async with system_transaction(runtime.db) as session:
-        may_remove = not await is_leased(session)
-    if may_remove:
-        await asyncio.to_thread(runtime.blobs.sweep_aside, older_than_seconds=BLOB_GRACE_SECONDS, now=time.time())
+    await sweep_aside(runtime)
     await runtime.limits.sweep()
     await remove_abandoned_tenants(runtime)
     for tenant_id in await tenant_ids(runtime):

@@ -180,7 +180,7 @@ async def test_files_wait_aside_for_a_day_and_then_go(installation: Runtime, liv
     os.utime(done.files_aside, (day_ago, day_ago))
     lease = lease_blobs(connection_urls(installation.settings).app, reason="test", lasts=timedelta(days=1))
     await sweep(installation)
-    assert done.files_aside.exists(), f"lease {lease}: a database from before a restore may still name them"
+    assert done.files_aside.exists(), f"lease {lease}: a backup may be copying them"
     end_leases(connection_urls(installation.settings).app, reason="test")
     await sweep(installation)
     assert not done.files_aside.exists()

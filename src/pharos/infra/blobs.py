@@ -13,7 +13,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ class BlobStore:
     def set_aside(self, tenant_ids: Iterable[TenantId], *, stamp: str) -> int:
         """Move all blobs of these tenants into `aside-<stamp>`, where only a person finds them; returns how many.
 
-        Again with the same stamp after an interruption: it moves what is left. `sweep_aside` removes them for good.
+        Again with the same stamp after an interruption: it moves what is left. `library.delete` removes them for good.
         """
         aside, moved = self.root / f"{ASIDE}{stamp}", 0
         with _storage_errors(self.root), self._lock(exclusive=True):
@@ -157,12 +156,9 @@ class BlobStore:
             _flush_folder(self.root)
         return moved
 
-    def sweep_aside(self, *, older_than_seconds: float, now: float) -> int:
-        """Remove what was set aside that long ago; returns how many folders."""
-        old = [path for path in self.root.glob(f"{ASIDE}*") if now - path.stat().st_mtime > older_than_seconds]
-        for path in old:
-            shutil.rmtree(path)
-        return len(old)
+    def aside_for(self, seconds: float, *, now: float) -> list[Path]:
+        """Folders of what was set aside at least `seconds` before `now` (Unix time), as a tree of tenants each."""
+        return [path for path in sorted(self.root.glob(f"{ASIDE}*")) if now - path.stat().st_mtime > seconds]
 
     def sweep_incoming(self, *, older_than_seconds: float, now: float) -> int:
         """Remove what killed processes left half-written; returns how many files."""

@@ -113,7 +113,7 @@ class RateLimit(Table):
 
 
 class BlobLease(Table):
-    """While one lasts, the sweep removes no bytes: a backup is copying them, or an old database still names them."""
+    """While one lasts, the sweep removes no bytes: a backup is copying them."""
 
     __tablename__ = "blob_leases"
 

@@ -1,4 +1,4 @@
-"""Leases that keep the sweep from removing bytes which a backup copies, or an old database still names."""
+"""Leases that keep the sweep from removing bytes which a backup copies."""
 
 from __future__ import annotations
 

@@ -267,13 +267,11 @@ def _carry_over(settings: Settings, fresh: str) -> None:
 
 
 async def _finish_rows(settings: Settings, subject: str, fresh: str, *, keep_sessions: bool) -> None:
-    """Sessions end, every tenant's logs say what happened, and the old database's blobs are kept as long as it is."""
+    """Sessions end, and every tenant's logs say what happened."""
     db = create_database(with_database(connection_urls(settings).direct, fresh))
     try:
         async with system_transaction(db) as session:
-            await session.execute(delete(BlobLease))  # that of the backup itself, or of an earlier swap
-            until = datetime.now(UTC) + timedelta(days=settings.rollback_keep_days)
-            session.add(BlobLease(reason=LEASE_REASON, until=until))
+            await session.execute(delete(BlobLease))  # of a backup that ran when this database was live
             tenants = (await session.execute(select(Tenant.id).order_by(Tenant.id))).scalars().all()
         for tenant_id in map(TenantId, tenants):
             async with db.transaction(tenant_id) as session:
