@@ -25,9 +25,15 @@ from pharos.library.passages import PreparedPassages, embedded_text, prepare_pas
 from pharos.library.split import CountTokens, Piece, split_text, token_counter
 from pharos.runtime import Runtime
 
+if TYPE_CHECKING:  # a command that touches no vector need not wait for their library
+    import numpy as np
+    from numpy.typing import NDArray
+
 log = get_logger(__name__)
 
 MAX_PASSAGE_TOKENS = 200
+MARKDOWN = {"text/markdown", "text/html"}
+"""What is read as Markdown: a web page is written as it when its text is taken."""
 NO_TEXT = "No text was found in it."
 
 
@@ -140,7 +146,7 @@ def split_extracted(extracted: Extracted, count_tokens: CountTokens | None) -> l
         extracted.text,
         page_starts=extracted.page_starts,
         max_tokens=MAX_PASSAGE_TOKENS,
-        markdown=extracted.media_type == "text/markdown",
+        markdown=extracted.media_type in MARKDOWN,
         count_tokens=count_tokens,
     )
 

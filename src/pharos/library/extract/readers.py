@@ -21,14 +21,8 @@ SLIDES = "application/vnd.openxmlformats-officedocument.presentationml.presentat
 SHEETS = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 HYPHEN = re.compile("[\ufffe\x02]\n?")
 """What PDFium puts in place of a hyphen at the end of a line: the word goes on."""
-EMBEDDED = re.compile(r"data:([\w.+-]{1,40}/[\w.+-]{1,80})[;,][^\s)\"'>]*")
 SLIDE_MARK = re.compile(r"\x1d\d+\n")
 MANY_PAGES = 10
-UNSEEN_IN_PAGES = ["a", "b", "em", "i", "img", "strong", "svg"]
-"""Tags of which only the text is kept. The parser would write them as Markdown: targets, stars and pictures no reader
-of the page sees, which a quotation would show."""
-PERMALINK = re.compile("[¶\uf0c1]$", re.MULTILINE)
-"""The mark behind a heading that leads to itself, as documentation generators write it."""
 
 
 def read(path: Path, media_type: str, limits: Limits) -> Extracted:
@@ -110,22 +104,9 @@ def join_pages(pages: list[str]) -> tuple[str, list[int]]:
 
 
 def read_html(path: Path) -> Extracted:
-    """The words a page shows: decoded by us (the parser takes everything for UTF-8), read by us where it gives up.
-
-    It answers 30,000 nested tags with an empty text and no error; a short text for a long page is checked too.
-    """
+    """The words a page shows, from its bytes in whatever encoding."""
     source, warnings = decode(path.read_bytes())
-    try:
-        # Two links side by side are two words; the text of one behind the other's would be one.
-        page = source.replace("</a><a ", "</a> <a ").encode("utf-8", "replace")
-        text = kreuzberg.extract_bytes_sync(page, HTML, config=_config(html={"strip_tags": UNSEEN_IN_PAGES})).content
-    except kreuzberg.KreuzbergError:
-        text = ""
-    if len(text) < len(source) // 20:
-        plain = html_text(source)
-        text = plain if len(plain) > 2 * len(text) else text
-    text = PERMALINK.sub("", EMBEDDED.sub(r"data:\1", text))
-    return Extracted(text=text, media_type=HTML, warnings=warnings)
+    return Extracted(text=html_text(source), media_type=HTML, warnings=warnings)
 
 
 def read_office(path: Path, media_type: str) -> Extracted:
@@ -142,10 +123,10 @@ def read_office(path: Path, media_type: str) -> Extracted:
     return Extracted(text=result.content, media_type=media_type, page_starts=starts)
 
 
-def _config(*, html: Any = None) -> Any:
+def _config() -> Any:
     # A control character that XML forbids: no slide can hold it.
     pages = kreuzberg.PageConfig(extract_pages=True, insert_page_markers=True, marker_format="\n\n\x1d{page_num}\n\n")
-    return kreuzberg.ExtractionConfig(use_cache=False, pages=pages, html_options=html)
+    return kreuzberg.ExtractionConfig(use_cache=False, pages=pages)
 
 
 def sheet_starts(content: str, metadata: Mapping[str, Any]) -> list[int]:
