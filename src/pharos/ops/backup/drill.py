@@ -36,6 +36,7 @@ from pharos.ops.backup.drill_log import DrillCheck, DrillReport, explain, save_r
 from pharos.ops.backup.drill_pharos import TenantToAsk, ask_canary, drill_settings, second_pharos, tenants_to_ask
 from pharos.ops.backup.escrow import drill_identity_file
 from pharos.ops.backup.manifest import BLOBS_FOLDER, Manifest
+from pharos.ops.backup.named_blobs import named_blobs
 from pharos.ops.backup.restore_plan import refuse_no_room, refuse_no_room_to_load
 from pharos.ops.backup.retention import plan_retention
 from pharos.ops.backup.scratch import (
@@ -58,7 +59,6 @@ Tell = Callable[[DrillCheck], None]
 """Told each check as it ends."""
 
 NEWEST_USERS = "select id::text, created_at from users order by created_at desc limit 3"
-BLOBS_NAMED = "select distinct tenant_id::text, sha256 from documents"
 PAUSE_SECONDS = 0.5
 """Of the smoke test's stream: no proxy stands before the second Pharos."""
 STOPS = (PharosError, OSError, psycopg.Error, SQLAlchemyError, httpx.HTTPError)
@@ -205,13 +205,8 @@ def _compare(drill: _Drill, loaded: Loaded, manifest: Manifest) -> str:
 def _compare_blobs(loaded: Loaded, folder: Path) -> str:
     """Every document that was restored has its file in the backup."""
     with psycopg.connect(loaded.backup_url) as connection:
-        named = connection.execute(BLOBS_NAMED).fetchall()
-    root = folder / BLOBS_FOLDER
-    missing = [
-        f"{tenant_id}/{sha256}"
-        for tenant_id, sha256 in named
-        if not (root / tenant_id / sha256[:2] / sha256[2:4] / sha256).is_file()
-    ]
+        named = named_blobs(connection)
+    missing = [blob.relative for blob in named if not (folder / BLOBS_FOLDER / blob.relative).is_file()]
     if missing:
         raise Conflict(
             f"{len(missing)} documents have no file in the backup (first: {missing[0]}).", code="document_without_file"

@@ -23,6 +23,8 @@ JOBS = 2
 LOCK_WAIT = "60s"
 """A migration that holds a table longer than this fails the backup: waiting on would queue every reader behind it."""
 NICENESS = 10
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+"""Of Postgres' programs: what they say is read, and a connection is what its address says."""
 NO_SPACE = "No space left on device"
 SYSTEM_CLIENTS = Path("/usr/lib/postgresql")
 """Where Debian keeps the clients of each major version; these speak TLS, those that come with the install do not."""
@@ -57,11 +59,18 @@ def _major_of(program: Path) -> int:
     return int(version[0]) if version else 0
 
 
+def for_a_client(url: str) -> tuple[str, dict[str, str]]:
+    """A database's address without its password, for a command line, which every user of the machine sees; and the
+    environment that has it."""
+    parts = urlsplit(url)
+    address = urlunsplit(parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}"))
+    return address, {**ENVIRONMENT, "PGPASSWORD": unquote(parts.password or "")}
+
+
 @contextmanager
 def dumping(pg_dump: Path, url: str, *, snapshot: str, into: Path, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """A running `pg_dump -Fd` (gzip); it is ended when the block is left before it. `finish_dump` waits for it."""
-    parts = urlsplit(url)
-    address = urlunsplit(parts._replace(netloc=f"{parts.username}@{parts.netloc.rpartition('@')[2]}"))
+    address, environment = for_a_client(url)
     excluded = [f"--exclude-table-data=public.{table}" for table in NOT_IN_DUMP]
     process = processes.spawn(
         [
@@ -71,7 +80,7 @@ def dumping(pg_dump: Path, url: str, *, snapshot: str, into: Path, log: IO[bytes
         ],
         death_signal=signal.SIGTERM,
         output=log,
-        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", "PGPASSWORD": unquote(parts.password or "")},
+        env=environment,
     )
     # Compression takes what people leave of the processors; its own children are made later and inherit this.
     os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)

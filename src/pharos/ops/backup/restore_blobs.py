@@ -19,6 +19,7 @@ from pharos.infra.errors import Conflict
 from pharos.infra.ids import TenantId
 from pharos.infra.settings import Settings
 from pharos.ops.backup.manifest import BLOBS_FOLDER
+from pharos.ops.backup.named_blobs import named_blobs
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,8 @@ def bring_named(settings: Settings, url: str, *, name: str) -> tuple[str, ...]:
     """
     store = BlobStore(settings.blob_root)
     with psycopg.connect(url) as connection:
-        named = connection.execute("select distinct tenant_id, sha256 from documents order by 1, 2").fetchall()
-    paths = [store.path(TenantId(tenant_id), sha256) for tenant_id, sha256 in named]
-    missing = [path.relative_to(store.root).as_posix() for path in paths if not path.exists()]
+        named = named_blobs(connection)
+    missing = [blob.relative for blob in named if not (store.root / blob.relative).exists()]
     asides = {
         one: next((file for file in sorted(store.root.glob(f"{ASIDE}*/{one}")) if _sha256(file) == file.name), None)
         for one in missing

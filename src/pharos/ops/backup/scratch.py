@@ -10,11 +10,11 @@ import os
 import re
 import secrets
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
@@ -26,6 +26,7 @@ from pharos.infra.errors import Conflict, StorageFull
 from pharos.infra.keyring import EncryptionSecret
 from pharos.infra.postgres_place import reachable_binaries
 from pharos.infra.settings import Settings
+from pharos.ops.backup.dump import ENVIRONMENT, NO_SPACE, for_a_client
 from pharos.ops.backup.fingerprints import fingerprint_tables
 from pharos.ops.backup.manifest import DATABASE_FOLDER, Manifest
 from pharos.ops.backup.scratch_folder import scratch_folder
@@ -40,7 +41,6 @@ RIGHTS = re.compile(r"^\d+; \d+ \d+ ACL (?!- SCHEMA public )")
 FENCE = re.compile(r"^\d+; \d+ \d+ (ROW SECURITY|POLICY) ")
 """Row security comes last: the owner is subject to it, and could not check foreign keys any more."""
 ROLE = re.compile(r"\b\w+_(owner|migrator|app|backup|monitor)\b")
-LOST_SPACE = "No space left on device"  # both the server's words and pg_restore's
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,12 @@ def restore_table(programs: Path, url: str, folder: Path, table: str, *, owner: 
 
 
 def _restore_lines(programs: Path, url: str, dump: Path, lines: Sequence[str], *, owner: str) -> None:
+    address, environment = for_a_client(url)
     _pg_restore(
         programs,
         *("--exit-on-error", "--no-owner", "--no-acl", f"--role={owner}", f"--jobs={JOBS}"),
-        *(CHOSEN, f"--dbname={_without_password(url)}", str(dump)),
-        password=unquote(urlsplit(url).password or ""),
+        *(CHOSEN, f"--dbname={address}", str(dump)),
+        environment=environment,
         lines=lines,
     )
 
@@ -249,9 +250,10 @@ def _grant(programs: Path, url: str, dump: Path, lines: Sequence[str], roles_of:
             connection.execute(f"{what} {word} {whom}".encode())
 
 
-def _pg_restore(programs: Path, *arguments: str, password: str = "", lines: Sequence[str] = ()) -> str:
+def _pg_restore(
+    programs: Path, *arguments: str, environment: Mapping[str, str] = ENVIRONMENT, lines: Sequence[str] = ()
+) -> str:
     """Its output. `lines` of the table of contents are those that `CHOSEN` means."""
-    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", "PGPASSWORD": password}
     done = subprocess.run(  # noqa: S603 - our own program
         [str(programs / "pg_restore"), *arguments],
         env=environment,
@@ -262,7 +264,7 @@ def _pg_restore(programs: Path, *arguments: str, password: str = "", lines: Sequ
     )
     if done.returncode == 0:
         return done.stdout
-    if LOST_SPACE in done.stderr:
+    if NO_SPACE in done.stderr:
         raise StorageFull(
             "The disk of the database server is full, so the backup could not be loaded; what was loaded is removed "
             "again. Free some space (`pharos doctor` says where) and run it again."
@@ -273,12 +275,6 @@ def _pg_restore(programs: Path, *arguments: str, password: str = "", lines: Sequ
         "backup; another one may be whole: `pharos restore --list`.",
         code="dump_not_loaded",
     )
-
-
-def _without_password(url: str) -> str:
-    """For a command line, which every user of the machine sees."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}"))
 
 
 def _as_role(url: str, role: str, password: str) -> str:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import psycopg
 
@@ -52,6 +51,7 @@ from pharos.ops.backup.manifest import (
     write_manifest,
     write_private,
 )
+from pharos.ops.backup.named_blobs import NamedBlob, named_blobs
 from pharos.ops.backup.store import PULLING, record_failure, record_written
 from pharos.ops.operation_lock import hold_operation_lock
 
@@ -75,7 +75,6 @@ NOT_INSIDE = [
     "this machine's backups and their signing key: elsewhere by `pharos backup push`",
 ]
 
-BLOBS = "select tenant_id, sha256, max(size_bytes) from documents group by 1, 2 order by 1, 2"
 KEYS = """
     select k.id from encryption_keys k where exists (select 1 from data_keys d where d.encryption_key_id = k.id)
     order by k.retired_at nulls first, k.created_at desc
@@ -84,18 +83,6 @@ SPACES = "select model, dimension, table_name, state from vector_spaces order by
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, and how many of how many of it are done."""
-
-
-@dataclass(frozen=True)
-class NamedBlob:
-    tenant_id: UUID
-    sha256: str
-    size_bytes: int
-
-    @property
-    def relative(self) -> str:
-        """Where it lies below the blob root and below `blobs` of a backup."""
-        return f"{self.tenant_id}/{self.sha256[:2]}/{self.sha256[2:4]}/{self.sha256}"
 
 
 @dataclass(frozen=True)
@@ -125,7 +112,7 @@ def plan_backup(settings: Settings) -> BackupPlan:
     while not folder.exists():
         folder = folder.parent
     with _snapshot(connection_urls(settings)) as (connection, _):
-        return _plan(connection, folder, [NamedBlob(*row) for row in connection.execute(BLOBS)])
+        return _plan(connection, folder, named_blobs(connection))
 
 
 def make_backup(settings: Settings, *, progress: Progress | None = None) -> Path:
@@ -172,7 +159,7 @@ def write_backup(settings: Settings, *, progress: Progress | None = None) -> Pat
 def _fill(settings: Settings, folder: Path, *, made_at: datetime, name: str, progress: Progress) -> Manifest:
     started, urls = time.monotonic(), connection_urls(settings)
     with _snapshot(urls) as (connection, snapshot):
-        blobs = [NamedBlob(*row) for row in connection.execute(BLOBS)]
+        blobs = named_blobs(connection)
         needed = _refuse_full_disk(_plan(connection, folder, blobs), folder.parent)
         programs = client_programs(settings, connection.info.server_version // 10000)
         with tempfile.NamedTemporaryFile() as said:
