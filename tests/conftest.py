@@ -26,7 +26,7 @@ from tests.postgres import Server, shared_server
 from pharos.app import create_app
 from pharos.identity import tasks as identity_tasks
 from pharos.identity.principal import Principal
-from pharos.infra import jobs
+from pharos.infra import job_queue
 from pharos.infra.blobs import BlobStore
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.db import Database, create_database
@@ -182,8 +182,8 @@ async def run_jobs(runtime: Runtime) -> RunJobs:
         assert tasks.ingest_documents  # registered by their import
         assert identity_tasks.send_mail
         assert world.settings.database_url is not None
-        app = jobs.create_queue(world.settings.database_url)
+        app = job_queue.create_queue(world.settings.database_url)
         async with app.open_async():
-            await jobs.run_worker(app, context={"runtime": world}, concurrency=2, wait=False, signals=False)
+            await job_queue.run_worker(app, context={"runtime": world}, concurrency=2, wait=False, signals=False)
 
     return run

@@ -17,7 +17,7 @@ from pharos.identity import tasks as identity_tasks
 from pharos.identity.audit_seals import BATCH, seal_logs
 from pharos.identity.sessions import sweep_sessions
 from pharos.identity.tenants import list_tenants, remove_abandoned_tenants
-from pharos.infra import jobs, processes
+from pharos.infra import job_queue, jobs, processes
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.db_system import system_transaction
 from pharos.infra.ids import TenantId
@@ -66,12 +66,12 @@ async def run(settings: Settings) -> None:
 
 
 async def _work(settings: Settings, runtime: Runtime) -> None:
-    app = jobs.create_queue(connection_urls(settings).direct)
+    app = job_queue.create_queue(connection_urls(settings).direct)
     async with app.open_async():
         log.info("worker.started", concurrency=settings.worker_concurrency)
         for tenant_id in await tenant_ids(runtime):
             await load_handbook(runtime, tenant_id)
-        await jobs.run_worker(app, context={"runtime": runtime}, concurrency=settings.worker_concurrency)
+        await job_queue.run_worker(app, context={"runtime": runtime}, concurrency=settings.worker_concurrency)
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ from tests.conftest import RunJobs
 from tests.make import MadeTenant, make_document, make_project
 
 from pharos import worker
-from pharos.infra import jobs
+from pharos.infra import job_queue, jobs
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Invalid, Unavailable
 from pharos.infra.mail import SEND_TASK
@@ -23,7 +23,7 @@ from pharos.runtime import Runtime
 seen: list[str] = []
 
 
-@jobs.durable_task("test_note")
+@job_queue.durable_task("test_note")
 async def note(context: JobContext, *, word: str) -> None:
     seen.append(word)
     if word == "later":
@@ -152,4 +152,4 @@ async def test_what_may_work_later_is_tried_again_and_what_cannot_is_not(
 
 async def test_every_task_that_can_be_given_up_is_a_registered_one() -> None:
     assert set(worker.WHEN_GIVEN_UP) == {f"{jobs.NAMESPACE}:{task}" for task in (INGEST_TASK, SEND_TASK)}
-    assert set(worker.WHEN_GIVEN_UP) <= jobs.blueprint.tasks.keys()
+    assert set(worker.WHEN_GIVEN_UP) <= job_queue.blueprint.tasks.keys()

@@ -21,7 +21,7 @@ from tests.make import MadeTenant, make_document, make_person, make_project
 from tests.postgres import Server
 
 from pharos.identity.tenants import ensure_default_tenant
-from pharos.infra import jobs, migrate
+from pharos.infra import job_queue, migrate
 from pharos.infra.database_roles import connection_urls, initialise_database
 from pharos.infra.db import create_database
 from pharos.infra.db_system import system_transaction
@@ -60,9 +60,9 @@ async def fill(runtime: Runtime) -> MadeTenant:
         await runtime.vault.seal(session, tenant_id=tenant_id, kind="llm", name="openai", text="sk-of-the-drill")
     project_id = await make_project(runtime.db, admin)
     await make_document(runtime, admin, project_id, name="lighthouse.txt", content=TEXT)
-    queue = jobs.create_queue(str(runtime.settings.database_url))
+    queue = job_queue.create_queue(str(runtime.settings.database_url))
     async with queue.open_async():
-        await jobs.run_worker(queue, context={"runtime": runtime}, concurrency=1, wait=False, signals=False)
+        await job_queue.run_worker(queue, context={"runtime": runtime}, concurrency=1, wait=False, signals=False)
     return MadeTenant(tenant_id, "default", admin)
 
 

@@ -6,9 +6,10 @@ from uuid import UUID
 
 from procrastinate import JobContext
 
-from pharos.infra import jobs
 from pharos.infra.errors import PharosError
 from pharos.infra.ids import TenantId
+from pharos.infra.job_queue import durable_task
+from pharos.infra.jobs import MAX_ATTEMPTS
 from pharos.infra.logs import get_logger
 from pharos.infra.mail import SEND_TASK, find_waiting, note_delayed, note_failed, note_sent
 from pharos.infra.smtp import MailDelayed, MailFailed, MailRefused
@@ -19,7 +20,7 @@ log = get_logger(__name__)
 GAVE_UP = "Sending it stopped the worker again and again. `pharos mail retry ID` tries once more."
 
 
-@jobs.durable_task(SEND_TASK)
+@durable_task(SEND_TASK)
 async def send_mail(context: JobContext, *, tenant_id: str, mail_id: str) -> None:
     """Send one mail; on the last attempt an error nobody foresaw becomes the mail's reason."""
     runtime: Runtime = context.additional_context["runtime"]
@@ -27,7 +28,7 @@ async def send_mail(context: JobContext, *, tenant_id: str, mail_id: str) -> Non
     try:
         await deliver_mail(runtime, tenant, mail_id=mail)
     except Exception as error:
-        if context.job.attempts + 1 >= jobs.MAX_ATTEMPTS:
+        if context.job.attempts + 1 >= MAX_ATTEMPTS:
             reason = error.message if isinstance(error, PharosError) else f"{GAVE_UP} ({type(error).__name__})"
             await mark_mail_given_up(runtime, tenant_id=tenant_id, mail_id=mail_id, reason=reason)
         raise

@@ -1,28 +1,23 @@
 """Durable work: a job is stored in the transaction of its cause, and no killed process can lose it.
 
 Procrastinate keeps the queue. What it lacks is here: a job whose worker died is put back (`rescue_jobs`), and one
-that was tried too often is given up with its reason instead of running for ever.
+that was tried too often is given up with its reason instead of running for ever. Who only queues a job or reads the
+queue, as most commands do, does not wait for procrastinate to be loaded: what runs jobs is in `job_queue`.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import procrastinate
-import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pharos.infra.errors import PharosError
 from pharos.infra.logs import current_request_id, get_logger
 
 log = get_logger(__name__)
 
-HEARTBEAT_SECONDS = 2.0
 LEASE_SECONDS = 10.0
 """A worker that was silent for this long is dead. Five heartbeats: one lost to a busy machine is not a death."""
 MAX_ATTEMPTS = 5
@@ -30,44 +25,12 @@ MAX_ATTEMPTS = 5
 NAMESPACE = "pharos"
 REQUEST_ID = "request_id"
 """An argument of every job that a request caused: its log lines carry the request's id (LO-01)."""
-blueprint = procrastinate.Blueprint()
-"""Every slice's tasks hang on it; the worker adds it to its app."""
-
-Task = Callable[..., Awaitable[None]]
-
-
-class Backoff(procrastinate.BaseRetryStrategy):
-    """Try again after 1, 4, 16, 64 seconds when the error says that later may be better; else give up at once."""
-
-    def get_retry_decision(
-        self, *, exception: BaseException, job: procrastinate.jobs.Job
-    ) -> procrastinate.RetryDecision | None:
-        gives_up = isinstance(exception, PharosError) and not exception.retryable
-        if gives_up or job.attempts + 1 >= MAX_ATTEMPTS:
-            return None
-        return procrastinate.RetryDecision(retry_in={"seconds": 4**job.attempts})
 
 
 async def has_worker(session: AsyncSession) -> bool:
     """Whether a worker has reported within the last half minute."""
     alive = text("select from procrastinate_workers where last_heartbeat > now() - interval '30 seconds' limit 1")
     return (await session.execute(alive)).first() is not None
-
-
-def durable_task(name: str, *, queue: str = "default") -> Callable[[Task], Any]:
-    """Register a task. It gets the job's context, then ids only; it must be safe to run twice."""
-
-    def register(function: Task) -> Any:
-        async def run(context: procrastinate.JobContext, /, **ids: str) -> None:
-            request_id = ids.pop(REQUEST_ID, "")
-            with structlog.contextvars.bound_contextvars(request_id=request_id, task=name, job=context.job.id):
-                started = time.monotonic()
-                await function(context, **ids)
-                log.info("job.finished", seconds=round(time.monotonic() - started, 3))
-
-        return blueprint.task(name=f"{NAMESPACE}:{name}", queue=queue, retry=Backoff(), pass_context=True)(run)
-
-    return register
 
 
 async def enqueue(
@@ -195,29 +158,3 @@ async def clear_queue(session: AsyncSession, *, task_name: str, dry_run: bool) -
         return int((await session.execute(waiting, {"task": task_name})).scalar_one())
     result = await session.execute(removal, {"task": task_name})
     return int(getattr(result, "rowcount", 0))
-
-
-def create_queue(url: str) -> procrastinate.App:
-    """The queue as the worker runs it. `url` must reach Postgres directly: a transaction pooler breaks LISTEN."""
-    connector = procrastinate.PsycopgConnector(conninfo=url, min_size=1, max_size=4, kwargs={"prepare_threshold": None})
-    app = procrastinate.App(connector=connector)
-    app.tasks.update(blueprint.tasks)  # not `add_tasks_from`: it renames the tasks, so a second queue would miss them
-    return app
-
-
-async def run_worker(
-    app: procrastinate.App, *, context: dict[str, Any], concurrency: int, wait: bool = True, signals: bool = True
-) -> None:
-    """Run jobs until a SIGTERM (`wait`) or until the queue is empty; a running job may finish for 30 seconds."""
-    await app.run_worker_async(
-        concurrency=concurrency,
-        wait=wait,
-        additional_context=context,
-        install_signal_handlers=signals,
-        listen_notify=wait,
-        fetch_job_polling_interval=2.0,
-        shutdown_graceful_timeout=30.0,
-        update_heartbeat_interval=HEARTBEAT_SECONDS,
-        stalled_worker_timeout=LEASE_SECONDS,
-        delete_jobs="successful",
-    )

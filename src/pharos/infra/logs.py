@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-
-import structlog
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from pharos.infra.redact import redact
+
+if TYPE_CHECKING:  # loaded with the first event: most commands log nothing, and it is a tenth of their start
+    import structlog
 
 KEPT = frozenset({"time", "level", "_record", "_from_structlog"})
 """What the logger itself puts into an event."""
@@ -15,6 +18,8 @@ KEPT = frozenset({"time", "level", "_record", "_from_structlog"})
 
 def configure_logs(level: str = "INFO") -> None:
     """Send structlog's and the standard library's records to stderr, one JSON object a line."""
+    import structlog
+
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -46,14 +51,32 @@ def configure_logs(level: str = "INFO") -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+class Logger:
+    """A logger that may be made at import; it is configured when the process starts and bound by its first event."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self._bound, method)
+
+    @cached_property
+    def _bound(self) -> structlog.stdlib.BoundLogger:
+        import structlog
+
+        logger: structlog.stdlib.BoundLogger = structlog.get_logger(self._name)
+        return logger
+
+
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger that may be made at import; it is configured when the process starts."""
-    logger: structlog.stdlib.BoundLogger = structlog.get_logger(name)
-    return logger
+    """Events go to it as `log.info("noun.verbed", field=value)`."""
+    return Logger(name)  # type: ignore[return-value]  # it passes everything on to one
 
 
 def current_request_id() -> str:
     """The id of the request this is done for, or "" outside any: it goes along with jobs and to the embedder."""
+    import structlog
+
     return str(structlog.contextvars.get_contextvars().get("request_id", ""))
 
 

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
 from pharos.infra.db import sqlalchemy_url
 from pharos.infra.errors import Conflict
+
+if TYPE_CHECKING:  # loaded when the schema is asked for: commands that never do would wait a tenth of a second for it
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 MIGRATION_LOCK = 0x5048_4152_4F53  # "PHAROS": the advisory lock that lets one process migrate at a time
@@ -30,10 +31,18 @@ class SchemaState:
 
 
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("path_separator", "os")
     return config
+
+
+def _script(config: Config) -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(config)
 
 
 @contextmanager
@@ -53,6 +62,8 @@ def upgrade(url: str, *, owner: str | None = None, revision: str = "head") -> Sc
 
     `url` is the migrator's; `owner` is the role that shall own what is made. Raises `Conflict` naming the step.
     """
+    from alembic import command
+
     config = _config()
     with _connection(url, owner) as connection:
         connection.execute(sa.text("select pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
@@ -80,6 +91,8 @@ def upgrade(url: str, *, owner: str | None = None, revision: str = "head") -> Sc
 
 def downgrade(url: str, *, owner: str | None = None, revision: str) -> None:
     """Run the steps backwards down to `revision` ("base": an empty schema)."""
+    from alembic import command
+
     config = _config()
     with _connection(url, owner) as connection:
         config.attributes["connection"] = connection
@@ -94,17 +107,19 @@ def schema_state(url: str) -> SchemaState:
 
 def pending_sql(url: str) -> list[tuple[str, str]]:
     """(revision, its own text) of each step that would run, for review before it does."""
-    script = ScriptDirectory.from_config(_config())
+    script = _script(_config())
     steps = [script.get_revision(name) for name in schema_state(url).pending]
     return [(step.revision, Path(step.path).read_text()) for step in steps]
 
 
 def generate(url: str, *, message: str, owner: str | None = None) -> Path:
     """Write a new step from the difference between models and database; it must be read before it is committed."""
+    from alembic import command
+
     config = _config()
     with _connection(url, owner) as connection:
         config.attributes["connection"] = connection
-        number = f"{int(ScriptDirectory.from_config(config).get_current_head() or '0') + 1:04d}"
+        number = f"{int(_script(config).get_current_head() or '0') + 1:04d}"
         made = command.revision(config, message=message, autogenerate=True, rev_id=number)
     script = made[0] if isinstance(made, list) else made
     assert script is not None
@@ -113,22 +128,24 @@ def generate(url: str, *, message: str, owner: str | None = None) -> Path:
 
 def knows_revision(revision: str) -> bool:
     """Whether this code has the migration; a database at another one was made by a newer version."""
-    return revision in {step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return revision in {step.revision for step in _script(_config()).walk_revisions()}
 
 
 def steps_after(revision: str) -> tuple[str, ...]:
     """The migrations that a database at `revision` still lacks, in their order."""
-    script = ScriptDirectory.from_config(_config())
+    script = _script(_config())
     return tuple(reversed([step.revision for step in script.iterate_revisions("head", revision)]))
 
 
 def head_revision() -> str:
     """The revision this code was written for."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+    return _script(_config()).get_current_head() or ""
 
 
 def _state(connection: sa.Connection, config: Config) -> SchemaState:
-    script = ScriptDirectory.from_config(config)
+    from alembic.runtime.migration import MigrationContext
+
+    script = _script(config)
     head = script.get_current_head() or ""
     current = MigrationContext.configure(connection).get_current_revision()
     connection.rollback()

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,6 +17,10 @@ from pharos.infra.ids import DocumentId, ProjectId, TenantId, new_id
 from pharos.library.models import TERM_SPACE
 from pharos.library.split import Piece
 from pharos.library.terms import FALLBACK_LANGUAGE, detect_language, terms_of
+
+if TYPE_CHECKING:  # a command that touches no vector need not wait for their library
+    import numpy as np
+    from numpy.typing import NDArray
 
 K1, B = 1.2, 0.75
 """Robertson's usual BM25 constants (Lucene's and Anserini's defaults, 0.9/0.4, are for longer texts)."""

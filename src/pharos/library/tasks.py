@@ -7,9 +7,10 @@ from uuid import UUID
 from procrastinate import JobContext
 from sqlalchemy.exc import SQLAlchemyError
 
-from pharos.infra import jobs
 from pharos.infra.errors import PharosError
 from pharos.infra.ids import DocumentId, TenantId
+from pharos.infra.job_queue import durable_task
+from pharos.infra.jobs import MAX_ATTEMPTS
 from pharos.infra.logs import get_logger
 from pharos.library import ingest
 from pharos.library.documents import GAVE_UP, INGEST_TASK, give_up, queue_apart
@@ -18,7 +19,7 @@ from pharos.runtime import Runtime
 log = get_logger(__name__)
 
 
-@jobs.durable_task(INGEST_TASK)
+@durable_task(INGEST_TASK)
 async def ingest_documents(context: JobContext, *, tenant_id: str, document_ids: list[str]) -> None:
     """Ingest documents together; on the last attempt an error becomes the reason of each."""
     runtime: Runtime = context.additional_context["runtime"]
@@ -31,7 +32,7 @@ async def ingest_documents(context: JobContext, *, tenant_id: str, document_ids:
     try:
         await ingest.ingest_documents(runtime, tenant, together)
     except Exception as error:
-        if context.job.attempts + 1 >= jobs.MAX_ATTEMPTS:
+        if context.job.attempts + 1 >= MAX_ATTEMPTS:
             await mark_given_up(runtime, tenant_id=tenant_id, document_ids=document_ids, reason=_reason(error))
         raise
 

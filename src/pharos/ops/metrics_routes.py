@@ -15,21 +15,30 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.identity.current import COOKIE, CurrentRuntime, current_admin, current_visitor
 from pharos.infra.errors import NotAllowed, PharosError
+from pharos.infra.limits import POLICIES
 from pharos.infra.logs import get_logger
 from pharos.infra.metrics import (
     BACKUP_AGE,
     BACKUP_NOTICES,
     CONTENT_TYPE,
+    DISK_FREE,
+    DISK_TOTAL,
     DRILL_AGE,
+    LIMIT_HITS,
+    LIMITS_FAILED_OPEN,
     OFFSITE_AGE,
     RESTORE_SECONDS,
     render_metrics,
+    show_from_start,
 )
 from pharos.ops.standing import CODES, Standing, read_standing
 
 log = get_logger(__name__)
 
 router = APIRouter(include_in_schema=False)
+
+show_from_start(LIMIT_HITS, (policy.name for policy in POLICIES))
+show_from_start(LIMITS_FAILED_OPEN, (policy.name for policy in POLICIES if policy.when_store_is_gone == "open"))
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 
@@ -70,7 +79,7 @@ async def metrics(_: Annotated[None, Depends(may_read_metrics)], runtime: Curren
 
 
 def note_standing(standing: Standing) -> None:
-    """Put how backups stand into the series that alerts read (AL-10)."""
+    """Put how backups and disks stand into the series that alerts read (AL-10)."""
     good, elsewhere = standing.good, standing.elsewhere
     passed = max((drill.started_at for drill in standing.drills if drill.passed), default=None)
     for gauge, moment in (
@@ -80,6 +89,10 @@ def note_standing(standing: Standing) -> None:
     ):
         gauge.set((standing.at - moment).total_seconds() if moment is not None else math.nan)
     RESTORE_SECONDS.set(math.nan if standing.restore_seconds is None else standing.restore_seconds)
+    for disk in standing.disks:
+        for name in disk.holds:
+            DISK_FREE.labels(name).set(disk.free_bytes)
+            DISK_TOTAL.labels(name).set(disk.total_bytes)
     present = {notice.code for notice in standing.notices}
     for code in CODES:
         BACKUP_NOTICES.labels(code).set(code in present)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import TextClause, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,6 +19,10 @@ from pharos.library.passages import dense_literal
 from pharos.library.terms import UNSPACED, detect_language, query_terms
 from pharos.retrieval.fuse import fuse_scores
 from pharos.runtime import Runtime
+
+if TYPE_CHECKING:  # a command that touches no vector need not wait for their library
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = get_logger(__name__)
 
