@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import socket
 import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyrage  # type: ignore[import-untyped]
 import pytest
 from pyrage import x25519
+from tests.ops.offsite_copies import NAME, files_of, make_folder, needs_programs, settings_in
 
 from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.settings import Settings
 from pharos.ops.backup import restic
-from pharos.ops.backup.manifest import BlobState, FileState, Manifest, write_manifest
 from pharos.ops.backup.offsite import (
     SEALED_PASSWORD,
     find_offsite,
@@ -28,61 +25,7 @@ from pharos.ops.backup.offsite import (
     sealed_password_file,
 )
 
-NAME = "pharos-20260102-030000"
-
-
-def make_folder(root: Path, name: str = NAME, *, words: bytes = b"words") -> Path:
-    """A backup as far as copying goes: files, and a manifest that names them with their hashes."""
-    folder = root / name
-    contents = {
-        "database/toc.dat": os.urandom(3000),
-        "database/1.dat.gz": os.urandom(40_000),
-        "blobs/t/ab/cd/abcd": words * 9000,
-        "escrow.age": os.urandom(500),
-    }
-    for path, content in contents.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    files = {path: FileState(len(text), hashlib.sha256(text).hexdigest()) for path, text in contents.items()}
-    write_manifest(folder, make_manifest(name, files))
-    (folder / "manifest.sig").write_bytes(b"signed\n")
-    return folder
-
-
-def make_manifest(name: str, files: dict[str, FileState]) -> Manifest:
-    return Manifest(
-        name=name,
-        made_at=datetime(2026, 1, 2, 3, tzinfo=UTC),
-        version="1",
-        schema="0003",
-        server_version="18.4",
-        vector_version="0.8.5",
-        collation_version="",
-        database="pharos",
-        installation_id="one",
-        tables={},
-        tenants={},
-        blobs=BlobState(1, 10, ""),
-        keys=[],
-        files=files,
-        not_inside=[],
-        seconds=1.0,
-        signed_by="",
-    )
-
-
-@pytest.fixture(scope="module")
-def pushed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backup that was pushed to a new repository, made once: restic takes a second for each of its keys."""
-    if shutil.which("restic") is None or shutil.which("rsync") is None:
-        pytest.skip("restic and rsync are not installed: apt install restic rsync")
-    world = tmp_path_factory.mktemp("offsite")
-    folder = make_folder(world / "backups", words=b"A sentence nobody else may read.")
-    (world / "elsewhere").mkdir()
-    pushed = push_backup(settings_in(world), folder)
-    assert (pushed.files, pushed.checked) == (6, "1/7")
-    assert pushed.added_bytes > 40_000
-    return world
+pytestmark = needs_programs
 
 
 @pytest.fixture
@@ -94,10 +37,6 @@ def settings(pushed_once: Path, tmp_path: Path) -> Settings:
     return settings_in(tmp_path)
 
 
-def settings_in(world: Path) -> Settings:
-    return Settings(_env_file=None, data_dir=world / "data", offsite=f"restic:{world / 'elsewhere' / 'repository'}")
-
-
 def repository(settings: Settings) -> Path:
     assert settings.offsite is not None
     return Path(settings.offsite.partition(":")[2])
@@ -107,10 +46,6 @@ def packs(settings: Settings) -> list[Path]:
     """Largest first: the first one holds data, not only trees."""
     found = [file for file in (repository(settings) / "data").rglob("*") if file.is_file()]
     return sorted(found, key=lambda file: file.stat().st_size, reverse=True)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.mark.contract("BK-13", part="restic to a directory: encrypted, read back, never mirrors a deletion")

@@ -125,8 +125,12 @@ class Settings(BaseSettings):
     )
     backup_at: str = Field(
         default="03:00",
-        description="Local time of the daily backup, `HH:MM`; it is restored and compared at once, then copied "
-        "elsewhere. Empty: none.",
+        description="Local time of the daily backup, `HH:MM`; it is restored and compared at once. Empty: none.",
+    )
+    offsite_at: str = Field(
+        default="03:30",
+        description="Local time at which the newest verified backup is copied to `PHAROS_OFFSITE`, `HH:MM`; one of "
+        "before that is verified later is copied then. Empty: by hand only.",
     )
     backup_keep_days: int = Field(
         default=7, ge=1, le=3650, description="Days a backup is kept; the newest good one is kept anyway."
@@ -146,6 +150,15 @@ class Settings(BaseSettings):
     )
     offsite_s3_key_id: str | None = Field(default=None, description="Id of the access key of an S3 server.")
     offsite_s3_key: SecretStr | None = Field(default=None, description="That access key.")
+    offsite_ssh_key_file: Path | None = Field(
+        default=None, description="Private key for copies over SSH; unset: those of this user in `~/.ssh`."
+    )
+    offsite_ssh_known_hosts_file: Path | None = Field(
+        default=None, description="Keys of the hosts that copies may go to; unset: `~/.ssh/known_hosts`."
+    )
+    offsite_ssh_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of SSH there; unset: as in `~/.ssh/config`, else 22."
+    )
     rollback_keep_days: int = Field(
         default=7, ge=1, le=365, description="Days the database from before a restore is kept to swap back to."
     )
@@ -162,6 +175,8 @@ class Settings(BaseSettings):
         "encryption_key_file",
         "backup_dir",
         "offsite_password_file",
+        "offsite_ssh_key_file",
+        "offsite_ssh_known_hosts_file",
         mode="after",
     )
     @classmethod
@@ -176,7 +191,7 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return url or None
 
-    @field_validator("backup_at", mode="after")
+    @field_validator("backup_at", "offsite_at", mode="after")
     @classmethod
     def _time_of_day(cls, text: str) -> str:
         if text and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):

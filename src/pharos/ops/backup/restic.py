@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
+import shlex
 import shutil
 import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from pharos.infra.errors import Conflict, NotFound, PharosError, StorageFull, Unavailable
 from pharos.infra.secret_files import create_secret
 from pharos.infra.settings import Settings
+from pharos.ops.backup import ssh
 
 PARTS = 7
 """A check reads one of so many parts of the repository: checked nightly, every pack is read weekly."""
@@ -57,24 +56,11 @@ def open_repository(settings: Settings, place: str, *, known_id: str | None) -> 
     return found
 
 
-def clear_own_locks(settings: Settings, place: str) -> None:
-    """Remove locks that a killed restic of this machine left. Raises `Conflict` for one that is somebody's."""
-    ids = _run(settings, place, "list", "locks", "--no-lock", seconds=QUICK_SECONDS).split()
-    locks = [json.loads(_run(settings, place, "cat", "lock", one, "--no-lock", seconds=QUICK_SECONDS)) for one in ids]
-    for lock in locks:
-        if lock["hostname"] != socket.gethostname() or psutil.pid_exists(lock["pid"]):
-            raise _locked(place, f"by process {lock['pid']} on {lock['hostname']} since {lock['time'][:19]}")
-    if locks:
-        _run(settings, place, "unlock", seconds=QUICK_SECONDS)
-
-
 def push(settings: Settings, place: str, folder: Path, *, files: int) -> tuple[str, int]:
     """Copy one folder; returns the snapshot's id and the bytes it added. Raises `Conflict` unless all files came."""
     # Relative, so that the snapshot holds `<name>/…` wherever the backups lie here.
-    said = _run(
-        *(settings, place, "backup", "--json", "--tag", "pharos", "--host", socket.gethostname(), folder.name),
-        directory=folder.parent,
-    )
+    words = ("backup", "--json", "--tag", "pharos", "--host", socket.gethostname(), folder.name)
+    said = _run_locked(settings, place, *words, directory=folder.parent)
     messages = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     summary = next((one for one in messages if one["message_type"] == "summary"), None)
     errors = [one for one in messages if one["message_type"] == "error" or one.get("error_count")]
@@ -90,14 +76,7 @@ def push(settings: Settings, place: str, folder: Path, *, files: int) -> tuple[s
 
 def check(settings: Settings, place: str, *, part: int) -> None:
     """Check the whole structure and read one of `PARTS` of the data. Raises `Conflict` naming what is damaged."""
-    words = ("check", f"--read-data-subset={part}/{PARTS}")
-    try:
-        _run(settings, place, *words)
-    except Conflict as error:
-        if error.code != "offsite_locked":
-            raise
-        clear_own_locks(settings, place)
-        _run(settings, place, *words)
+    _run_locked(settings, place, "check", f"--read-data-subset={part}/{PARTS}")
 
 
 def list_snapshots(settings: Settings, place: str) -> list[tuple[str, str]]:
@@ -121,6 +100,32 @@ def _repository_id(settings: Settings, place: str) -> str:
     return str(config["id"])
 
 
+def _run_locked(settings: Settings, place: str, *words: str, directory: Path | None = None) -> str:
+    """Run what takes a lock. Where one is in the way, those that restic itself calls stale go, and it runs again.
+
+    Stale are those of a process of this machine that is gone, and any that was not renewed for half an hour. Raises
+    `Conflict` naming the holder of one that is neither.
+    """
+    for is_last in (False, True):
+        try:
+            return _run(settings, place, *words, directory=directory)
+        except Conflict as error:
+            if error.code != "offsite_locked":
+                raise
+            if is_last:
+                raise _locked(place, _holder(settings, place)) from error
+        _run(settings, place, "unlock", seconds=QUICK_SECONDS)
+    raise AssertionError
+
+
+def _holder(settings: Settings, place: str) -> str:
+    ids = _run(settings, place, "list", "locks", "--no-lock", seconds=QUICK_SECONDS).split()
+    if not ids:
+        return "by another restic"
+    lock = json.loads(_run(settings, place, "cat", "lock", ids[0], "--no-lock", seconds=QUICK_SECONDS))
+    return f"by process {lock['pid']} on {lock['hostname']} since {lock['time'][:19]}"
+
+
 def _run(
     settings: Settings, place: str, *words: str, directory: Path | None = None, seconds: float | None = None
 ) -> str:
@@ -129,8 +134,7 @@ def _run(
         raise Unavailable("restic is not installed. Install it: `apt install restic`.", code="restic_missing")
     try:
         done = subprocess.run(  # noqa: S603
-            [program, "--no-cache", *words],
-            *(),
+            [program, "--no-cache", *_ssh_option(settings, place), *words],
             env=_environment(settings, place),
             cwd=directory,
             capture_output=True,
@@ -141,18 +145,34 @@ def _run(
             errors="surrogateescape",
         )
     except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{place} has not answered within {seconds:.0f} s.", code="offsite_unreachable") from error
+        raise Unavailable(
+            f"{place} has not answered within {seconds:.0f} s. Look at the network; `pharos backup pull --list` asks "
+            "again.",
+            code="offsite_unreachable",
+        ) from error
     if done.returncode != 0:
-        raise _failure(place, words[0], done.returncode, f"{done.stdout}\n{done.stderr}")
+        raise _failure(settings, place, words[0], done.returncode, f"{done.stdout}\n{done.stderr}")
     return done.stdout
+
+
+def _ssh_option(settings: Settings, place: str) -> list[str]:
+    """restic's own call of ssh would take its questions for the answer of a server."""
+    host = _sftp_host(place)
+    if host is None:
+        return []
+    command = shlex.join([*ssh.ssh_words(settings, host.port), host.login, "-s", "sftp"])
+    quoted = f"sftp.command={command}".replace('"', '""')
+    return ["-o", f'"{quoted}"']  # restic reads the value as a line of CSV
+
+
+def _sftp_host(place: str) -> ssh.Host | None:
+    return ssh.host_of(place) if place.startswith("sftp:") else None
 
 
 def _environment(settings: Settings, place: str) -> dict[str, str]:
     """Only for restic's own short life; the password stays in its file."""
     environment = {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": pwd.getpwuid(os.geteuid()).pw_dir,  # where ssh finds its keys
-        "LC_ALL": "C.UTF-8",
+        **ssh.environment(),
         "RESTIC_REPOSITORY": place,
         "RESTIC_PASSWORD_FILE": str(password_file(settings)),
     }
@@ -167,29 +187,64 @@ DAMAGE = (
     re.compile(r"contains (\d+ )?errors|unable to (load|decrypt)|error"),
 )
 """What restic says of a damaged repository: lines that name the file first, then those that only say that one is."""
+REFUSED = re.compile(
+    r"access ?denied|permission denied|forbidden|SignatureDoesNotMatch|signature we calculated|access key id",
+    re.IGNORECASE,
+)
+UNREACHABLE = re.compile(r"dial tcp|no such host|i/o timeout|connection (refused|reset)|TLS handshake|x509:")
+NO_SESSION = "unable to start the sftp session"
 
 
-def _failure(place: str, what: str, code: int, said: str) -> PharosError:
+def _failure(settings: Settings, place: str, what: str, code: int, said: str) -> PharosError:
     """What restic's words mean; an unknown failure is one too."""
-    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "no word")
+    host = _sftp_host(place)
+    if host is not None and NO_SESSION in said:
+        said = f"{said}\n{ssh.why_no_session(settings, host)}"
     if "wrong password" in said or "no key found" in said or "Resolving password failed" in said:
         return Conflict(
-            f"The password does not open the repository at {place} ({last}). It must be the one the repository was "
-            "made with: put it back, or name its file with PHAROS_OFFSITE_PASSWORD_FILE.",
+            f"The password does not open the repository at {place} ({_last(said)}). It must be the one the repository "
+            "was made with: put it back, or name its file with PHAROS_OFFSITE_PASSWORD_FILE.",
             code="offsite_wrong_password",
         )
+    failure = (host and ssh.ssh_failure(settings, host, said)) or _no_access(place, said)
+    if failure is not None:
+        return failure
     if "Is there a repository at" in said or "unable to open config file" in said:
         return NotFound(
-            f"There is no repository at {place}, where there was one or should be. Is the disk mounted, the host "
-            "reachable?",
+            f"There is no repository at {place}, where there was one or should be. Is the disk mounted? When it is, "
+            "`pharos backup pull --list` shows what lies there.",
             code="offsite_gone",
         )
     if "already locked" in said:
         return _locked(place, "by another restic")
     if "no space left" in said.lower():
-        return StorageFull(f"No room for this copy ({last}). Make room and run it again.")
+        return StorageFull(f"No room for this copy ({_last(said)}). Make room and run it again.")
     damage = _damage(place, said) if what in {"check", "restore", "dump"} else None
-    return damage or Unavailable(f"restic {what} ended with {code}: {last}", code="offsite_failed")
+    return damage or Unavailable(f"restic {what} ended with {code}: {_last(said)}", code="offsite_failed")
+
+
+def _no_access(place: str, said: str) -> PharosError | None:
+    """What keeps this machine from the repository; it may well be there."""
+    lines = [line.strip() for line in said.splitlines()]
+    if line := next((line for line in lines if REFUSED.search(line)), ""):
+        do = "Give the user of this machine the right to read and write there."
+        if place.startswith("s3:"):
+            do = (
+                "PHAROS_OFFSITE_S3_KEY_ID and PHAROS_OFFSITE_S3_KEY must be a key of that server that may read, list "
+                "and write the bucket."
+            )
+        return Conflict(f"{place} refuses this machine ({line}). {do}", code="offsite_refused")
+    if line := next((line for line in lines if UNREACHABLE.search(line)), ""):
+        return Unavailable(
+            f"{place} does not answer ({line}). Look at its address in PHAROS_OFFSITE and at the network; "
+            "`pharos backup pull --list` asks again.",
+            code="offsite_unreachable",
+        )
+    return None
+
+
+def _last(said: str) -> str:
+    return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "no word")
 
 
 def _damage(place: str, said: str) -> Conflict | None:
@@ -199,8 +254,8 @@ def _damage(place: str, said: str) -> Conflict | None:
     if not line:
         return None
     return Conflict(
-        f"The repository at {place} is damaged: {line}. Do not trust it: make a new one elsewhere, push there, and "
-        "look at the disk of this one.",
+        f"The repository at {place} is damaged: {line}. Do not trust it: name another place with PHAROS_OFFSITE, run "
+        "`pharos backup push`, and look at the disk of this one.",
         code="offsite_damaged",
     )
 

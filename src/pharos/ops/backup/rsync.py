@@ -6,18 +6,17 @@ original before it counts. It is not encrypted: whoever has that place reads the
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 from pharos.infra.errors import Conflict, NotFound, StorageFull, Unavailable
 from pharos.infra.settings import Settings
+from pharos.ops.backup import ssh
 from pharos.ops.backup.manifest import MANIFEST
 
-SSH = "ssh -o BatchMode=yes -o ConnectTimeout=20"
 SILENCE_SECONDS = 120
 PARTIAL = "--partial-dir=.rsync-partial"
 
@@ -29,9 +28,9 @@ def push(settings: Settings, place: str, folder: Path, *, is_known: bool) -> Non
             f"No backup lies at {place} any more, where there were some. Is the disk mounted?", code="offsite_gone"
         )
     target = f"{place.rstrip('/')}/"
-    _run(settings, "--archive", PARTIAL, f"--exclude={MANIFEST}", str(folder), target)
-    _run(settings, "--archive", PARTIAL, str(folder), target)
-    differing = _run(settings, "--archive", "--checksum", "--dry-run", "--itemize-changes", str(folder), target)
+    _run(settings, place, "--archive", PARTIAL, f"--exclude={MANIFEST}", str(folder), target)
+    _run(settings, place, "--archive", PARTIAL, str(folder), target)
+    differing = _run(settings, place, "--archive", "--checksum", "--dry-run", "--itemize-changes", str(folder), target)
     changed = [line for line in differing.splitlines() if re.match(r"[<>c*]f", line)]
     if changed:
         raise Conflict(
@@ -43,22 +42,22 @@ def push(settings: Settings, place: str, folder: Path, *, is_known: bool) -> Non
 
 def list_names(settings: Settings, place: str) -> list[str]:
     """Names of the folders there."""
-    listed = _run(settings, "--list-only", f"{place.rstrip('/')}/")
+    listed = _run(settings, place, "--list-only", f"{place.rstrip('/')}/")
     return [line.split()[-1] for line in listed.splitlines() if line.startswith("d") and not line.endswith(" .")]
 
 
 def pull(settings: Settings, place: str, name: str, into: Path) -> None:
     """Fetch one folder below `into`."""
-    _run(settings, "--archive", "--no-owner", "--no-group", f"{place.rstrip('/')}/{name}", f"{into}/")
+    _run(settings, place, "--archive", "--no-owner", "--no-group", f"{place.rstrip('/')}/{name}", f"{into}/")
 
 
-def _run(settings: Settings, *words: str) -> str:
+def _run(settings: Settings, place: str, *words: str) -> str:
     program = shutil.which("rsync")
     if program is None:
         raise Unavailable("rsync is not installed. Install it: `apt install rsync`.", code="rsync_missing")
     done = subprocess.run(  # noqa: S603
-        [program, f"--rsh={SSH}", f"--timeout={SILENCE_SECONDS}", *words],
-        env={"PATH": "/usr/bin:/bin", "HOME": pwd.getpwuid(os.geteuid()).pw_dir, "LC_ALL": "C.UTF-8"},
+        [program, f"--rsh={shlex.join(ssh.ssh_words(settings))}", f"--timeout={SILENCE_SECONDS}", *words],
+        env=ssh.environment(),
         capture_output=True,
         check=False,
         stdin=subprocess.DEVNULL,
@@ -66,9 +65,16 @@ def _run(settings: Settings, *words: str) -> str:
     )
     if done.returncode == 0:
         return done.stdout
+    host = ssh.host_of(place)
+    if host is not None and (failure := ssh.ssh_failure(settings, host, done.stderr)) is not None:
+        raise failure
     last = next((line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "no word")
     if "No space left" in done.stderr:
         raise StorageFull(f"No room for this copy ({last}). Make room there and run it again.")
     if "No such file or directory" in done.stderr:
-        raise NotFound(f"rsync does not find it: {last}. Is the disk mounted?", code="offsite_gone")
+        raise NotFound(
+            f"rsync does not find it: {last}. Is the disk mounted? When it is, `pharos backup pull --list` shows what "
+            "lies there.",
+            code="offsite_gone",
+        )
     raise Unavailable(f"rsync ended with {done.returncode}: {last}", code="offsite_failed")

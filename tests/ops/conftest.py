@@ -1,0 +1,22 @@
+"""What several files of tests of the operations share because it takes seconds to make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.ops.offsite_copies import make_folder, settings_in
+
+from pharos.ops.backup.offsite import push_backup
+
+
+@pytest.fixture(scope="session")
+def pushed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup that was pushed to a new repository, made once: restic takes a second for each of its keys."""
+    world = tmp_path_factory.mktemp("offsite")
+    folder = make_folder(world / "backups", words=b"A sentence nobody else may read.")
+    (world / "elsewhere").mkdir()
+    pushed = push_backup(settings_in(world), folder)
+    assert (pushed.files, pushed.checked) == (6, "1/7")
+    assert pushed.added_bytes > 40_000
+    return world
