@@ -24,6 +24,7 @@ from pharos.infra.db_system import system_transaction
 from pharos.infra.settings import Settings
 from pharos.library.models import Document
 from pharos.ops.backup.store import StoredBackup
+from pharos.ops.disk import DiskSpace
 from pharos.ops.models import Drill
 from pharos.ops.standing import CODES, Code, DrillLine, Facts, judge, read_standing
 from pharos.runtime import Runtime
@@ -51,6 +52,7 @@ def drill(*, days: float, passed: bool = True) -> DrillLine:
 
 
 GOOD, OLD_DRILL, DRILL = stored(hours=1), drill(days=93), drill(days=91)
+GB = 10**9
 A_YEAR = NOW - timedelta(days=365)
 
 
@@ -113,21 +115,44 @@ async def house(fresh_runtime: Runtime, elsewhere: Path) -> Runtime:
     return replace(fresh_runtime, settings=settings)
 
 
-@pytest.mark.contract("HE-08", part="the backup's part: degraded while something must be mended, up when nothing must")
-async def test_health_is_degraded_until_everything_is_mended(house: Runtime) -> None:
+@pytest.mark.contract("HE-08", part="the backup's part: degraded while one that is due is missing or failed, else up")
+async def test_health_is_degraded_while_backups_fail_and_not_for_what_was_never_set_up(house: Runtime) -> None:
+    async def backup_part(runtime: Runtime) -> dict[str, str]:
+        told[:] = [notice.code for notice in (await read_standing(runtime, fresh=True)).notices]
+        async with open_client(runtime) as client:
+            answer = (await client.get("/health/detailed")).json()
+        assert answer["ok"]
+        assert answer["status"] != "healthy" or answer["components"]["backup"] == {"status": "up"}
+        part: dict[str, str] = answer["components"]["backup"]
+        return part
+
+    told: list[Code] = []
+    bare = replace(house, settings=house.settings.model_copy(update={"offsite": None, "backup_recipient": None}))
+    assert await backup_part(bare) == {"status": "degraded"}
+    assert set(told) - {"disk_low"} == {"backup_old", "no_offsite", "no_recipient"}
     make_folder(house.settings, made_at=NOW - timedelta(hours=1), offsite=True)
-    bare = replace(house, settings=house.settings.model_copy(update={"offsite": None}))
-    await read_standing(bare, fresh=True)
-    async with open_client(bare) as client:
-        answer = (await client.get("/health/detailed")).json()
-    assert (answer["components"]["backup"], answer["status"]) == ({"status": "degraded"}, "degraded")
-    assert answer["ok"]
-    assert (await read_standing(house, fresh=True)).notices == []
-    async with open_client(house) as client:
-        assert (await client.get("/health/detailed")).json()["components"]["backup"] == {"status": "up"}
+    assert await backup_part(bare) == {"status": "up"}
+    assert set(told) - {"disk_low"} == {"no_offsite", "no_recipient"}
+    assert await backup_part(house) == {"status": "up"}
+    assert set(told) <= {"disk_low"}
 
 
-@pytest.mark.contract("AL-10", part="ages and notices of backups are metrics")
+@pytest.mark.contract("AL-10", part="disk low")
+def test_a_disk_that_runs_low_or_will_not_hold_the_next_backup_is_told() -> None:
+    def told(free: int, wanted: int = 0) -> list[str]:
+        disks = (DiskSpace(("data", "uploads"), Path("/srv"), 100 * GB, free, wanted),)
+        facts = Facts([GOOD], [DRILL], since=A_YEAR, same_disk=False, disks=disks)
+        standing = judge(Settings(_env_file=None, **MENDED), facts, now=NOW)  # type: ignore[arg-type]
+        assert not standing.is_failing
+        return [notice.words for notice in standing.notices if notice.code == "disk_low"]
+
+    assert told(16 * GB) == []
+    assert [words.partition(" (")[0] for words in told(14 * GB)] == ["The disk of data, uploads runs low: 14.0 GB"]
+    assert "the next backup takes 30.0 GB" in told(20 * GB, 30 * GB)[0]
+    assert "is full" in told(GB // 4)[0]
+
+
+@pytest.mark.contract("AL-10", part="ages and notices of backups and free disk are metrics")
 async def test_metrics_have_the_ages_and_every_notice(house: Runtime) -> None:
     make_folder(house.settings, made_at=NOW - timedelta(hours=30))
     await read_standing(house, fresh=True)
@@ -140,7 +165,11 @@ async def test_metrics_have_the_ages_and_every_notice(house: Runtime) -> None:
     assert float(lines["pharos_drill_age_seconds"]) == pytest.approx(2 * 86400, rel=0.01)
     assert float(lines["pharos_restore_seconds"]) == 41.5
     told = {code for code in CODES if float(lines[f'pharos_backup_notice{{notice="{code}"}}'])}
-    assert told == {"backup_old", "offsite_old"}
+    assert told - {"disk_low"} == {"backup_old", "offsite_old"}
+    for name, place in (("data", house.settings.data_dir), ("backups", house.settings.backup_root)):
+        usage = shutil.disk_usage(place)
+        assert float(lines[f'pharos_disk_total_bytes{{holds="{name}"}}']) == usage.total
+        assert 0 < float(lines[f'pharos_disk_free_bytes{{holds="{name}"}}']) <= usage.total
 
 
 async def test_what_would_be_lost_counts_every_tenants_documents_since_the_backup(house: Runtime) -> None:

@@ -64,6 +64,13 @@ BACKUP_NOTICES = Gauge(
     ["notice"],
     registry=REGISTRY,
 )
+DISK_FREE = Gauge(
+    "pharos_disk_free_bytes",
+    "Bytes free on the disk of the data, the uploads, the backups.",
+    ["holds"],
+    registry=REGISTRY,
+)
+DISK_TOTAL = Gauge("pharos_disk_total_bytes", "Bytes of that disk in all.", ["holds"], registry=REGISTRY)
 
 
 def count_answer(*, method: str, route: str, status: int, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psycopg
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.errors import Unavailable
 from pharos.infra.settings import Settings
-from pharos.ops.backup.store import list_backups
+from pharos.ops.backup.store import StoredBackup, list_backups
 
 LOW_SHARE = 0.15
 """Of a disk free, below which somebody should look (F-25)."""
@@ -40,14 +41,21 @@ class DiskSpace:
     def is_full(self) -> bool:
         return self.free_bytes < FULL_BYTES
 
+    @property
+    def free_share(self) -> float:
+        return self.free_bytes / max(self.total_bytes, 1)
+
     def describe(self) -> str:
-        share = self.free_bytes / max(self.total_bytes, 1)
-        said = f"{', '.join(self.holds)}: {self.free_bytes / 2**30:.1f} GiB free ({share:.0%}) at {self.path}"
+        said = f"{', '.join(self.holds)}: {self.free_bytes / 2**30:.1f} GiB free ({self.free_share:.0%}) at {self.path}"
         return f"{said}, the next backup takes {self.wanted_bytes / 2**30:.1f}" if self.wanted_bytes else said
 
 
-def find_disks(settings: Settings) -> list[DiskSpace]:
-    """The disks of data, uploads and backups, each once; asks the database only when there is no backup yet."""
+def find_disks(settings: Settings, *, wanted_bytes: int | None = None) -> list[DiskSpace]:
+    """The disks of data, uploads and backups, each once.
+
+    `wanted_bytes` is what the next backup takes where the caller knows; else it is looked up, which reads sizes of all
+    uploads and asks the database when there is no backup yet.
+    """
     places = {"data": settings.data_dir, "uploads": settings.blob_root, "backups": settings.backup_root}
     by_device: dict[int, list[str]] = {}
     for name, place in places.items():
@@ -56,17 +64,25 @@ def find_disks(settings: Settings) -> list[DiskSpace]:
     for names in by_device.values():
         path = existing(places[names[0]])
         usage = shutil.disk_usage(path)
-        wanted = next_backup_bytes(settings) if "backups" in names else 0
+        wanted = 0
+        if "backups" in names:
+            wanted = next_backup_bytes(settings) if wanted_bytes is None else wanted_bytes
         disks.append(DiskSpace(tuple(names), path, usage.total, usage.free, wanted))
     return disks
 
 
 def next_backup_bytes(settings: Settings) -> int:
     """What the next backup will take, from the newest one; without one from what is there to back up."""
-    newest = next((backup for backup in list_backups(settings) if backup.folder is not None and backup.bytes), None)
-    if newest is not None:
-        return int(newest.bytes * GROWTH)
+    known = bytes_after(list_backups(settings))
+    if known is not None:
+        return known
     return int((_database_bytes(settings) + _bytes_below(settings.blob_root)) * GROWTH)
+
+
+def bytes_after(backups: Sequence[StoredBackup]) -> int | None:
+    """What the backup after these, the newest first, will take; None when there is none to tell by."""
+    newest = next((backup for backup in backups if backup.folder is not None and backup.bytes), None)
+    return int(newest.bytes * GROWTH) if newest is not None else None
 
 
 def existing(place: Path) -> Path:

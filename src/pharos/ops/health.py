@@ -177,9 +177,13 @@ async def embedder_loads(runtime: Runtime) -> bool:
     return await runtime.embedding.state() == "loading"
 
 
-async def data_is_safe(runtime: Runtime) -> bool:
-    """Backups are recent, verified, elsewhere and openable without this machine; which of it fails `doctor` says."""
-    return not (await read_standing(runtime)).notices
+async def backups_work(runtime: Runtime) -> bool:
+    """No backup, copy or drill that is due is missing or failed; which of it does `doctor` says.
+
+    What was never set up (another disk, a place elsewhere, an offline key) is told on the page, by `doctor` and in the
+    metrics: an installation that is called ill from its first day on says nothing when it falls ill.
+    """
+    return not (await read_standing(runtime)).is_failing
 
 
 async def redis_counts(runtime: Runtime) -> bool:
@@ -196,7 +200,7 @@ PROBES: dict[str, Probe] = {
     "queue": queue_answers,
     "storage": storage_answers,
     "embedder": embedder_answers,
-    "backup": data_is_safe,
+    "backup": backups_work,
 }
 REQUIRED = ("postgres", "schema", "sessions", "vectors")
 

@@ -18,11 +18,12 @@ from pharos.infra.database_roles import connection_urls
 from pharos.infra.errors import Unavailable
 from pharos.infra.ids import TenantId
 from pharos.infra.settings import Settings
+from pharos.infra.terminal import size_text
 from pharos.library.models import Document
 from pharos.ops.backup.drill_log import OVERDUE_DAYS
 from pharos.ops.backup.escrow import offline_warning
 from pharos.ops.backup.store import FAILED, StoredBackup, list_backups, newest_good, read_verification
-from pharos.ops.disk import is_same_disk
+from pharos.ops.disk import DiskSpace, bytes_after, find_disks, is_same_disk
 from pharos.runtime import Runtime
 
 BACKUP_HOURS = 26
@@ -45,6 +46,7 @@ Code = Literal[
     "same_disk",
     "no_offsite",
     "no_recipient",
+    "disk_low",
 ]
 CODES: tuple[Code, ...] = (
     "backup_old",
@@ -56,7 +58,12 @@ CODES: tuple[Code, ...] = (
     "same_disk",
     "no_offsite",
     "no_recipient",
+    "disk_low",
 )
+FAILING: frozenset[Code] = frozenset(
+    ("backup_old", "backup_failed", "verify_failed", "drill_overdue", "drill_failed", "offsite_old")
+)
+"""What does not work as it was set up. The rest was never set up, or will fail: as loud, but nothing is ill yet."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,13 @@ class Standing:
     documents_since_elsewhere: int | None
     restore_seconds: float | None
     restore_by: Literal["drill", "verification"] | None
+    disks: tuple[DiskSpace, ...]
     notices: list[Notice]
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether a backup, its copy or a drill that is due is missing or failed."""
+        return any(notice.code in FAILING for notice in self.notices)
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,7 @@ class Facts:
     drills: list[DrillLine]
     since: datetime
     same_disk: bool
+    disks: tuple[DiskSpace, ...] = ()
 
 
 _remembered: dict[Path, tuple[float, Standing]] = {}
@@ -143,6 +157,7 @@ def judge(settings: Settings, facts: Facts, *, now: datetime) -> Standing:
         _offsite(settings, good, elsewhere, now),
         _same_disk(settings) if facts.same_disk else None,
         _recipient(settings),
+        *(_disk_low(disk) for disk in facts.disks if disk.is_low or disk.is_full),
     ]
     return Standing(
         at=now,
@@ -154,6 +169,7 @@ def judge(settings: Settings, facts: Facts, *, now: datetime) -> Standing:
         documents_since_elsewhere=None,
         restore_seconds=restore_seconds,
         restore_by=restore_by,
+        disks=facts.disks,
         notices=[notice for notice in found if notice is not None],
     )
 
@@ -230,6 +246,18 @@ def _recipient(settings: Settings) -> Notice | None:
     return Notice("no_recipient", words)
 
 
+def _disk_low(disk: DiskSpace) -> Notice:
+    free = f"{size_text(disk.free_bytes)} ({disk.free_share:.0%}) free"
+    wanted = (
+        f", and the next backup takes {size_text(disk.wanted_bytes)}" if disk.wanted_bytes > disk.free_bytes else ""
+    )
+    return Notice(
+        "disk_low",
+        f"The disk of {', '.join(disk.holds)} {'is full' if disk.is_full else 'runs low'}: {free}{wanted}. Make room; "
+        "`pharos doctor disk` says where.",
+    )
+
+
 def _restore_seconds(
     facts: Facts, good: StoredBackup | None
 ) -> tuple[float | None, Literal["drill", "verification"] | None]:
@@ -251,7 +279,8 @@ def _read_facts(settings: Settings) -> Facts:
                 [DRILLS_SHOWN],
             )
             since = made[0] if made is not None and made[0] is not None else datetime.now(UTC)
-            return Facts(backups, drills.fetchall(), since, is_same_disk(settings))
+            disks = find_disks(settings, wanted_bytes=bytes_after(backups) or 0)
+            return Facts(backups, drills.fetchall(), since, is_same_disk(settings), tuple(disks))
     except psycopg.OperationalError as error:
         raise Unavailable("The database does not answer. `pharos doctor db` says why.") from error
 
