@@ -29,7 +29,7 @@ from pharos.library.delete import sweep_aside, sweep_blobs
 from pharos.library.documents import INGEST_TASK, recover_documents
 from pharos.library.handbook import load_handbook
 from pharos.ops.backup.drill_log import is_drill_due, list_drills
-from pharos.ops.backup.nightly import is_missing, last_moment
+from pharos.ops.backup.nightly import is_copy_due, is_missing, last_moment
 from pharos.ops.backup.rollback_points import remove_old_rollback_points
 from pharos.ops.backup.scratch_folder import sweep_scratch
 from pharos.ops.backup.store import list_backups
@@ -46,6 +46,8 @@ SEAL_EVERY_SECONDS = 15.0
 BACKUP_EVERY_SECONDS = 30.0
 BACKUP_AGAIN_SECONDS = 600.0
 """Before another try, when one ended before it could be counted: another operation ran, or the database was away."""
+COPY_AGAIN_SECONDS = 1800.0
+"""Each try leaves a snapshot in a restic repository, if a small one, and reads a part of it."""
 DRILL_EVERY_SECONDS = 600.0
 DRILL_AGAIN_SECONDS = 3600.0
 
@@ -83,6 +85,7 @@ async def upkeep(runtime: Runtime) -> AsyncIterator[None]:
         asyncio.create_task(_every(SWEEP_EVERY_SECONDS, sweep, runtime)),
         asyncio.create_task(_every(SEAL_EVERY_SECONDS, seal, runtime)),
         asyncio.create_task(_every(BACKUP_EVERY_SECONDS, DailyBackup().make_if_due, runtime)),
+        asyncio.create_task(_every(BACKUP_EVERY_SECONDS, DailyCopy().make_if_due, runtime)),
         asyncio.create_task(_every(DRILL_EVERY_SECONDS, RegularDrill().run_if_due, runtime)),
     ]
     try:
@@ -167,6 +170,24 @@ class DailyBackup:
         return await _run_apart(settings, "backup", "backup", "nightly", "--json")
 
 
+class DailyCopy:
+    """The daily copy elsewhere; of several workers the lock of operations lets one make it."""
+
+    def __init__(self) -> None:
+        self.next_try = 0.0
+
+    async def make_if_due(self, runtime: Runtime) -> bool:
+        """Run `pharos backup push` if the newest verified backup should be elsewhere by now; True when it is."""
+        settings = runtime.settings
+        if not settings.offsite or time.monotonic() < self.next_try:
+            return False
+        backups = await asyncio.to_thread(list_backups, settings)
+        if not is_copy_due(settings.offsite_at, backups, now=datetime.now().astimezone()):
+            return False
+        self.next_try = time.monotonic() + COPY_AGAIN_SECONDS
+        return await _run_apart(settings, "backup", "backup", "push", "--json")
+
+
 class RegularDrill:
     """The restore drill that runs by itself; of several workers the lock of operations lets one run it."""
 
@@ -185,7 +206,7 @@ class RegularDrill:
         if not is_drill_due(drills, backups, every_days=settings.drill_every_days, now=datetime.now().astimezone()):
             return False
         self.next_try = time.monotonic() + DRILL_AGAIN_SECONDS
-        return await _run_apart(settings, "drill", "drill", "--json", "--by", "schedule")
+        return await _run_apart(settings, "drill", "drill", "--if-due", "--by", "schedule")
 
 
 async def _run_apart(settings: Settings, part: str, *words: str) -> bool:

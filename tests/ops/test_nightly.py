@@ -1,15 +1,21 @@
-"""The daily backup is made once a day by whoever works, and older ones go only when it turned out good."""
+"""The daily backup is made once a day by whoever works, and copied elsewhere at its own hour, until that succeeds."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from tests.ops.backups import make_folder
 
 from pharos.infra.settings import Settings
-from pharos.ops.backup.nightly import is_missing, last_moment
-from pharos.ops.backup.store import StoredBackup
+from pharos.ops.backup.nightly import is_copy_due, is_missing, last_moment
+from pharos.ops.backup.store import StoredBackup, list_backups
+from pharos.runtime import Runtime
+from pharos.worker import DailyCopy
 
 EAST = timezone(timedelta(hours=2))
 NIGHT = datetime(2026, 3, 10, 3, 0, tzinfo=EAST)
@@ -52,7 +58,58 @@ def test_a_missed_night_is_made_up_for_but_a_first_start_waits_for_its_own() -> 
     assert is_missing(NIGHT + DAY, [], since=started)
 
 
+@pytest.mark.contract("BK-02", part="copied elsewhere at half past three, or once verified, until that succeeds")
+def test_the_newest_verified_backup_is_copied_after_its_hour_until_it_is_elsewhere() -> None:
+    at = Settings(_env_file=None).offsite_at
+    assert at == "03:30"
+    made = replace(attempt(NIGHT), folder=Path("/backups/pharos-of-the-test"))
+    older = replace(made, made_at=NIGHT - DAY, offsite_at=NIGHT - DAY)
+    assert not is_copy_due(at, [made, older], now=NIGHT + timedelta(minutes=29))
+    assert is_copy_due(at, [made, older], now=NIGHT + timedelta(minutes=30))
+    assert is_copy_due(at, [made, older], now=NIGHT + timedelta(hours=20)), "one that failed, or was verified late"
+    assert not is_copy_due(at, [replace(made, state="written"), older], now=NIGHT + timedelta(hours=1))
+    assert not is_copy_due(at, [replace(made, offsite_at=NIGHT + timedelta(hours=1))], now=NIGHT + timedelta(hours=2))
+    by_hand = replace(made, made_at=NIGHT + timedelta(hours=9))
+    assert not is_copy_due(at, [by_hand, older], now=NIGHT + timedelta(hours=10))
+    assert is_copy_due(at, [by_hand, older], now=NIGHT + DAY + timedelta(minutes=30))
+    assert not is_copy_due("", [made], now=NIGHT + DAY)
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed: apt install rsync")
+@pytest.mark.contract("BK-02", part="a copy that failed is named with its backup and made by a worker's next try")
+async def test_a_worker_copies_what_is_due_and_tries_again_when_it_failed(
+    fresh_runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = fresh_runtime.settings.model_copy(
+        update={
+            "data_dir": tmp_path,
+            "backup_dir": tmp_path / "backups",
+            "offsite": f"rsync:{tmp_path}/unmounted/place",
+            "offsite_at": "00:00",
+        }
+    )
+    for name in ("data_dir", "backup_dir", "database_url", "offsite"):
+        monkeypatch.setenv(f"PHAROS_{name.upper()}", str(getattr(settings, name)))
+    folder = make_folder(settings, made_at=datetime.now(UTC).replace(microsecond=0) - DAY)
+    (folder / "manifest.sig").touch()
+    runtime, daily = replace(fresh_runtime, settings=settings), DailyCopy()
+    assert not await daily.make_if_due(runtime)
+    (failed,) = list_backups(settings)
+    assert (failed.state, failed.error_code, failed.is_good) == ("verified", "offsite_gone", True)
+    assert daily.next_try > 0, "not at once: each try reads a part of the repository"
+
+    (tmp_path / "unmounted").mkdir()
+    daily.next_try = 0
+    assert await daily.make_if_due(runtime), (tmp_path / "logs" / "backup.log").read_text()
+    (copied,) = list_backups(settings)
+    assert (copied.state, copied.error_code) == ("offsite", None)
+    assert (tmp_path / "unmounted" / "place" / folder.name / "manifest.json").is_file()
+    daily.next_try = 0
+    assert not await daily.make_if_due(runtime), "it is elsewhere"
+
+
 @pytest.mark.parametrize("text", ["3:00", "24:00", "03:60", "daily"])
 def test_a_time_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValidationError, match="HH:MM"):
-        Settings(_env_file=None, backup_at=text)
+    for name in ("backup_at", "offsite_at"):
+        with pytest.raises(ValidationError, match="HH:MM"):
+            Settings(_env_file=None, **{name: text})  # type: ignore[arg-type]

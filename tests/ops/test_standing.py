@@ -68,6 +68,8 @@ A_YEAR = NOW - timedelta(days=365)
         ([stored(hours=1, state="failed"), stored(hours=20)], [DRILL], ["verify_failed"]),
         ([stored(hours=1, state="failed", is_there=False), stored(hours=20)], [DRILL], ["backup_failed"]),
         ([stored(hours=2, state="verified"), stored(hours=51)], [DRILL], ["offsite_old"]),
+        ([replace(stored(hours=2, state="verified"), error_code="offsite_gone"), GOOD], [DRILL], []),
+        ([replace(stored(hours=0, state="verified"), error_code="offsite_gone"), GOOD], [DRILL], ["offsite_failed"]),
         ([GOOD], [OLD_DRILL], ["drill_overdue"]),
         ([GOOD], [drill(days=0, passed=False), DRILL], ["drill_failed"]),
         ([GOOD], [drill(days=0, passed=False), OLD_DRILL], ["drill_overdue", "drill_failed"]),

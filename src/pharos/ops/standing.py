@@ -43,6 +43,7 @@ Code = Literal[
     "drill_overdue",
     "drill_failed",
     "offsite_old",
+    "offsite_failed",
     "same_disk",
     "no_offsite",
     "no_recipient",
@@ -55,13 +56,14 @@ CODES: tuple[Code, ...] = (
     "drill_overdue",
     "drill_failed",
     "offsite_old",
+    "offsite_failed",
     "same_disk",
     "no_offsite",
     "no_recipient",
     "disk_low",
 )
 FAILING: frozenset[Code] = frozenset(
-    ("backup_old", "backup_failed", "verify_failed", "drill_overdue", "drill_failed", "offsite_old")
+    ("backup_old", "backup_failed", "verify_failed", "drill_overdue", "drill_failed", "offsite_old", "offsite_failed")
 )
 """What does not work as it was set up. The rest was never set up, or will fail: as loud, but nothing is ill yet."""
 
@@ -220,6 +222,9 @@ def _offsite(
             "no_offsite",
             "No copy of a backup leaves this machine: fire, theft or ransomware takes them all. Set PHAROS_OFFSITE.",
         )
+    if good is not None and good.offsite_at is None and good.error_code is not None:
+        words = f"{good.name} could not be copied elsewhere ({good.error_code})"
+        return Notice("offsite_failed", f"{words}. {LOOK}; then run `pharos backup push`.")
     is_late = elsewhere is None or now - elsewhere.made_at > timedelta(hours=OFFSITE_HOURS)
     if good is None or not is_late:
         return None

@@ -58,7 +58,7 @@ def now(dry_run: DryRun = False, as_json: AsJson = False) -> None:
 
 @backup_app.command()
 def nightly(as_json: AsJson = False) -> None:
-    """What runs every day at PHAROS_BACKUP_AT: make, verify, copy elsewhere, remove what is too old."""
+    """What runs every day at PHAROS_BACKUP_AT: make, verify, remove what is too old. `push` has its own hour."""
     settings = Settings()
     with error_console.status("Making the daily backup") as line:
         night = run_night(settings, now=datetime.now().astimezone(), tell=lambda _, said: line.update(said))
@@ -66,10 +66,17 @@ def nightly(as_json: AsJson = False) -> None:
         echo_json(night)
     else:
         echo_line(f"{night.backup} was made, restored and compared in {night.seconds_to_verify:.1f} s.")
-        echo_line(f"Copied to {night.offsite}." if night.offsite else "Copied nowhere: PHAROS_OFFSITE is not set.")
+        echo_line(_copied_when(settings))
         kept = f" ({night.kept_because})" if night.kept_because else ""
         echo_line(f"Removed {len(night.removed)} older ones{kept}.")
     warn_about_recipient(settings)
+
+
+def _copied_when(settings: Settings) -> str:
+    if not settings.offsite:
+        return "Copied nowhere: PHAROS_OFFSITE is not set."
+    at = f"at {settings.offsite_at}; now with" if settings.offsite_at else "by"
+    return f"Copied to {settings.offsite} {at} `pharos backup push`."
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The daily backup: made, restored and compared at once, copied elsewhere, and only then older ones may go."""
+"""The daily backup: made, restored and compared at once, and only then older ones may go. Its copy has its own hour."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
-from pharos.ops.backup import offsite, snapshot, verification
+from pharos.ops.backup import snapshot, verification
 from pharos.ops.backup.retention import prune
-from pharos.ops.backup.store import WRITTEN, StoredBackup, list_backups, record_offsite
+from pharos.ops.backup.store import WRITTEN, StoredBackup, list_backups, newest_good
 from pharos.ops.operation_lock import hold_operation_lock
 
 log = get_logger(__name__)
@@ -24,12 +24,11 @@ Tell = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Night:
-    """What a round did; `offsite` is None where no place is set."""
+    """What a round did."""
 
     backup: str
     folder: Path
     seconds_to_verify: float
-    offsite: str | None
     removed: list[str]
     kept_because: str | None
 
@@ -43,19 +42,14 @@ def run_night(settings: Settings, *, now: datetime, tell: Tell) -> Night:
         tell("backup", "Copying database, files and secrets")
         folder = snapshot.write_backup(settings)
         verified = verification.verify_backup(settings, folder, tell=tell)
-        place = None
-        if offsite.target_of(settings) is not None:
-            tell("offsite", "Copying it elsewhere")
-            place = offsite.push_backup(settings, folder).target
-            record_offsite(settings, folder)
         plan = prune(settings, list_backups(settings, removed=True), now=now)
-    log.info("backup.night_ended", backup=folder.name, removed=len(plan.remove), offsite=place is not None)
+    log.info("backup.night_ended", backup=folder.name, removed=len(plan.remove))
     removed = [backup.name for backup in plan.remove]
-    return Night(folder.name, folder, verified.seconds, place, removed, plan.kept_because)
+    return Night(folder.name, folder, verified.seconds, removed, plan.kept_because)
 
 
 def last_moment(at: str, now: datetime) -> datetime | None:
-    """When a daily backup of `at` (`HH:MM` in the zone of `now`) was to be made last; None for an empty `at`."""
+    """When what is done daily at `at` (`HH:MM` in the zone of `now`) was to be done last; None for an empty `at`."""
     if not at:
         return None
     moment = datetime.combine(now.date(), time.fromisoformat(at), now.tzinfo)
@@ -74,3 +68,12 @@ def is_missing(moment: datetime, attempts: Iterable[StoredBackup], *, since: dat
         return since <= moment
     of_the_day = [one for one in known if one.made_at >= moment]
     return len(of_the_day) < TRIES and all(one.state == WRITTEN for one in of_the_day)
+
+
+def is_copy_due(at: str, backups: Iterable[StoredBackup], *, now: datetime) -> bool:
+    """Whether the newest verified backup is still to be copied elsewhere: it was made before the last `at`.
+
+    One that is verified only after that moment is copied then, and one whose copy failed is due until it succeeds.
+    """
+    moment, newest = last_moment(at, now), newest_good(backups)
+    return moment is not None and newest is not None and newest.offsite_at is None and newest.made_at <= moment

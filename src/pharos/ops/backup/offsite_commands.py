@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
-from pharos.infra.errors import Conflict
+from pharos.infra.errors import Conflict, PharosError
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_line, error_console, size_text
 from pharos.ops.backup import restic
 from pharos.ops.backup.commands import What, backup_app, echo_remark
 from pharos.ops.backup.offsite import Pushed, list_offsite, pull_backup, push_backup, require_target
-from pharos.ops.backup.store import Found, find_backup, list_backups, newest_good, record_offsite
+from pharos.ops.backup.store import (
+    Found,
+    find_backup,
+    list_backups,
+    newest_good,
+    record_offsite,
+    record_offsite_failure,
+)
 from pharos.ops.operation_lock import hold_operation_lock
 
 
@@ -24,7 +31,12 @@ def push(what: What = "latest", as_json: AsJson = False) -> None:
     require_target(settings)
     found = _verified(settings, what)
     with hold_operation_lock(settings, "backup push"), error_console.status(f"Copying {found.backup.name}"):
-        pushed = push_backup(settings, found.folder)
+        try:
+            pushed = push_backup(settings, found.folder)
+        except PharosError as error:
+            if found.folder.parent == settings.backup_root:
+                record_offsite_failure(settings, found.folder, error)
+            raise
         record_offsite(settings, found.folder)
     if as_json:
         echo_json(pushed)

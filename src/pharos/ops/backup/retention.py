@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pharos.infra.settings import Settings
-from pharos.ops.backup.store import StoredBackup, newest_good
+from pharos.ops.backup.store import FAILED, StoredBackup, newest_good
 
 REMOVING = ".removing-"
 STALE_AFTER = timedelta(hours=26)
@@ -58,7 +58,7 @@ def remove_backups(settings: Settings, plan: Retention) -> None:
 
 
 def _not_good(newest: StoredBackup, now: datetime) -> str | None:
-    if newest.folder is None and newest.error_code is None:
+    if newest.folder is None and newest.state != FAILED:
         return f"the newest, {newest.name}, is gone from the disk"
     if not newest.is_good:
         why = f"failed ({newest.error_code})" if newest.error_code else "was not verified yet"

@@ -229,6 +229,12 @@ def record_offsite(settings: Settings, folder: Path) -> None:
         log.warning("backup.row_not_written", backup=backup.name, reason=str(failure).splitlines()[0])
 
 
+def record_offsite_failure(settings: Settings, folder: Path, error: PharosError) -> None:
+    """Keep in the row of a backup, which stays a good one, why it could not be copied; the next copy takes it away."""
+    backup = describe_folder(folder)
+    _write_row(settings, backup, state=backup.state, error=error)
+
+
 def record_written(settings: Settings, folder: Path) -> None:
     """Keep in a row that a backup was made; it has not been restored yet."""
     _write_row(settings, describe_folder(folder), state=WRITTEN, error=None)
@@ -313,6 +319,8 @@ def _with_row(backup: StoredBackup, row: dict[str, Any] | None) -> StoredBackup:
     if row is None:
         return backup
     backup = replace(backup, id=row["id"], offsite_at=row["offsite_at"])
+    if backup.state == VERIFIED_STATE and row["state"] in GOOD:  # then what failed is its copy
+        backup = replace(backup, error_code=row["error_code"], error=row["error"])
     is_offsite = backup.state == VERIFIED_STATE and backup.offsite_at is not None
     return replace(backup, state=OFFSITE) if is_offsite else backup
 
