@@ -257,9 +257,10 @@ def restore_bare(scratch: Scratch, bare: BareCopy) -> float:
 def measure_restore(source: Settings, backup: Path, bare_seconds: float) -> dict[str, Any]:
     """Into an empty data directory, up to the answer; the machine's own identity stands in for the offline one."""
     identity = source.data_dir / "secrets" / "drill_identity"
+    trust = ("--identity", str(identity), "--signed-by", read_manifest(backup).signed_by)
     with empty_installation() as scratch:
         started = time.perf_counter()
-        restoring, _ = scratch.run("restore", str(backup), "--identity", str(identity), "--yes")
+        restoring, _ = scratch.run("restore", str(backup), *trust, "--yes")
         starting, _ = scratch.run("up", "--detach")
         answering, told = scratch.run("ask", KNOWN_QUESTION, "--project", PROJECT, "--json")
         seconds = time.perf_counter() - started

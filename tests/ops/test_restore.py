@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
-import multiprocessing
-import os
+import re
 import resource
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +51,7 @@ from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import read_verification
 from pharos.ops.backup.verification import verify_backup
 from pharos.ops.operation_lock import hold_operation_lock
+from pharos.ops.restore_commands import trusted_signer
 from pharos.ops.rotate_encryption import rotate_encryption
 from pharos.ops.start_stop import postgres_alone
 from pharos.runtime import Runtime
@@ -183,7 +183,7 @@ def test_undo_brings_back_what_was_live_before_and_a_second_one_undoes_that(plac
     bring_back(place)
     assert documents(place.settings) == place.ledger
     set_aside = with_runtime(place.settings, as_a_wipe_does)
-    _, _, files = undo_restore(place.settings, tell=quiet)
+    files = undo_restore(place.settings, tell=quiet).files
     assert documents(place.settings) == live
     assert 0 < len(files) <= set_aside
     assert all(is_whole(place.settings, place.tenant.id, sha256) for sha256 in live.values())
@@ -220,47 +220,10 @@ def test_undo_names_the_files_that_are_gone_and_changes_nothing(place: Place) ->
     assert (state_of(place.settings), databases(place)) == before
 
 
-# ---- kills ----
-
-
-def kill_at(settings: Settings, folder: Path, step: str) -> None:
-    def tell(reached: str, sentence: str) -> None:
-        if reached == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    restore(settings, folder, tell=tell)
-
-
-@pytest.mark.contract("RS-05", part="a kill leaves the old or the new database, and the next run is clean")
-@pytest.mark.parametrize("step", ["load", "swap", "swapped"])
-def test_a_kill_leaves_the_old_or_the_new_and_the_next_run_is_clean(place: Place, step: str) -> None:
-    kill_and_run_again(place, step)
-
-
-@pytest.mark.prove
-@pytest.mark.parametrize("step", ["compare", "blobs"])
-def test_a_kill_at_a_step_between_leaves_the_old_and_the_next_run_is_clean(place: Place, step: str) -> None:
-    kill_and_run_again(place, step)
-
-
-def kill_and_run_again(place: Place, step: str) -> None:
-    with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
-    live = documents(place.settings)
-    process = multiprocessing.get_context("fork").Process(target=kill_at, args=(place.settings, place.folder, step))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-    assert documents(place.settings) == (place.ledger if step == "swapped" else live)
-    refuse_unsafe_role(connection_urls(place.settings).app)
-    bring_back(place)
-    assert documents(place.settings) == place.ledger
-    assert f"{database_of(place.settings)}_restore" not in databases(place)
-
-
 def test_a_swap_that_fails_half_way_changes_no_name(place: Place) -> None:
-    before = databases(place)
+    before, known = databases(place), read_administration(place.settings)
     with pytest.raises(psycopg.errors.InvalidCatalogName):
-        swap(read_administration(place.settings), fresh="restored_by_nobody")
+        swap(known, fresh="restored_by_nobody", kept=f"{known.database}_before")
     assert databases(place) == before
 
 
@@ -397,13 +360,17 @@ def test_a_backup_of_the_previous_schema_is_migrated_forward(database_server: Se
 @pytest.mark.slow
 @pytest.mark.contract("RS-04", part="one Python command; on Linux")
 @pytest.mark.contract("RS-06")
-def test_an_empty_machine_needs_the_folder_and_the_identity_alone(place: Place, tmp_path: Path) -> None:
+def test_an_empty_machine_needs_the_folder_the_identity_and_the_signers_name(place: Place, tmp_path: Path) -> None:
     folder, identity = copy_of(place, tmp_path), tmp_path / "identity"
     shutil.copy(make_drill_identity(place.settings), identity)
     settings = Settings(_env_file=None, data_dir=tmp_path / "new")
     with pytest.raises(Conflict, match="--identity"):
         restore(settings, folder, tell=quiet)
-    done = restore(settings, folder, tell=quiet, identity=identity)
+    with pytest.raises(Conflict, match="--signed-by") as stranger:
+        restore(settings, folder, tell=quiet, identity=identity)
+    signer = read_manifest(place.folder).signed_by
+    assert (stranger.value.code, stranger.value.details["signed_by"]) == ("unknown_signer", signer)
+    done = restore(settings, folder, tell=quiet, identity=identity, signed_by=signer)
     assert (done.keys, done.secrets, done.rollback_point) == (KeyStep.INSTALL, 1, None)
     assert len(done.blobs.missing) == len(place.ledger)
     try:
@@ -414,6 +381,20 @@ def test_an_empty_machine_needs_the_folder_and_the_identity_alone(place: Place, 
         assert again.keys is KeyStep.KEEP
     finally:
         embedded_postgres.delete(settings.data_dir)
+
+
+def test_a_signer_nobody_here_knows_is_trusted_only_when_a_person_types_its_key(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, signer = Settings(_env_file=None, data_dir=tmp_path / "new"), read_manifest(place.folder).signed_by
+    assert trusted_signer(place.settings, place.folder, None, asks=True) is None, "its own is known"
+    assert trusted_signer(settings, place.folder, signer, asks=True) == signer
+    with pytest.raises(Conflict, match=re.escape(f"--signed-by {signer}")):
+        trusted_signer(settings, place.folder, None, asks=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"yes\n{signer}\n"))
+    with pytest.raises(Invalid, match="nothing was changed"):
+        trusted_signer(settings, place.folder, None, asks=True)
+    assert trusted_signer(settings, place.folder, None, asks=True) == signer
 
 
 # ---- a part of it ----
@@ -462,8 +443,8 @@ def test_uploads_alone_are_added_and_damaged_ones_moved_aside(place: Place) -> N
     assert (len(changes.missing), len(changes.damaged)) == (1, 1)
     assert all(is_whole(place.settings, place.tenant.id, sha256) for sha256 in place.ledger.values())
     assert state_of(place.settings) == before
-    aside = list(place.settings.blob_root.glob(f"{ASIDE}*/**/{damaged}"))
-    assert [file.read_bytes() for file in aside] == [b"rotten"]
+    *_, aside = sorted(place.settings.blob_root.glob(f"{ASIDE}*/**/{damaged}"))
+    assert aside.read_bytes() == b"rotten"
 
 
 # ---- verification ----

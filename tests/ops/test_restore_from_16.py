@@ -130,13 +130,21 @@ def by_name_index_of_16(moved: Moved) -> list[str]:
 def test_it_is_brought_back_whole_on_the_embedded_18_and_sorted_by_its_rules(moved: Moved, tmp_path: Path) -> None:
     settings, identity = Settings(_env_file=None, data_dir=tmp_path / "new"), make_drill_identity(moved.settings)
     manifest = read_manifest(moved.folder)
-    planned = pharos(settings, "restore", "--dry-run", str(moved.folder), "--identity", str(identity))
+    trust = ("--identity", str(identity), "--signed-by", manifest.signed_by)
+    planned = pharos(settings, "restore", "--dry-run", str(moved.folder), *trust)
     said = " ".join(planned.stdout.split())
     assert f"made on Postgres {manifest.server_version}, and this is 18." in said
     assert f"sorted by {manifest.collation_version}, and is by b C.UTF-8 1 here: indexes are rebuilt" in said
     with capture_logs() as logged:
         told: list[str] = []
-        restore(settings, moved.folder, identity=identity, keep_sessions=True, tell=lambda _, said: told.append(said))
+        restore(
+            settings,
+            moved.folder,
+            identity=identity,
+            signed_by=manifest.signed_by,
+            keep_sessions=True,
+            tell=lambda _, said: told.append(said),
+        )
     try:
         assert [line for line in told if "Postgres 16" in line]
         assert [line for line in told if "sorted by c " in line]

@@ -15,7 +15,8 @@ from pharos.infra import embedded_postgres
 from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.logs import configure_logs
 from pharos.infra.settings import Settings
-from pharos.infra.terminal import AsJson, echo_json, echo_line, echo_table, run_async
+from pharos.infra.terminal import AsJson, echo_json, echo_line, echo_table, error_console, run_async
+from pharos.ops.backup.restore_journal import read_unfinished
 from pharos.ops.listen import refuse_busy_port
 from pharos.ops.running import PARTS, READY_SECONDS, State, part_process, read_state, supervisor_lock
 from pharos.ops.start_stop import start_detached, stop_running
@@ -47,6 +48,7 @@ def up(
     if names not in (PARTS, ("postgres",)):
         raise Invalid("Only Postgres can run alone: pharos up --only postgres", code="not_alone")
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _warn_of_unfinished(settings)
     with supervisor_lock(settings):
         if "web" in names:
             from pharos.ops.secrets_check import refuse_bad_signing_secrets  # as below
@@ -62,6 +64,12 @@ def up(
             run_async(supervisor.run())
             return
     _start_detached(settings, only=only)
+
+
+def _warn_of_unfinished(settings: Settings) -> None:
+    """It starts all the same: what is live is the old data or the new."""
+    if (left := read_unfinished(settings)) is not None:
+        error_console.print(left.words, markup=False)
 
 
 def _start_detached(settings: Settings, *, only: str | None) -> None:
@@ -112,16 +120,20 @@ def _delete_data(settings: Settings) -> list[str]:
 def status(as_json: AsJson = False) -> None:
     """Which parts run, since when, and how often they had to be started again."""
     settings = Settings()
-    state = read_state(settings)
+    state, left = read_state(settings), read_unfinished(settings)
+    unfinished = {"unfinished_restore": left.words} if left is not None else {}
+    if left is not None and not as_json:
+        echo_line(left.words)
     if state is None:
         if as_json:
-            echo_json({"running": False, "data_dir": str(settings.data_dir)})
+            echo_json({"running": False, "data_dir": str(settings.data_dir), **unfinished})
         else:
             echo_line(f"Pharos is not running on {settings.data_dir}. Start it with `pharos up`.")
         return
     parts = [_describe(state, name) for name in PARTS if name in state.parts]
     if as_json:
-        echo_json({"running": True, "ready": state.is_ready, "url": state.url, "pid": state.pid, "parts": parts})
+        said = {"running": True, "ready": state.is_ready, "url": state.url, "pid": state.pid, "parts": parts}
+        echo_json({**said, **unfinished})
         return
     echo_line(f"Pharos {'is ready' if state.is_ready else 'is starting'} at {state.url} (process {state.pid})")
     keys = ("part", "state", "pid", "restarts", "memory_mb", "running_seconds")

@@ -17,6 +17,7 @@ from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.settings import Settings
 from pharos.infra.smtp import NO_SERVER, MailDelayed, MailFailed, MailTransport
 from pharos.infra.terminal import AsJson, echo_json, echo_table, run_async
+from pharos.ops.backup.restore_journal import read_unfinished
 from pharos.ops.check_data import DataReport, check_data, describe, repair_data
 from pharos.ops.config_commands import read_settings
 from pharos.ops.disk import find_disks
@@ -199,6 +200,13 @@ async def _fresh_standing(runtime: Runtime) -> Standing:
     return await read_standing(runtime, fresh=True)
 
 
+def check_restore() -> str:
+    left = read_unfinished(Settings())
+    if left is not None:
+        raise Doubt(left.words)
+    return "none was broken off"
+
+
 def check_data_fits() -> str:
     return _judge_data(run_async(_with_runtime(check_data)))
 
@@ -235,6 +243,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "models": check_models,
     "disk": check_disk,
     "backup": check_backup,
+    "restore": check_restore,
     "data": check_data_fits,
 }
 NEEDS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from datetime import UTC
 from pathlib import Path
@@ -9,21 +10,25 @@ from typing import Annotated, TypedDict
 
 import typer
 
-from pharos.infra.errors import Invalid
+from pharos.infra.errors import Conflict, Invalid
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table, size_text
-from pharos.ops.backup.restore import Restored, restore, restore_uploads, undo_restore
+from pharos.ops.backup.check import check_manifest
+from pharos.ops.backup.restore import Restored, Undone, restore, restore_uploads, undo_restore
 from pharos.ops.backup.restore_blobs import BlobChanges
 from pharos.ops.backup.restore_keys import KeyStep
-from pharos.ops.backup.restore_plan import Prepared, prepare, server_differences
+from pharos.ops.backup.restore_plan import Prepared, Tell, prepare, server_differences
 from pharos.ops.backup.restore_table import RestoredTable, restore_one_table
-from pharos.ops.backup.rollback_points import RollbackPoint, database_name, rollback_points_here
+from pharos.ops.backup.restore_unfinished import Aborted, Finished, abort_restore, resume_restore
+from pharos.ops.backup.rollback_points import database_name, rollback_points_here
 from pharos.ops.backup.store import Found, StoredBackup, find_backup, list_backups
 
 app = typer.Typer()
 
 What = Annotated[str | None, typer.Argument(help="latest, a date, a moment in UTC, a name, an id or a path.")]
 Merge = Annotated[bool, typer.Option("--merge", help="Add the rows that the live table lacks; with --table.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a restore that was broken off.")]
+Abort = Annotated[bool, typer.Option("--abort", help="Go back to what was live before a restore that was broken off.")]
 KeepSessions = Annotated[bool, typer.Option("--keep-sessions", help="Whoever was signed in then stays signed in.")]
 IdentityFile = Annotated[
     Path | None, typer.Option("--identity", help="The age identity that opens its secrets, if not this machine's.")
@@ -58,6 +63,8 @@ def restore_command(
     merge: Merge = False,
     uploads_only: Annotated[bool, typer.Option("--uploads-only", help="Only missing and damaged files.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Swap back to the database from before the restore.")] = False,
+    resume: Resume = False,
+    abort: Abort = False,
     identity: IdentityFile = None,
     signed_by: SignedBy = None,
     keep_sessions: KeepSessions = False,
@@ -70,10 +77,12 @@ def restore_command(
     if show_list:
         _list(settings, as_json=as_json)
         return
+    if resume or abort:
+        _end_unfinished(settings, resume=resume, tell=tell, as_json=as_json)
+        return
     if undo:
         _ask(settings, "Swap back to the database from before the last restore?", yes=yes)
-        point, other, files = undo_restore(settings, tell=tell, keep_sessions=keep_sessions)
-        _echo_undone(point, other, files, as_json=as_json)
+        _echo_undone(undo_restore(settings, tell=tell, keep_sessions=keep_sessions), as_json=as_json)
         return
     if what is None:
         raise Invalid(
@@ -84,7 +93,8 @@ def restore_command(
     _remark(found, as_json=as_json)
     if (table is None) != (into is None):
         raise Invalid("--table and --into belong together: --table users --into scratch", code="table_without_schema")
-    trust: Trust = {"identity": identity, "signed_by": signed_by}
+    asks = sys.stdin.isatty() and not (yes or as_json)
+    trust: Trust = {"identity": identity, "signed_by": trusted_signer(settings, found.folder, signed_by, asks=asks)}
     if dry_run:
         _echo_plan(prepare(settings, found.folder, **trust, tell=tell, counts_rows=True), as_json=as_json)
     elif table is not None and into is not None:
@@ -105,6 +115,23 @@ def _ask(settings: Settings, question: str, *, yes: bool) -> None:
     name = database_name(settings)
     if typer.prompt(f"{question}\nType the name of the database, {name}, to go on") != name:
         raise Invalid(f"That was not {name}, so nothing was changed.", code="not_confirmed")
+
+
+def trusted_signer(settings: Settings, folder: Path, named: str | None, *, asks: bool) -> str | None:
+    """Whom to believe besides the known keys: the key that was named, or one that somebody on a terminal types after
+    comparing it. Raises `Conflict` (`unknown_signer`) where nobody is asked, and as `check_manifest` does."""
+    try:
+        check_manifest(settings, folder, signed_by=named)
+    except Conflict as error:
+        if error.code != "unknown_signer" or not asks:
+            raise
+        signer = str(error.details["signed_by"])
+        echo_line(f"{folder.name} was signed by a key that this installation does not know:\n{signer}")
+        question = "Compare it with the one kept with the offline identity, and type it to go on"
+        if typer.prompt(question).strip() != signer:
+            raise Invalid("That is not the key, so nothing was changed.", code="not_confirmed") from error
+        return signer
+    return named
 
 
 def _say(step: str, sentence: str) -> None:
@@ -221,15 +248,54 @@ def _echo_restored(settings: Settings, done: Restored, *, as_json: bool) -> None
     echo_line(f"It took {done.seconds:.1f} s.")
 
 
-def _echo_undone(point: RollbackPoint, other: str, files: tuple[str, ...], *, as_json: bool) -> None:
-    if as_json:
-        echo_json({"live_since": point.since, "was": point.database, "rollback_point": other, "files": files})
+def _end_unfinished(settings: Settings, *, resume: bool, tell: Tell, as_json: bool) -> None:
+    """Nobody types a name again: going on was confirmed then, and an abort loses nothing."""
+    if not resume:
+        _echo_aborted(abort_restore(settings, tell=tell), as_json=as_json)
         return
-    echo_line(
-        f"{point.database} is live again. What was live until now is kept as {other}: a second undo brings it back."
-    )
-    if files:
-        echo_line(f"{len(files)} uploaded files that were set aside are in their place again.")
+    done = resume_restore(settings, tell=tell)
+    if isinstance(done, Restored):
+        _echo_restored(settings, done, as_json=as_json)
+    elif isinstance(done, Undone):
+        _echo_undone(done, as_json=as_json)
+    else:
+        _echo_finished(done, as_json=as_json)
+
+
+def _echo_finished(done: Finished, *, as_json: bool) -> None:
+    if as_json:
+        echo_json(done)
+        return
+    for check in done.checks:
+        echo_line(f"{check.result} {check.name}: {check.said}")
+    echo_line("What was restored was live already; the restore is finished.")
+    if done.rollback_point is not None:
+        echo_line(f"The database from before is {done.rollback_point}: `pharos restore --undo` swaps back.")
+    if not done.is_running:
+        echo_line("Pharos did not run and stays stopped. Start it with `pharos up`.")
+
+
+def _echo_aborted(done: Aborted, *, as_json: bool) -> None:
+    if as_json:
+        echo_json(done)
+        return
+    if done.swapped_back:
+        echo_line(f"What was live before the restore is live again; the restored database is kept as {done.kept}.")
+    else:
+        echo_line("The live database is the one from before; what was half made is removed.")
+    echo_line("What ran runs again." if done.is_running else "Pharos did not run and stays stopped.")
+
+
+def _echo_undone(done: Undone, *, as_json: bool) -> None:
+    point = done.point
+    if as_json:
+        other = {"rollback_point": done.other, "files": done.files}
+        echo_json({"live_since": point.since, "was": point.database, **other})
+        return
+    echo_line(f"{point.database} is live again.")
+    echo_line(f"What was live until now is kept as {done.other}: a second undo brings it back.")
+    if done.files:
+        echo_line(f"{len(done.files)} uploaded files that were set aside are in their place again.")
 
 
 def _echo_table(one: RestoredTable, *, as_json: bool) -> None:

@@ -65,13 +65,15 @@ class SmokeReport:
 
 @dataclass(frozen=True)
 class StreamedAnswer:
-    """An answer as it came: sources as the API names them, seconds from the question to its first and last event."""
+    """An answer as it came: sources as the API names them, seconds from the question to its first and last event, and
+    the conversation that it is kept in."""
 
     text: str
     sources: tuple[dict[str, Any], ...]
     grounded: bool
     first_seconds: float
     last_seconds: float
+    conversation_id: str
 
 
 class CheckFailed(Exception):
@@ -147,6 +149,7 @@ async def stream_answer(
     started = time.monotonic()
     times: list[float] = []
     sources: tuple[dict[str, Any], ...] = ()
+    conversation_id = ""
     request = client.stream(
         *("POST", f"/chat/projects/{project_id}"), json={"question": question}, headers=headers, timeout=ANSWER_SECONDS
     )
@@ -156,12 +159,14 @@ async def stream_answer(
             raise _refused(reply)
         async for event, data in _events(reply):
             times.append(time.monotonic() - started)
-            if event == "sources":
+            if event == "meta":
+                conversation_id = data["conversation_id"]
+            elif event == "sources":
                 sources = tuple(data["sources"])
             elif event == "error":
                 raise CheckFailed(f"the answer broke off: {data.get('message')}", "`pharos logs web` says why")
             elif event == "done":
-                return StreamedAnswer(data["text"], sources, data["grounded"], times[0], times[-1])
+                return StreamedAnswer(data["text"], sources, data["grounded"], times[0], times[-1], conversation_id)
     raise CheckFailed("the stream ended before its last event", "see whether a proxy ends it; `pharos logs web`")
 
 

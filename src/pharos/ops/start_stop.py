@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Literal
 
 import psutil
 
@@ -18,6 +19,9 @@ from pharos.ops.log_files import log_file, open_log
 from pharos.ops.running import READY_SECONDS, State, read_state, supervisor_lock, supervisor_pid
 
 DOWN_SECONDS = 120.0
+
+Ran = Literal["everything", "postgres"]
+"""What an installation runs: all its parts, or Postgres alone."""
 
 
 def start_detached(settings: Settings, *, only: str | None = None) -> State:
@@ -39,6 +43,22 @@ def start_detached(settings: Settings, *, only: str | None = None) -> State:
             raise Unavailable("Pharos did not start. Its last words:\n" + "\n".join(tail), code="not_started")
         time.sleep(0.05)
     return state
+
+
+def what_runs(settings: Settings) -> Ran | None:
+    """What runs now; None when nothing does."""
+    state = read_state(settings)
+    if state is None:
+        return None
+    return "everything" if "web" in state.parts else "postgres"
+
+
+def run_again(settings: Settings, ran: Ran | None) -> None:
+    """See that what once ran does so now, and nothing but it; None asks for nothing. Raises as `start_detached`."""
+    if ran is None or what_runs(settings) == ran:
+        return
+    stop_running(settings)
+    start_detached(settings, only=None if ran == "everything" else ran)
 
 
 def stop_running(settings: Settings) -> State | None:

@@ -53,10 +53,15 @@ async def open_embedding(settings: Settings) -> AsyncIterator[EmbeddingModel]:
         await embedding.close()
 
 
+def has_chat_model(settings: Settings) -> bool:
+    """Whether a model writes the answers; else they are extracts, and no question leaves the machine."""
+    return settings.llm_model is not None and (settings.llm_url is not None or settings.llm_key is not None)
+
+
 @asynccontextmanager
 async def open_chat_model(settings: Settings) -> AsyncIterator[ChatModel | None]:
     """The configured OpenAI-compatible model, or None: answers are then extractive."""
-    if settings.llm_model is None or (settings.llm_url is None and settings.llm_key is None):
+    if settings.llm_model is None or not has_chat_model(settings):
         yield None
         return
     from pharos.providers.openai import OpenAIChat  # its SDK takes most of a second to import

@@ -217,9 +217,9 @@ def _not_trusted(folder: Path, content: bytes, signature: bytes) -> Conflict:
         signer = str(json.loads(content)["signed_by"])
         if is_signed_by(signer, content, signature):
             return Conflict(
-                f"{folder} was signed by a key that this installation does not know: {signer}. Compare it with what "
-                "`pharos backup show` printed where the backup was made; if it is the same, add "
-                f"`--signed-by {signer}`.",
+                f"{folder} was signed by a key that this installation does not know: {signer}. Compare it with the one "
+                "kept with the offline identity, or with what `pharos backup show` prints where the backup was made; "
+                f"if it is the same, add `--signed-by {signer}`.",
                 code="unknown_signer",
                 signed_by=signer,
             )

@@ -32,7 +32,7 @@ from pharos.infra.settings import Settings
 from pharos.infra.terminal import size_text
 from pharos.ops.backup import offsite
 from pharos.ops.backup.check import check_backup, check_escrow
-from pharos.ops.backup.drill_log import DrillCheck, DrillReport, explain, save_report
+from pharos.ops.backup.drill_log import DrillCheck, DrillReport, explain, is_drill_due, list_drills, save_report
 from pharos.ops.backup.drill_pharos import TenantToAsk, ask_canary, drill_settings, second_pharos, tenants_to_ask
 from pharos.ops.backup.escrow import drill_identity_file
 from pharos.ops.backup.manifest import BLOBS_FOLDER, Manifest
@@ -99,12 +99,25 @@ def run_drill(
     drill is cleared away when it returns. Raises only what keeps a drill from beginning: `Conflict` while another
     operation runs.
     """
+    with hold_operation_lock(settings, "drill"):
+        return _run(settings, by=by, tell=tell, wait_for_end=wait_for_end)
+
+
+def run_due_drill(settings: Settings, *, by: str, tell: Tell) -> DrillReport | None:
+    """The same if PHAROS_DRILL_EVERY_DAYS says that one is due; None when not.
+
+    Asked while nobody else can run one: of several workers that found one due a moment ago, one runs it.
+    """
+    with hold_operation_lock(settings, "drill"):
+        drills, backups = list_drills(settings), list_backups(settings)
+        if not is_drill_due(drills, backups, every_days=settings.drill_every_days, now=datetime.now(UTC)):
+            return None
+        return _run(settings, by=by, tell=tell, wait_for_end=None)
+
+
+def _run(settings: Settings, *, by: str, tell: Tell, wait_for_end: Callable[[str], None] | None) -> DrillReport:
     started, started_at = time.monotonic(), datetime.now(UTC)
-    with (
-        hold_operation_lock(settings, "drill"),
-        _ended_by_signals(),
-        scratch_folder(settings.data_dir, prefix="drill-") as home,
-    ):
+    with _ended_by_signals(), scratch_folder(settings.data_dir, prefix="drill-") as home:
         drill = _Drill(settings, f"restore-drill-{started_at:%Y%m%d}", home, tell)
         try:
             with ExitStack() as stack:
@@ -158,7 +171,7 @@ def _restore_and_try(drill: _Drill, stack: ExitStack, wait_for_end: Callable[[st
         url = stack.enter_context(second_pharos(second, escrow))
         said.append(f"a second Pharos answers at {url}; migrations: {applied}")
     with _check(drill, "people") as said:
-        tenants = asyncio.run(tenants_to_ask(second, loaded))
+        tenants = asyncio.run(tenants_to_ask(second, loaded.backup_url))
         said.append(f"{len(tenants)} of {len(manifest.tenants)} tenants have somebody to ask as")
     _try_it(drill, url, loaded, tenants)
     with _check(drill, "retention") as said:
@@ -249,7 +262,7 @@ def _try_it(drill: _Drill, url: str, loaded: Loaded, tenants: list[TenantToAsk])
     for tenant in tenants:
         try:
             with _check(drill, "canary") as said:
-                said.append(asyncio.run(ask_canary(url, loaded, tenant)))
+                said.append(asyncio.run(ask_canary(url, loaded.backup_url, tenant)))
         except LookupError:
             drill.add(DrillCheck("canary", "SKIP", f"{tenant.slug}: has no passage its superadmin may read"))
 

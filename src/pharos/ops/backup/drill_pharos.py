@@ -52,6 +52,7 @@ PEOPLE = """
     from memberships m join users u on u.id = m.user_id join tenants t on t.id = m.tenant_id
     where m.disabled_at is null and u.disabled_at is null
     order by m.tenant_id, u.must_change_password, m.platform_role = 'superadmin' desc, m.user_id
+    limit %s
     """
 PASSAGES = """
     select p.document_id, p.project_id, p.text
@@ -104,10 +105,11 @@ def second_pharos(settings: Settings, escrow: Escrow) -> Iterator[str]:
             _stop(process)
 
 
-async def tenants_to_ask(settings: Settings, loaded: Loaded) -> list[TenantToAsk]:
-    """Every tenant that has people, with a token of its superadmin, or of anybody where there is none."""
-    with psycopg.connect(loaded.backup_url) as connection:
-        people = connection.execute(PEOPLE).fetchall()
+async def tenants_to_ask(settings: Settings, backup_url: str, *, limit: int | None = None) -> list[TenantToAsk]:
+    """Every tenant that has people, the oldest first, with a token of its superadmin, or of anybody where there is
+    none; at most `limit` of them. `backup_url` leads to the database as the role that reads all."""
+    with psycopg.connect(backup_url) as connection:
+        people = connection.execute(PEOPLE, [limit]).fetchall()
     found = []
     async with open_runtime(settings) as runtime:
         for tenant_id, slug, user_id, email, platform_role, org_position, department_id in people:
@@ -124,8 +126,9 @@ async def tenants_to_ask(settings: Settings, loaded: Loaded) -> list[TenantToAsk
     return found
 
 
-async def ask_canary(url: str, loaded: Loaded, asked: TenantToAsk) -> str:
-    """Ask what a known passage of the tenant says until an answer cites its document; names none.
+async def ask_canary(url: str, backup_url: str, asked: TenantToAsk, *, kept_in: list[str] | None = None) -> str:
+    """Ask what a known passage of the tenant says until an answer cites its document; names none. The conversations
+    that the questions are kept in are added to `kept_in`.
 
     Raises `Conflict` (`canary_failed`) when none of several does, and `LookupError` for a tenant without passages that
     this person may read.
@@ -133,7 +136,7 @@ async def ask_canary(url: str, loaded: Loaded, asked: TenantToAsk) -> str:
     headers = {"Authorization": f"Bearer {asked.token}"}
     async with httpx.AsyncClient(base_url=url, timeout=60.0, trust_env=False) as client:
         projects = (await client.get("/projects", headers=headers)).raise_for_status().json()["projects"]
-        known = _passages(loaded, asked.tenant_id, [UUID(project["id"]) for project in projects])
+        known = _passages(backup_url, asked.tenant_id, [UUID(project["id"]) for project in projects])
         if not known:
             raise LookupError(asked.slug)
         said = ""
@@ -145,14 +148,16 @@ async def ask_canary(url: str, loaded: Loaded, asked: TenantToAsk) -> str:
             except CheckFailed as failed:
                 said = failed.said
                 continue
+            if kept_in is not None:
+                kept_in.append(answer.conversation_id)
             if any(source["document_id"] == str(document_id) for source in answer.sources):
                 return f"{asked.slug}: cites its document"
             said = "a question about a document was answered without it"
     raise Conflict(f"{asked.slug}: {said} ({len(known)} passages tried).", code="canary_failed")
 
 
-def _passages(loaded: Loaded, tenant_id: UUID, projects: list[UUID]) -> list[tuple[Any, ...]]:
-    with psycopg.connect(loaded.backup_url) as connection:
+def _passages(backup_url: str, tenant_id: UUID, projects: list[UUID]) -> list[tuple[Any, ...]]:
+    with psycopg.connect(backup_url) as connection:
         return connection.execute(PASSAGES, [tenant_id, projects, CANARIES]).fetchall()
 
 

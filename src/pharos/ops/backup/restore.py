@@ -1,17 +1,17 @@
 """Bring a backup back: beside the live database, compared, then swapped in by renaming; the old one stays for a while.
 
 Killed at any moment, the live data is the old or the new one, never a mix: until the swap nothing that is in use was
-changed but that blobs were added, and the swap is one transaction. The next run removes what a killed one left.
+changed but that blobs were added, and the swap is one transaction. The next run removes what a killed one left, and
+starts what that one had stopped; `restore_unfinished.py` goes on with it or undoes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -32,7 +32,7 @@ from pharos.infra.database_roles import (
 )
 from pharos.infra.db import create_database
 from pharos.infra.db_system import system_transaction
-from pharos.infra.errors import Conflict, NotFound, PharosError, Unavailable
+from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.ids import TenantId
 from pharos.infra.keyring import read_keys
@@ -42,17 +42,17 @@ from pharos.infra.settings import Settings
 from pharos.ops.backup.fingerprints import read_server
 from pharos.ops.backup.manifest import Manifest
 from pharos.ops.backup.restore_blobs import BlobChanges, add_blobs, bring_named
+from pharos.ops.backup.restore_journal import Unfinished, keep_journal
 from pharos.ops.backup.restore_keys import KeyStep, bring_keys
 from pharos.ops.backup.restore_plan import Prepared, Tell, prepare, programs_for, server_differences
+from pharos.ops.backup.restore_swap import postgres_running, put_in_place
 from pharos.ops.backup.rollback_points import (
-    FAILED,
     STAMP,
     RollbackPoint,
     dropped_afterwards,
     has_database,
     list_rollback_points,
     restored_name,
-    swap,
 )
 from pharos.ops.backup.scratch import (
     Loaded,
@@ -62,18 +62,12 @@ from pharos.ops.backup.scratch import (
     refuse_differences,
     refuse_unopened,
 )
-from pharos.ops.listen import local_url
 from pharos.ops.models import Backup, Drill
 from pharos.ops.operation_lock import hold_operation_lock
-from pharos.ops.running import State, read_state
-from pharos.ops.smoke import Check, run_smoke
-from pharos.ops.start_stop import postgres_alone, start_detached, stop_running, wait_until_down
+from pharos.ops.running import read_state
+from pharos.ops.smoke import Check
 
 log = get_logger(__name__)
-
-PAUSE_SECONDS = 0.2
-"""Of the smoke test's stream: no proxy stands between this machine and its own web process."""
-LEASE_REASON = "rollback point"
 
 
 @dataclass(frozen=True)
@@ -94,6 +88,16 @@ class Restored:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Undone:
+    """`point` is live again, `other` the name of what was live until then. `files` a wipe had set aside; they are in
+    their place again, `<tenant>/ab/cd/<sha256>`."""
+
+    point: RollbackPoint
+    other: str
+    files: tuple[str, ...]
+
+
 def restore(
     settings: Settings,
     folder: Path,
@@ -112,20 +116,31 @@ def restore(
     started, stamp = time.monotonic(), datetime.now(UTC).strftime(STAMP)
     prepared = prepare(settings, folder, identity=identity, signed_by=signed_by, tell=tell)
     with ExitStack() as held:
-        if (was := read_state(settings)) is None:
-            held.enter_context(postgres_alone(settings))
+        ran = held.enter_context(postgres_running(settings))
         known = read_administration(settings)
-        held.enter_context(hold_operation_lock(settings, "restore", with_database=has_database(known, known.database)))
-        fresh = restored_name(known.database)
+        replaces, fresh = has_database(known, known.database), restored_name(known.database)
+        held.enter_context(hold_operation_lock(settings, "restore", with_database=replaces))
+        begun = Unfinished(
+            what="restore",
+            folder=str(folder.absolute()),
+            database=fresh,
+            replaces=replaces,
+            ran=ran,
+            identity=str(identity.absolute()) if identity is not None else None,
+            signed_by=signed_by,
+            keep_sessions=keep_sessions,
+        )
+        journal = held.enter_context(keep_journal(settings, begun, tell=tell))
         with dropped_afterwards(known, fresh):
-            loaded = _load(settings, known, prepared, fresh, tell=tell)
-            secrets, keys = _bring_secrets(settings, loaded, prepared, tell=tell)
-            _migrate_forward(settings, prepared, fresh, tell=tell)
-            tell("blobs", f"Adding {len(prepared.blobs.missing) + len(prepared.blobs.damaged)} uploaded files")
+            loaded = _load(settings, known, prepared, fresh, tell=journal.step)
+            secrets, keys = _bring_secrets(settings, loaded, prepared, tell=journal.step)
+            _migrate_forward(settings, prepared, fresh, tell=journal.step)
+            missing = len(prepared.blobs.missing) + len(prepared.blobs.damaged)
+            journal.step("blobs", f"Adding {missing} uploaded files")
             add_blobs(settings, folder, prepared.blobs, stamp=stamp)
             _carry_over(settings, fresh)
             asyncio.run(_finish_rows(settings, f"backup:{prepared.manifest.name}", fresh, keep_sessions=keep_sessions))
-            before, checks = _put_in_place(settings, known, fresh, was=was, tell=tell)
+            checks = put_in_place(settings, known, journal)
     return Restored(
         backup=prepared.manifest.name,
         made_at=prepared.manifest.made_at,
@@ -134,8 +149,8 @@ def restore(
         keys=keys,
         migrations=prepared.migrations,
         secrets=secrets,
-        rollback_point=before,
-        is_running=was is not None,
+        rollback_point=journal.state.before,
+        is_running=ran is not None,
         checks=checks,
         seconds=round(time.monotonic() - started, 3),
     )
@@ -153,18 +168,14 @@ def restore_uploads(
     return prepared.blobs
 
 
-def undo_restore(
-    settings: Settings, *, tell: Tell, keep_sessions: bool = False
-) -> tuple[RollbackPoint, str, tuple[str, ...]]:
+def undo_restore(settings: Settings, *, tell: Tell, keep_sessions: bool = False) -> Undone:
     """Swap back to the newest rollback point; what was live becomes one itself, so a second undo is a redo.
 
-    Returns the point that is live now, the name of the other, and the files that a wipe had set aside and that are in
-    their place again. Raises `NotFound` when there is none, `Conflict` when today's keys do not open what is stored
+    Raises `NotFound` when there is none, `Conflict` when today's keys do not open what is stored
     there or files that it names are gone.
     """
     with ExitStack() as held:
-        if (was := read_state(settings)) is None:
-            held.enter_context(postgres_alone(settings))
+        ran = held.enter_context(postgres_running(settings))
         known = read_administration(settings)
         held.enter_context(hold_operation_lock(settings, "undoing a restore"))
         point = next(iter(list_rollback_points(settings)), None)
@@ -172,22 +183,24 @@ def undo_restore(
             raise NotFound(
                 "There is no rollback point. `pharos restore --list` shows the backups.", code="no_rollback_point"
             )
-        tell("secrets", f"Opening every secret in {point.database}")
+        begun = Unfinished("undo", "", point.database, replaces=True, ran=ran, keep_sessions=keep_sessions)
+        journal = held.enter_context(keep_journal(settings, begun, tell=tell))
+        journal.step("secrets", f"Opening every secret in {point.database}")
         loaded = Loaded(
             point.database,
             with_database(known.admin_url, point.database),
             with_database(connection_urls(settings).backup, point.database),
         )
         refuse_unopened(open_secrets(loaded, read_keys(settings)), name=point.database)
-        tell("blobs", "Looking for every uploaded file it names")
+        journal.step("blobs", "Looking for every uploaded file it names")
         found = bring_named(settings, loaded.backup_url, name=point.database)
         _bring_forward(settings, loaded)
         _carry_over(settings, point.database)
         subject = f"database:{point.database}"
         asyncio.run(_finish_rows(settings, subject, point.database, keep_sessions=keep_sessions))
-        before, _ = _put_in_place(settings, known, point.database, was=was, tell=tell)
-        assert before is not None
-    return point, before, found
+        put_in_place(settings, known, journal)
+        assert journal.state.before is not None
+    return Undone(point, journal.state.before, found)
 
 
 def _load(settings: Settings, known: Administration, prepared: Prepared, fresh: str, *, tell: Tell) -> Loaded:
@@ -296,60 +309,3 @@ def _bring_forward(settings: Settings, loaded: Loaded) -> None:
         )
     urls = connection_urls(settings)
     migrate.upgrade(with_database(urls.migrator, loaded.database), owner=urls.owner_role)
-
-
-def _put_in_place(
-    settings: Settings, known: Administration, fresh: str, *, was: State | None, tell: Tell
-) -> tuple[str | None, tuple[Check, ...]]:
-    """Swap, with what ran stopped before and started after; swap back when it does not work. Returns the old one's
-    name now and the checks of the smoke test."""
-    if was is None:
-        return _swap(known, fresh, tell=tell), ()
-    only = None if "web" in was.parts else "postgres"
-    with _stopped(settings, only=only, tell=tell):
-        before = _swap(read_administration(settings), fresh, tell=tell)
-    try:
-        tell("start", "Starting Pharos")
-        start_detached(settings, only=only)
-        if only is not None:
-            return before, ()
-        tell("smoke", "Asking what people ask of it")
-        report = asyncio.run(run_smoke(local_url(settings), pause_seconds=PAUSE_SECONDS))
-        if report.passed:
-            return before, report.checks
-        said = "; ".join(f"{check.name}: {check.said}" for check in report.failed)
-    except PharosError as error:
-        said = error.message
-    tell("back", f"Swapping back: {said}")
-    with _stopped(settings, only=only, tell=tell):
-        assert before is not None, "what ran had a database"
-        failed = swap(read_administration(settings), fresh=before, kept_as=FAILED)
-    start_detached(settings, only=only)
-    raise Unavailable(
-        f"What was restored does not work ({said}), so the old database is live again. The restored one is kept as "
-        f"{failed}; `pharos logs web` and `pharos doctor` say more.",
-        code="restore_not_healthy",
-    )
-
-
-def _swap(known: Administration, fresh: str, *, tell: Tell) -> str | None:
-    tell("swap", "Swapping the databases")
-    before = swap(known, fresh=fresh)
-    tell("swapped", f"The old database is now {before}" if before else "The database is in place")
-    return before
-
-
-@contextmanager
-def _stopped(settings: Settings, *, only: str | None, tell: Tell) -> Iterator[None]:
-    """Everything but Postgres stopped. It is started again by the caller, or here when the block fails or the stopping
-    takes too long: what was told to stop will, so we wait until it has."""
-    tell("stop", "Stopping Pharos")
-    try:
-        stop_running(settings)
-        with postgres_alone(settings):
-            yield
-    except BaseException:
-        tell("again", "Starting what ran again, once it has stopped")
-        wait_until_down(settings)
-        start_detached(settings, only=only)
-        raise

@@ -13,16 +13,14 @@ import psycopg
 from pharos.infra import embedded_postgres, migrate
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.errors import Conflict, PharosError, StorageFull
-from pharos.infra.keyring import read_keys
 from pharos.infra.settings import Settings
 from pharos.ops.backup.check import check_backup, check_escrow
 from pharos.ops.backup.dump import client_programs
-from pharos.ops.backup.escrow import Escrow, drill_identity_file, open_escrow
+from pharos.ops.backup.escrow import Escrow, drill_identity_file
 from pharos.ops.backup.fingerprints import ServerFacts, count_rows, read_server
-from pharos.ops.backup.manifest import DATABASE_FOLDER, ESCROW, Manifest
+from pharos.ops.backup.manifest import DATABASE_FOLDER, Manifest
 from pharos.ops.backup.restore_blobs import BlobChanges, compare_blobs
 from pharos.ops.backup.restore_keys import KeyStep, plan_keys
-from pharos.ops.backup.signing import known_keys
 
 LOADED_PER_DUMPED = 8
 """A compressed dump grows when loaded: rows by about three, indexes by as much again, and the server's log."""
@@ -72,7 +70,7 @@ def prepare(
     """
     started = time.monotonic()
     tell("check", f"Checking every file of {folder.name}")
-    signed_by = signed_by or _first_signer(settings, folder, identity)
+    _refuse_no_identity(settings, identity)
     manifest = check_backup(settings, folder, signed_by=signed_by, identity=identity)
     blobs = compare_blobs(settings, folder)
     rows_now, server_now = _live_database(settings) if counts_rows else (None, None)
@@ -151,28 +149,13 @@ def server_differences(manifest: Manifest, here: ServerFacts) -> tuple[str, ...]
     return tuple(said)
 
 
-def has_keys(settings: Settings) -> bool:
-    """Whether this installation has ever encrypted anything: an empty machine has no key."""
-    return bool(read_keys(settings))
-
-
-def _first_signer(settings: Settings, folder: Path, identity: Path | None) -> str | None:
-    """Who signed, on a machine with nothing to lose: the escrow names the key, and only the operator's identity opens
-    an escrow. None where a key is known or there are keys already."""
-    if known_keys(settings) or has_keys(settings) or not (folder / ESCROW).exists():
-        return None
-    return open_escrow((folder / ESCROW).read_bytes(), identity or _identity_here(settings)).signed_by
-
-
-def _identity_here(settings: Settings) -> Path:
-    file = drill_identity_file(settings)
-    if not file.exists():
+def _refuse_no_identity(settings: Settings, identity: Path | None) -> None:
+    if identity is None and not drill_identity_file(settings).exists():
         raise Conflict(
             "This machine has nothing that opens the keys in the backup. Name the file of the offline identity, whose "
             "public half was PHAROS_BACKUP_RECIPIENT: `--identity FILE`.",
             code="no_identity",
         )
-    return file
 
 
 def _bytes_to_load(manifest: Manifest) -> int:

@@ -21,6 +21,7 @@ from pharos.infra import embedded_postgres
 from pharos.infra.database_roles import DATABASE, Administration, read_administration
 from pharos.infra.errors import PharosError, Unavailable
 from pharos.infra.settings import Settings
+from pharos.ops.backup.restore_journal import read_unfinished
 from pharos.ops.backup.scratch import drop_database
 
 SWAP_TRIES = 10
@@ -88,11 +89,13 @@ def database_name(settings: Settings) -> str:
 
 def remove_old_rollback_points(settings: Settings) -> list[str]:
     """Drop those whose time is over, and what failed as long ago; their names. Does nothing where no administrator's
-    address is known."""
+    address is known, and leaves what a restore that was broken off may have to swap back to."""
     points = rollback_points_here(settings)
     if points is None or _has_no_database(settings):
         return []
-    over = [one.database for one in (*points, *_kept(settings, FAILED)) if one.until <= datetime.now(UTC)]
+    left, kept = read_unfinished(settings), (*points, *_kept(settings, FAILED))
+    needed = {left.before, left.database} if left else set()
+    over = [one.database for one in kept if one.until <= datetime.now(UTC) and one.database not in needed]
     for database in over:
         drop_database(read_administration(settings).admin_url, database)
     return over
@@ -105,15 +108,13 @@ def has_database(known: Administration, name: str) -> bool:
     return found is not None
 
 
-def swap(known: Administration, *, fresh: str, kept_as: str = BEFORE) -> str | None:
+def swap(known: Administration, *, fresh: str, kept: str | None) -> None:
     """Let the database `fresh` take the live one's name, in one transaction; whoever is connected is disconnected.
 
-    The live one is kept as `BEFORE`, or as `FAILED` when nobody shall swap back to it.
-    Returns what the live one is called now; None when there was none. Raises `Unavailable` when somebody keeps coming
-    back faster than we can rename.
+    The live one is called `kept` from then on (see `free_name`); None where there is no live one. Raises `Unavailable`
+    when somebody keeps coming back faster than we can rename.
     """
-    before = _free_name(known, kept_as) if has_database(known, known.database) else None
-    names = [name for name in (known.database, fresh) if before or name == fresh]
+    names = [name for name in (known.database, fresh) if kept or name == fresh]
     with psycopg.connect(known.admin_url, autocommit=True) as connection:
         for _ in range(SWAP_TRIES):
             connection.execute(
@@ -121,12 +122,12 @@ def swap(known: Administration, *, fresh: str, kept_as: str = BEFORE) -> str | N
             )
             try:
                 with connection.transaction():
-                    if before is not None:
-                        _rename(connection, known.database, before)
+                    if kept is not None:
+                        _rename(connection, known.database, kept)
                     _rename(connection, fresh, known.database)
             except psycopg.errors.ObjectInUse:
                 continue  # a program of another machine was quicker
-            return before
+            return
     raise Unavailable(
         f"Something keeps connecting to the database {known.database}, so it could not be swapped; nothing was "
         "changed. Stop Pharos on all other machines and run this again.",
@@ -134,8 +135,9 @@ def swap(known: Administration, *, fresh: str, kept_as: str = BEFORE) -> str | N
     )
 
 
-def _free_name(known: Administration, word: str) -> str:
-    """Names carry a second, and two swaps may fall into one."""
+def free_name(known: Administration, word: str) -> str:
+    """What the live database may be called when it is live no more, `word` being `BEFORE` or `FAILED`. Names carry a
+    second, and two swaps may fall into one."""
     at = datetime.now(UTC)
     while has_database(known, name := f"{known.database}_{word}_{at.strftime(STAMP)}"):
         at += timedelta(seconds=1)

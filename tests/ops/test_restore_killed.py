@@ -1,0 +1,219 @@
+"""A restore that is killed at any step leaves the old data or the new, never both, and is gone on with or undone.
+
+One installation and one backup of it for the whole module, with a supervisor where something has to run: the server is
+the tests' own, so that starting it costs no more than a process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from tests.ops.installation import Place, database_of, first_day, make_installation, quiet, upload, with_runtime
+from tests.postgres import Server
+from typer.testing import CliRunner
+
+from pharos.cli import app
+from pharos.infra.database_roles import connection_urls
+from pharos.infra.errors import NotFound
+from pharos.infra.fence import refuse_unsafe_role
+from pharos.infra.keyring import read_keys
+from pharos.infra.settings import Settings
+from pharos.ops.backup.fingerprints import fingerprint_tables
+from pharos.ops.backup.manifest import TableState, read_manifest
+from pharos.ops.backup.restore import Restored, restore, undo_restore
+from pharos.ops.backup.restore_journal import read_unfinished
+from pharos.ops.backup.restore_unfinished import Finished, abort_restore, resume_restore
+from pharos.ops.backup.rollback_points import list_rollback_points
+from pharos.ops.backup.scratch import Loaded, open_secrets
+from pharos.ops.backup.snapshot import make_backup
+from pharos.ops.start_stop import start_detached, stop_running, what_runs
+
+pytestmark = [
+    pytest.mark.xdist_group("restore_killed"),  # one installation for all of them
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),  # it is to outlive us
+]
+
+OURS = {"operations", "backups", "drills", "blob_leases"}
+"""Tables about the installation, which a restore and its lock write."""
+KEPT = {"documents", "projects", "memberships", "passages", "secrets", "data_keys"}
+"""Tables that a restore leaves as they were in the backup; it ends sessions and writes into the logs."""
+
+
+@pytest.fixture(scope="module")
+def place(database_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    settings = make_installation(database_server, tmp_path_factory.mktemp("killed"))
+    tenant, ledger = with_runtime(settings, first_day)
+    return Place(settings, database_server, make_backup(settings), tenant, ledger)
+
+
+@pytest.fixture(autouse=True)
+def environment(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As an operator's shell has it; what runs at the end is stopped."""
+    monkeypatch.setenv("PHAROS_DATA_DIR", str(place.settings.data_dir))
+    monkeypatch.setenv("PHAROS_DATABASE_URL", str(place.settings.database_url))
+    monkeypatch.setenv("PHAROS_DATABASE_ADMIN_URL", place.server.admin_url)
+    yield
+    stop_running(place.settings)
+
+
+def state_of(settings: Settings) -> dict[str, TableState]:
+    with psycopg.connect(connection_urls(settings).backup) as connection:
+        return {name: state for name, state in fingerprint_tables(connection).items() if name not in OURS}
+
+
+def is_old(place: Place, old: dict[str, TableState]) -> bool:
+    return state_of(place.settings) == old
+
+
+def is_new(place: Place) -> bool:
+    found, wanted = state_of(place.settings), read_manifest(place.folder).tables
+    return [name for name in KEPT if found[name] != wanted[name]] == []
+
+
+def databases(place: Place) -> set[str]:
+    with psycopg.connect(place.server.admin_url, autocommit=True) as connection:
+        names = {row[0] for row in connection.execute("select datname from pg_database")}
+    return {name for name in names if name.startswith(database_of(place.settings))}
+
+
+def kill_at(step: str, work: Any, *arguments: Any, **options: Any) -> None:
+    """Run `work` in a process of its own, which kills itself as it tells this step."""
+
+    def tell(reached: str, sentence: str) -> None:
+        if reached == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments, kwargs={"tell": tell, **options})
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, f"it never came to {step}"
+
+
+def changed(place: Place) -> dict[str, TableState]:
+    """What is live once something came after the backup."""
+    with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
+    return state_of(place.settings)
+
+
+def is_usable(settings: Settings) -> bool:
+    """Whether the fence holds and the keys at hand open every secret of what is live."""
+    refuse_unsafe_role(connection_urls(settings).app)
+    urls = connection_urls(settings)
+    return not open_secrets(Loaded("", urls.direct, urls.backup), read_keys(settings)).unopened
+
+
+def said(*words: str) -> str:
+    return " ".join(CliRunner().invoke(app, words).output.split())
+
+
+BEFORE_THE_SWAP = ["load", "compare", "secrets", "blobs", "swap"]
+
+
+def kill_and_run_again(place: Place, step: str) -> None:
+    old = changed(place)
+    kill_at(step, restore, place.settings, place.folder)
+    assert is_old(place, old) if step in BEFORE_THE_SWAP else is_new(place)
+    assert is_usable(place.settings)
+    restore(place.settings, place.folder, tell=quiet)
+    assert is_new(place)
+    assert f"{database_of(place.settings)}_restore" not in databases(place)
+    assert read_unfinished(place.settings) is None
+
+
+@pytest.mark.contract("RS-05", part="a kill leaves the old or the new database, and the next run is clean")
+@pytest.mark.parametrize("step", ["load", "swap", "swapped"])
+def test_a_kill_leaves_the_old_or_the_new_and_the_next_run_is_clean(place: Place, step: str) -> None:
+    kill_and_run_again(place, step)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("step", ["compare", "secrets", "blobs"])
+def test_a_kill_at_a_step_between_leaves_the_old_and_the_next_run_is_clean(place: Place, step: str) -> None:
+    kill_and_run_again(place, step)
+
+
+def test_a_restore_killed_with_pharos_stopped_is_said_and_resumed(place: Place) -> None:
+    old = changed(place)
+    start_detached(place.settings, only="postgres")
+    kill_at("swap", restore, place.settings, place.folder)
+    assert (is_old(place, old), what_runs(place.settings)) == (True, None)
+    for command in (("status",), ("doctor", "restore")):
+        text = said(*command)
+        assert "broken off at the step swap" in text
+        assert "`pharos restore --resume`" in text
+        assert "`pharos restore --abort`" in text
+    done = resume_restore(place.settings, tell=quiet)
+    assert isinstance(done, Restored)
+    assert (is_new(place), what_runs(place.settings)) == (True, "postgres")
+    assert "broken off" not in said("status")
+    with pytest.raises(NotFound, match="No restore was broken off"):
+        abort_restore(place.settings, tell=quiet)
+
+
+def test_a_restore_killed_once_swapped_is_aborted_back_to_what_was_live(place: Place) -> None:
+    old = changed(place)
+    start_detached(place.settings, only="postgres")
+    kill_at("start", restore, place.settings, place.folder)
+    assert (is_new(place), what_runs(place.settings)) == (True, None)
+    aborted = abort_restore(place.settings, tell=quiet)
+    assert aborted.swapped_back
+    assert aborted.kept in databases(place), "people may have worked with it"
+    assert (is_old(place, old), what_runs(place.settings)) == (True, "postgres")
+    assert is_usable(place.settings)
+    assert read_unfinished(place.settings) is None
+
+
+def test_a_restore_killed_once_swapped_is_finished_where_nothing_ran(place: Place) -> None:
+    changed(place)
+    kill_at("swapped", restore, place.settings, place.folder)
+    done = resume_restore(place.settings, tell=quiet)
+    assert isinstance(done, Finished)
+    assert (is_new(place), done.is_running, what_runs(place.settings)) == (True, False, None)
+    assert done.rollback_point == list_rollback_points(place.settings)[0].database
+
+
+def test_an_abort_before_the_swap_removes_what_is_half_made(place: Place) -> None:
+    old = changed(place)
+    kill_at("compare", restore, place.settings, place.folder)
+    assert f"{database_of(place.settings)}_restore" in databases(place)
+    before = databases(place)
+    aborted = abort_restore(place.settings, tell=quiet)
+    assert not aborted.swapped_back
+    assert before - databases(place) == {f"{database_of(place.settings)}_restore"}
+    assert is_old(place, old)
+
+
+def test_an_undo_that_was_killed_is_aborted_and_its_rollback_point_is_one_again(place: Place) -> None:
+    old = changed(place)
+    restore(place.settings, place.folder, tell=quiet)
+    point = list_rollback_points(place.settings)[0].database
+    kill_at("swapped", undo_restore, place.settings)
+    assert state_of(place.settings)["documents"] == old["documents"]
+    abort_restore(place.settings, tell=quiet)
+    assert is_new(place)
+    assert list_rollback_points(place.settings)[0].database == point
+
+
+def test_a_restore_at_work_is_not_called_broken_off(place: Place) -> None:
+    seen: list[object] = []
+    restore(place.settings, place.folder, tell=lambda step, sentence: seen.append(read_unfinished(place.settings)))
+    assert set(seen) == {None}
+
+
+@pytest.mark.prove
+def test_a_kill_while_migrating_leaves_the_old_and_is_resumed(database_server: Server, tmp_path: Path) -> None:
+    settings = make_installation(database_server, tmp_path / "data", revision="0002")
+    tenant, ledger = with_runtime(settings, first_day)
+    older = Place(settings, database_server, make_backup(settings), tenant, ledger)
+    old = changed(older)
+    kill_at("migrate", restore, settings, older.folder)
+    assert is_old(older, old)
+    assert isinstance(resume_restore(settings, tell=quiet), Restored)
+    assert state_of(settings)["documents"] == read_manifest(older.folder).tables["documents"]
