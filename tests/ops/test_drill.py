@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
-from tests.conftest import make_runtime
+from tests.conftest import make_runtime, open_client
 from tests.make import MadeTenant, make_document, make_person, make_project
 from tests.postgres import Server
 
@@ -32,7 +32,7 @@ from pharos.infra.db_system import system_transaction
 from pharos.infra.settings import Settings
 from pharos.library import tasks
 from pharos.ops.backup import signing
-from pharos.ops.backup.drill import own_blobs, run_drill
+from pharos.ops.backup.drill import own_blobs, run_drill, run_due_drill
 from pharos.ops.backup.drill_log import CAUSES, DrillReport, days_since_passed, is_drill_due, list_drills
 from pharos.ops.backup.manifest import (
     SIGNATURE,
@@ -48,7 +48,9 @@ from pharos.ops.backup.offsite import push_backup
 from pharos.ops.backup.scratch import shipped_programs
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import StoredBackup, record_verification
+from pharos.ops.standing import read_standing
 from pharos.runtime import Runtime
+from pharos.worker import RegularDrill
 
 pytestmark = pytest.mark.xdist_group("drill")  # one installation for all of them
 
@@ -296,6 +298,68 @@ def test_without_a_good_backup_the_drill_is_red_and_says_what_to_do(place: Place
     report = drill(changed(place.settings, backup_dir=tmp_path))
     assert [(check.name, check.next_step) for check in report.checks] == [("backup", CAUSES["no_such_backup"][1])]
     assert json.dumps([check.__dict__ for check in report.checks])
+
+
+def a_drill_is_due(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one passed 31 days ago; commands find the installation in their environment."""
+    for name in ("data_dir", "database_url", "backup_dir"):
+        monkeypatch.setenv(f"PHAROS_{name.upper()}", str(getattr(settings, name)))
+    with psycopg.connect(connection_urls(settings).app) as connection:
+        connection.execute("delete from drills")
+        a_month_ago = "now() - '31 days'::interval"
+        connection.execute(
+            f"insert into drills (id, name, started_at, passed) values (gen_random_uuid(), 'old', {a_month_ago}, true)"
+        )
+
+
+@pytest.mark.contract("DR-11", part="a due one runs unattended, once, whoever else finds it due; a red one is loud")
+def test_a_due_drill_runs_once_for_two_workers_and_a_red_one_is_loud(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = with_backups(place, tmp_path)
+    blob = next((tmp_path / place.folder.name / "blobs").glob("*/??/??/*"))
+    blob.write_bytes(blob.read_bytes()[::-1])  # of the same size: only who reads it knows
+    a_drill_is_due(settings, monkeypatch)
+
+    async def work(runtime: Runtime) -> None:
+        first, second = RegularDrill(), RegularDrill()
+        ended_well = await asyncio.gather(first.run_if_due(runtime), second.run_if_due(runtime))
+        log = (settings.data_dir / "logs" / "drill.log").read_text()
+        assert not all(ended_well), log
+        third = RegularDrill()  # of a worker that started anew
+        assert not await third.run_if_due(runtime)
+        assert third.next_try == 0.0, "it is not due any more"
+        new, old = list_drills(settings)
+        assert (new["passed"], new["by"], old["name"]) == (False, "schedule", "old"), log
+        assert len(list((tmp_path / "drills").glob("*.md"))) == 1
+        assert "drill_failed" in [notice.code for notice in (await read_standing(runtime, fresh=True)).notices]
+        async with open_client(runtime, place.tenant.admin) as client:
+            metrics = (await client.get("/metrics")).text
+            page = (await client.get("/admin/backups")).text
+        assert 'pharos_backup_notice{notice="drill_failed"} 1.0' in metrics
+        assert f"The last restore drill, {new['name']}, failed." in page
+        assert CAUSES["damaged_file"][1].split(";")[0] in page
+
+    with_runtime(settings, work)
+    late = run_due_drill(settings, by="a worker that found it due before the other's ended", tell=lambda check: None)
+    assert late is None
+
+
+@pytest.mark.prove
+def test_a_due_drill_of_a_good_backup_passes_unattended(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = with_backups(place, tmp_path)
+    a_drill_is_due(settings, monkeypatch)
+
+    async def work(runtime: Runtime) -> None:
+        log = settings.data_dir / "logs" / "drill.log"
+        assert await RegularDrill().run_if_due(runtime), log.read_text()
+        assert not await RegularDrill().run_if_due(runtime)
+
+    with_runtime(settings, work)
+    assert [(one["by"], one["passed"]) for one in list_drills(settings)] == [("schedule", True), ("", True)]
+    assert leftovers(settings) == []
 
 
 @pytest.mark.contract("DR-01")

@@ -10,7 +10,7 @@ import typer
 
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_line, echo_table
-from pharos.ops.backup.drill import run_drill
+from pharos.ops.backup.drill import run_drill, run_due_drill
 from pharos.ops.backup.drill_log import OVERDUE_DAYS, DrillCheck, DrillReport, days_since_passed, list_drills
 
 app = typer.Typer()
@@ -23,6 +23,9 @@ def drill(
         bool, typer.Option("--keep", help="Let the second Pharos run until Ctrl-C, to look around.")
     ] = False,
     show_list: Annotated[bool, typer.Option("--list", help="Only show the drills so far.")] = False,
+    if_due: Annotated[
+        bool, typer.Option("--if-due", help="Only if PHAROS_DRILL_EVERY_DAYS says so, as the worker does.")
+    ] = False,
     by: Annotated[str, typer.Option(help="Who asked for it; this machine's user if left out.")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -34,7 +37,15 @@ def drill(
     if show_list:
         _show(settings, as_json=as_json)
         return
-    report = run_drill(settings, by=by, tell=_quiet if as_json else _say, wait_for_end=_wait if keep else None)
+    tell = _quiet if as_json else _say
+    if if_due:
+        due = run_due_drill(settings, by=by, tell=tell)
+        if due is None:
+            echo_line("No drill is due.")
+            return
+        report = due
+    else:
+        report = run_drill(settings, by=by, tell=tell, wait_for_end=_wait if keep else None)
     if as_json:
         echo_json({**report.__dict__, "passed": report.passed})
     else:
