@@ -41,7 +41,7 @@ def make_folder(root: Path, name: str = NAME, *, words: bytes = b"words") -> Pat
 def make_manifest(name: str, files: dict[str, FileState]) -> Manifest:
     return Manifest(
         name=name,
-        made_at=datetime(2026, 1, 2, 3, tzinfo=UTC),
+        made_at=datetime.strptime(name, "pharos-%Y%m%d-%H%M%S").replace(tzinfo=UTC),
         version="1",
         schema="0003",
         server_version="18.4",
@@ -61,7 +61,12 @@ def make_manifest(name: str, files: dict[str, FileState]) -> Manifest:
 
 
 def settings_in(world: Path) -> Settings:
-    return Settings(_env_file=None, data_dir=world / "data", offsite=f"restic:{world / 'elsewhere' / 'repository'}")
+    return Settings(
+        _env_file=None,
+        data_dir=world / "data",
+        backup_dir=world / "backups",
+        offsite=f"restic:{world / 'elsewhere' / 'repository'}",
+    )
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -99,6 +99,10 @@ CAUSES: dict[str, tuple[str, str]] = {
         "passages or vectors are not those of the documents, or the models differ",
         "pharos doctor data; then pharos drill",
     ),
+    "offsite_unreachable": ("the place of PHAROS_OFFSITE does not answer", "pharos backup pull --list"),
+    "offsite_refused": ("the place of PHAROS_OFFSITE does not let this machine in", "pharos backup pull --list"),
+    "offsite_unknown_host": ("the key of the host of PHAROS_OFFSITE is not known here", "pharos backup pull --list"),
+    "offsite_host_changed": ("the host of PHAROS_OFFSITE shows another key", "pharos backup pull --list"),
     "offsite_damaged": ("the repository's disk damages what lies on it", "pharos backup pull --list; a new repository"),
     "storage_full": ("no room for a second copy of everything", "pharos doctor disk"),
 }

@@ -105,7 +105,7 @@ def push_backup(settings: Settings, folder: Path) -> Pushed:
     seal_password(settings, target)
     snapshot, added = restic.push(settings, target.place, folder, files=files)
     # The check comes first: reading a file whose pack is gone, restic would try again for most of a minute.
-    part = int(state.get("part", 0)) % restic.PARTS + 1
+    part = restic.next_part(int(state.get("part", 0)))
     restic.check(settings, target.place, part=part)
     original = (folder / MANIFEST).read_bytes()
     if restic.read_file(settings, target.place, snapshot, f"{folder.name}/{MANIFEST}") != original:

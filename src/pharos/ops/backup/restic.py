@@ -74,9 +74,19 @@ def push(settings: Settings, place: str, folder: Path, *, files: int) -> tuple[s
     return str(summary["snapshot_id"]), int(summary["data_added"])
 
 
-def check(settings: Settings, place: str, *, part: int) -> None:
-    """Check the whole structure and read one of `PARTS` of the data. Raises `Conflict` naming what is damaged."""
-    _run_locked(settings, place, "check", f"--read-data-subset={part}/{PARTS}")
+def next_part(part: int) -> int:
+    """The part of the repository that is read after `part`; 0 is before the first check."""
+    return part % PARTS + 1
+
+
+def check(settings: Settings, place: str, *, part: int) -> tuple[int, int] | None:
+    """Check the whole structure and read one of `PARTS` of the data. Raises `Conflict` naming what is damaged.
+
+    Returns how many packs were read of how many, where restic says so.
+    """
+    said = _run_locked(settings, place, "check", f"--read-data-subset={part}/{PARTS}")
+    found = re.search(r"of (\d+) data packs \(out of total (\d+) packs", said)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def list_snapshots(settings: Settings, place: str) -> list[tuple[str, str]]:
