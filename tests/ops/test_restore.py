@@ -46,6 +46,7 @@ from pharos.ops.backup.restore import Restored, restore, restore_uploads, undo_r
 from pharos.ops.backup.restore_keys import KeyStep
 from pharos.ops.backup.restore_plan import prepare, refuse_no_room
 from pharos.ops.backup.restore_table import restore_one_table
+from pharos.ops.backup.restore_time import estimate_restore
 from pharos.ops.backup.rollback_points import swap
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import read_verification
@@ -58,6 +59,8 @@ from pharos.runtime import Runtime
 
 pytestmark = pytest.mark.xdist_group("restore")  # one installation for all of them
 
+BOUND, SLACK_SECONDS = 2.0, 15.0
+"""Of a restore against its estimate, which is scaled by size; the slack is other work on the machine."""
 FILES = Table.metadata.tables["documents"]
 
 
@@ -451,6 +454,7 @@ def test_uploads_alone_are_added_and_damaged_ones_moved_aside(place: Place) -> N
 
 
 @pytest.mark.contract("BK-15")
+@pytest.mark.contract("RS-10", part="a restore stays within a bound that grows with the size")
 def test_a_backup_is_verified_by_restoring_it_and_a_table_that_differs_fails_it(place: Place, tmp_path: Path) -> None:
     verified = verify_backup(place.settings, place.folder, tell=quiet)
     manifest = read_manifest(place.folder)
@@ -458,6 +462,9 @@ def test_a_backup_is_verified_by_restoring_it_and_a_table_that_differs_fails_it(
     kept = read_verification(place.folder)
     assert kept is not None
     assert kept.passed
+    assert estimate_restore(place.settings, place.folder, manifest.bytes) == kept.seconds
+    assert bring_back(place).seconds < BOUND * kept.seconds + SLACK_SECONDS
+    assert f"about {kept.seconds:.0f} s" in " ".join(pharos(place, "--dry-run", str(place.folder)).stdout.split())
     folder = copy_of(place, tmp_path)
     manifest.tables["memberships"] = TableState(7, "0")
     sign_again(place.settings, folder, manifest)

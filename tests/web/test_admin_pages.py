@@ -34,6 +34,7 @@ from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict
 from pharos.infra.ids import ConversationId, DocumentId, new_id
 from pharos.library.ingest import ingest_documents
+from pharos.ops.backup.signing import public_key
 from pharos.ops.models import Drill
 from pharos.runtime import Runtime
 from pharos.web.admin_pages import SECTIONS
@@ -264,13 +265,16 @@ async def test_the_page_of_backups_says_what_would_be_lost_how_long_it_takes_and
         async with system_transaction(fresh_runtime.db) as session:
             session.add(Drill(name="restore-drill-1", started_at=now, seconds=41.5, passed=True, by="x", report=report))
         await make_document(fresh_runtime, admin, await make_project(fresh_runtime.db, admin))
+        assert "Signed by" not in empty, "looking makes no key"
+        public_key(settings)
         full = (await browser.get("/admin/backups")).text
     for said in (
         "Back to 30 h ago",
         "1 document received",
         "<td>46</td>",
         "About 42 s",
-        "as the last drill took",
+        "by size, from what the last drill took: 42 s",
+        public_key(settings),
         "7 documents",
         "is not good (backup_differs)",
         "<code>pharos backup list --log</code>",

@@ -19,6 +19,7 @@ from pharos.ops.backup.restore_blobs import BlobChanges
 from pharos.ops.backup.restore_keys import KeyStep
 from pharos.ops.backup.restore_plan import Prepared, Tell, prepare, server_differences
 from pharos.ops.backup.restore_table import RestoredTable, restore_one_table
+from pharos.ops.backup.restore_time import estimate_restore
 from pharos.ops.backup.restore_unfinished import Aborted, Finished, abort_restore, resume_restore
 from pharos.ops.backup.rollback_points import database_name, rollback_points_here
 from pharos.ops.backup.store import Found, StoredBackup, find_backup, list_backups
@@ -96,7 +97,9 @@ def restore_command(
     asks = sys.stdin.isatty() and not (yes or as_json)
     trust: Trust = {"identity": identity, "signed_by": trusted_signer(settings, found.folder, signed_by, asks=asks)}
     if dry_run:
-        _echo_plan(prepare(settings, found.folder, **trust, tell=tell, counts_rows=True), as_json=as_json)
+        plan = prepare(settings, found.folder, **trust, tell=tell, counts_rows=True)
+        seconds = estimate_restore(settings, found.folder, plan.manifest.bytes)
+        _echo_plan(plan, seconds, as_json=as_json)
     elif table is not None and into is not None:
         one = restore_one_table(settings, found.folder, table=table, into=into, tell=tell, merges=merge, **trust)
         _echo_table(one, as_json=as_json)
@@ -177,9 +180,9 @@ def _list(settings: Settings, *, as_json: bool) -> None:
         )
 
 
-def _echo_plan(plan: Prepared, *, as_json: bool) -> None:
+def _echo_plan(plan: Prepared, seconds: float | None, *, as_json: bool) -> None:
     if as_json:
-        echo_json(_plan_object(plan))
+        echo_json({**_plan_object(plan), "seconds_expected": seconds})
         return
     manifest = plan.manifest
     echo_line(
@@ -202,6 +205,10 @@ def _echo_plan(plan: Prepared, *, as_json: bool) -> None:
     for sentence in server_differences(manifest, plan.server_now) if plan.server_now is not None else ():
         echo_line(sentence)
     echo_line(f"Migrations that would follow: {', '.join(plan.migrations) or 'none'}.")
+    if seconds is None:
+        echo_line("How long it would take is not known: `pharos backup verify` measures it.")
+    else:
+        echo_line(f"It would take about {seconds:.0f} s, by its size and what the last verification took.")
     echo_line(f"It needs about {size_text(plan.bytes_needed)} on the disk, and there is room. Nothing was changed.")
 
 

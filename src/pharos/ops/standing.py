@@ -22,6 +22,7 @@ from pharos.infra.terminal import size_text
 from pharos.library.models import Document
 from pharos.ops.backup.drill_log import OVERDUE_DAYS
 from pharos.ops.backup.escrow import offline_warning
+from pharos.ops.backup.restore_time import How, Measured, estimate_seconds
 from pharos.ops.backup.store import FAILED, StoredBackup, list_backups, newest_good, read_verification
 from pharos.ops.disk import DiskSpace, bytes_after, find_disks, is_same_disk
 from pharos.runtime import Runtime
@@ -96,6 +97,7 @@ class Standing:
     `documents_since` were received after `good` was made, in all tenants: what is lost when the data is damaged now;
     `documents_since_elsewhere` the same for the loss of the machine. None without such a backup: all there is.
     `restore_seconds` is what the last drill took, else the last verification (`restore_by`); None before either.
+    `restore_estimate` is that for the size of `good`, in seconds; None where it cannot be told.
     """
 
     at: datetime
@@ -106,7 +108,8 @@ class Standing:
     documents_since: int | None
     documents_since_elsewhere: int | None
     restore_seconds: float | None
-    restore_by: Literal["drill", "verification"] | None
+    restore_by: How | None
+    restore_estimate: float | None
     disks: tuple[DiskSpace, ...]
     notices: list[Notice]
 
@@ -151,7 +154,7 @@ def judge(settings: Settings, facts: Facts, *, now: datetime) -> Standing:
     good = newest_good(facts.backups)
     copied = [backup for backup in facts.backups if backup.offsite_at is not None]
     elsewhere = max(copied, key=lambda backup: backup.made_at, default=None)
-    restore_seconds, restore_by = _restore_seconds(facts, good)
+    measured = _measured(facts, good)
     found = [
         _old_backup(good, facts.since, now),
         _failed_backup(facts.backups),
@@ -169,8 +172,9 @@ def judge(settings: Settings, facts: Facts, *, now: datetime) -> Standing:
         elsewhere=elsewhere,
         documents_since=None,
         documents_since_elsewhere=None,
-        restore_seconds=restore_seconds,
-        restore_by=restore_by,
+        restore_seconds=measured.seconds if measured else None,
+        restore_by=measured.how if measured else None,
+        restore_estimate=estimate_seconds(measured, good.bytes) if measured and measured.bytes and good else None,
         disks=facts.disks,
         notices=[notice for notice in found if notice is not None],
     )
@@ -263,14 +267,14 @@ def _disk_low(disk: DiskSpace) -> Notice:
     )
 
 
-def _restore_seconds(
-    facts: Facts, good: StoredBackup | None
-) -> tuple[float | None, Literal["drill", "verification"] | None]:
+def _measured(facts: Facts, good: StoredBackup | None) -> Measured | None:
+    """What a restore took last; 0 bytes for a drill of a backup that nobody remembers."""
     drill = next((drill for drill in facts.drills if drill.passed), None)
     if drill is not None:
-        return drill.seconds, "drill"
+        size = next((backup.bytes for backup in facts.backups if backup.name == drill.backup_name), 0)
+        return Measured("drill", drill.seconds, size)
     verification = read_verification(good.folder) if good is not None and good.folder is not None else None
-    return (verification.seconds, "verification") if verification is not None else (None, None)
+    return Measured("verification", verification.seconds, good.bytes) if verification and good else None
 
 
 def _read_facts(settings: Settings) -> Facts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
@@ -21,6 +22,7 @@ from pharos.identity.principal import ORG_POSITIONS, PLATFORM_ROLES
 from pharos.identity.tenants import is_default_tenant, name_of
 from pharos.infra.errors import NotAllowed, NotFound
 from pharos.infra.render import render_markdown
+from pharos.ops.backup.signing import own_key
 from pharos.ops.standing import read_standing
 from pharos.web.html import page
 from pharos.web.visit import CurrentVisit, Visit
@@ -235,7 +237,8 @@ async def backups_page(request: Request, visit: OperatorVisit) -> Response:
     """Backups with their state and age, drills with their log, what would be lost now and how long a restore takes."""
     standing = await read_standing(visit.runtime, fresh=True)
     drills = [(drill, Markup(render_markdown(drill.report))) for drill in standing.drills]  # noqa: S704 - sanitised
-    return await _page(request, visit, "backups", standing=standing, drills=drills)
+    signer = await asyncio.to_thread(own_key, visit.runtime.settings)
+    return await _page(request, visit, "backups", standing=standing, drills=drills, signer=signer)
 
 
 def _following(rows: list[Any]) -> UUID | None:

@@ -35,6 +35,11 @@ def public_key(settings: Settings) -> str:
     return _text(_private_key(settings).public_key())
 
 
+def own_key(settings: Settings) -> str | None:
+    """The same where there is one: nothing is made by looking."""
+    return public_key(settings) if signing_key_file(settings).exists() else None
+
+
 def sign(settings: Settings, message: bytes) -> bytes:
     """The content of `manifest.sig` for these bytes: base64 and a line end."""
     return base64.b64encode(_private_key(settings).sign(message)) + b"\n"
@@ -58,7 +63,7 @@ def known_keys(settings: Settings) -> frozenset[str]:
 
     Makes no key: a machine without one knows none of its own.
     """
-    own = {public_key(settings)} if signing_key_file(settings).exists() else set()
+    own = {key} if (key := own_key(settings)) else set()
     try:
         return frozenset(own | set(known_keys_file(settings).read_text().split()))
     except FileNotFoundError:
@@ -70,7 +75,7 @@ def remember_key(settings: Settings, key: str) -> None:
     _bytes(key)
     known = known_keys(settings)
     if key not in known:
-        own = {public_key(settings)} if signing_key_file(settings).exists() else set()
+        own = {mine} if (mine := own_key(settings)) else set()
         write_secret(known_keys_file(settings), "".join(f"{one}\n" for one in sorted((known | {key}) - own)))
 
 
