@@ -14,6 +14,7 @@ from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, error_co
 from pharos.ops.backup.commands import backup_app, warn_about_recipient
 from pharos.ops.backup.manifest import read_manifest
 from pharos.ops.backup.nightly import run_night
+from pharos.ops.backup.priority import give_way
 from pharos.ops.backup.snapshot import Progress, make_backup, plan_backup
 
 
@@ -31,6 +32,7 @@ def now(dry_run: DryRun = False, as_json: AsJson = False) -> None:
             f"{size_text(plan.needed_bytes)}, {size_text(plan.free_bytes)} are free."
         )
         return
+    give_way()
     with _bars() as progress:
         folder = make_backup(settings, progress=progress)
     manifest = read_manifest(folder)
@@ -60,6 +62,7 @@ def now(dry_run: DryRun = False, as_json: AsJson = False) -> None:
 def nightly(as_json: AsJson = False) -> None:
     """What runs every day at PHAROS_BACKUP_AT: make, verify, remove what is too old. `push` has its own hour."""
     settings = Settings()
+    give_way()
     with error_console.status("Making the daily backup") as line:
         night = run_night(settings, now=datetime.now().astimezone(), tell=lambda _, said: line.update(said))
     if as_json:

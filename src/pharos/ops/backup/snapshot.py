@@ -52,6 +52,7 @@ from pharos.ops.backup.manifest import (
     write_private,
 )
 from pharos.ops.backup.named_blobs import NamedBlob, named_blobs
+from pharos.ops.backup.priority import backends_give_way
 from pharos.ops.backup.store import PULLING, record_failure, record_written
 from pharos.ops.operation_lock import hold_operation_lock
 
@@ -166,6 +167,7 @@ def _fill(settings: Settings, folder: Path, *, made_at: datetime, name: str, pro
             target = folder / DATABASE_FOLDER
             with dumping(programs / "pg_dump", urls.backup, snapshot=snapshot, into=target, log=said.file) as dump:
                 progress("database", 0, 1)
+                backends_give_way(settings, connection)
                 seen = _look(connection)
                 files = _copy_blobs(settings, folder, blobs, progress)
                 finish_dump(dump, Path(said.name), needed=needed)
