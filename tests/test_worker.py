@@ -14,6 +14,7 @@ from pharos.identity.tenants import create_tenant, remove_abandoned_tenants, scr
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Invalid
 from pharos.infra.ids import TenantId, new_id
+from pharos.ops.backup.scratch_folder import scratch_folder
 from pharos.runtime import Runtime
 
 
@@ -54,6 +55,14 @@ async def test_what_a_killed_measurement_left_is_removed_after_a_day(runtime: Ru
     assert old not in known
     assert {fresh, audited, tenant.id} <= known  # what is in an audit log stays, and keeps nothing else
     assert await remove_abandoned_tenants(runtime) == 0
+
+
+async def test_what_a_killed_verification_left_goes_and_a_running_one_stays(runtime: Runtime) -> None:
+    left = runtime.settings.data_dir / "tmp" / "scratch-left"
+    with scratch_folder(runtime.settings.data_dir, prefix="drill-") as in_use:
+        (left / "postgres" / "data").mkdir(parents=True)
+        await worker.sweep(runtime)
+        assert (left.exists(), in_use.exists()) == (False, True)
 
 
 async def test_nobodys_tenant_is_named_like_a_measurement(runtime: Runtime) -> None:
