@@ -33,6 +33,7 @@ from pharos.ops.backup.restore_unfinished import Finished, abort_restore, resume
 from pharos.ops.backup.rollback_points import list_rollback_points
 from pharos.ops.backup.scratch import Loaded, open_secrets
 from pharos.ops.backup.snapshot import make_backup
+from pharos.ops.doctor_commands import Doubt, check_restore
 from pharos.ops.start_stop import start_detached, stop_running, what_runs
 
 pytestmark = [
@@ -144,13 +145,16 @@ def test_a_restore_killed_with_pharos_stopped_is_said_and_resumed(place: Place) 
     start_detached(place.settings, only="postgres")
     kill_at("swap", restore, place.settings, place.folder)
     assert (is_old(place, old), what_runs(place.settings)) == (True, None)
-    for command in (("status",), ("doctor", "restore")):
-        text = said(*command)
+    with pytest.raises(Doubt) as doubt:
+        check_restore()
+    for text in (said("status"), str(doubt.value)):
         assert "broken off at the step swap" in text
         assert "`pharos restore --resume`" in text
         assert "`pharos restore --abort`" in text
-    done = resume_restore(place.settings, tell=quiet)
+    at_work: list[object] = []
+    done = resume_restore(place.settings, tell=lambda step, _: at_work.append(read_unfinished(place.settings)))
     assert isinstance(done, Restored)
+    assert at_work[1:] == [None] * (len(at_work) - 1), "what is at work is not broken off"
     assert (is_new(place), what_runs(place.settings)) == (True, "postgres")
     assert "broken off" not in said("status")
     with pytest.raises(NotFound, match="No restore was broken off"):
@@ -162,6 +166,7 @@ def test_a_restore_killed_once_swapped_is_aborted_back_to_what_was_live(place: P
     start_detached(place.settings, only="postgres")
     kill_at("start", restore, place.settings, place.folder)
     assert (is_new(place), what_runs(place.settings)) == (True, None)
+    assert "`pharos restore --abort`" in said("up", "--detach", "--only", "postgres")
     aborted = abort_restore(place.settings, tell=quiet)
     assert aborted.swapped_back
     assert aborted.kept in databases(place), "people may have worked with it"
@@ -199,12 +204,6 @@ def test_an_undo_that_was_killed_is_aborted_and_its_rollback_point_is_one_again(
     abort_restore(place.settings, tell=quiet)
     assert is_new(place)
     assert list_rollback_points(place.settings)[0].database == point
-
-
-def test_a_restore_at_work_is_not_called_broken_off(place: Place) -> None:
-    seen: list[object] = []
-    restore(place.settings, place.folder, tell=lambda step, sentence: seen.append(read_unfinished(place.settings)))
-    assert set(seen) == {None}
 
 
 @pytest.mark.prove
