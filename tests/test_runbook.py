@@ -19,6 +19,7 @@ from _pytest.mark import ParameterSet
 from tests import runbook
 from tests.make import PASSWORD
 from tests.runbook import BadPage, Block, Page
+from tests.warm import warm_programs
 
 from pharos.cli import app
 from pharos.infra.settings import Settings
@@ -55,10 +56,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def clean_environment(data_dir: Path, home: Path) -> dict[str, str]:
+def clean_environment(data_dir: Path, home: Path, programs: Path) -> dict[str, str]:
     kept = {name: value for name, value in environ.items() if not name.startswith(("PHAROS_", "PYTEST_"))}
     return kept | {
-        "PATH": f"{Path(sys.executable).parent}:{environ['PATH']}",
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{environ['PATH']}",
         "PHAROS_DATA_DIR": str(data_dir),
         "PHAROS_PORT": str(free_port()),
         "HOME": str(home),
@@ -69,27 +70,32 @@ def clean_environment(data_dir: Path, home: Path) -> dict[str, str]:
 
 
 def pharos(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).parent / "pharos"), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(["pharos", *words], env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Path]:
+    with warm_programs() as folder:
+        yield folder
 
 
 @pytest.fixture
-def scratch() -> Iterator[Path]:
+def scratch(programs: Path) -> Iterator[Path]:
     # not pytest's own directory: below it a socket's path grows longer than the 107 characters Linux allows
     directory = Path(tempfile.mkdtemp(prefix="pharos-page-"))
     directory.chmod(0o755)
     yield directory
     # a page that failed half-way leaves running what a later block of it would have stopped
     for state in directory.rglob("run/supervisor.json"):
-        pharos({**environ, "PHAROS_DATA_DIR": str(state.parents[1])}, "down", "--delete-data", "--yes")
+        pharos(clean_environment(state.parents[1], directory, programs), "down", "--delete-data", "--yes")
     shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
-def installation() -> Iterator[dict[str, str]]:
+def installation(programs: Path) -> Iterator[dict[str, str]]:
     directory = Path(tempfile.mkdtemp(prefix="pharos-book-"))
     directory.chmod(0o755)
-    environment = clean_environment(directory / "data", directory)
+    environment = clean_environment(directory / "data", directory, programs)
     # Set up already, as a reader's is: no page may need one that was read before it.
     start(environment)
     made = pharos({**environment, "ADMIN_PASSWORD": PASSWORD}, "user", "create-admin", "--email", "head@example.org")
@@ -105,10 +111,10 @@ def start(environment: dict[str, str]) -> None:
 
 
 @pytest.fixture
-def environment(request: pytest.FixtureRequest, page: Page, scratch: Path) -> Iterator[dict[str, str]]:
+def environment(request: pytest.FixtureRequest, page: Page, scratch: Path, programs: Path) -> Iterator[dict[str, str]]:
     """The world of one page: its own data directory, or the shared installation, running."""
     if page.wants_fresh_installation:
-        own = clean_environment(scratch / "data", scratch)
+        own = clean_environment(scratch / "data", scratch, programs)
         yield own
         pharos(own, "down", "--delete-data", "--yes")
         return

@@ -1,0 +1,51 @@
+"""The program of the runbook's pages does what the installed one does."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from os import environ
+from pathlib import Path
+
+import pytest
+from tests.warm import warm_programs
+
+INSTALLED = str(Path(sys.executable).parent / "pharos")
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[str]:
+    with warm_programs() as folder:
+        yield str(folder / "pharos")
+
+
+@pytest.fixture
+def around(tmp_path: Path) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if not name.startswith("PHAROS_")} | {
+        "PHAROS_DATA_DIR": str(tmp_path / "none"),
+        "COLUMNS": "80",
+    }
+
+
+@pytest.mark.parametrize("words", [["version"], ["fly", "--high"], ["status"], ["config", "list", "--json"]])
+def test_it_ends_as_the_installed_one(words: list[str], warm: str, around: dict[str, str], tmp_path: Path) -> None:
+    def run(program: str) -> tuple[int, str, str]:
+        ended = subprocess.run([program, *words], env=around, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return ended.returncode, ended.stdout, ended.stderr
+
+    assert run(warm) == run(INSTALLED)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_what_it_runs(number: signal.Signals, warm: str, around: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "none" / "logs").mkdir(parents=True)
+    (tmp_path / "none" / "logs" / "web.log").write_text('{"event": "it.began"}\n')
+    program = subprocess.Popen([warm, "logs", "--follow"], env=around, stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    assert "it.began" in program.stdout.readline()
+    program.send_signal(number)
+    assert program.wait() == -number
+    assert program.stdout.read() == "", "the end of its stream comes when nobody holds it any more"
+    program.stdout.close()
