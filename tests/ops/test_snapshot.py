@@ -426,21 +426,27 @@ async def test_a_key_that_is_missing_fails_the_backup(world: World) -> None:
 
 
 @pytest.mark.contract("BK-11", part="one command; what it would take is told before")
+@pytest.mark.contract("BK-11", part="plain on demand")
 @pytest.mark.contract("BK-10", part="the success line gives folder, size and time")
 async def test_the_command_makes_one_and_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    await world.add("something")
+    document = await world.add("something")
     in_environment(world.settings, monkeypatch)
     plan = await asyncio.to_thread(CliRunner().invoke, app, ["backup", "now", "--dry-run", "--json"])
     assert json.loads(plan.stdout)["documents"] == 1
     assert list_backups(world.settings) == []
     started = time.monotonic()
-    said = await asyncio.to_thread(CliRunner().invoke, app, ["backup", "now"], catch_exceptions=False)
+    said = await asyncio.to_thread(CliRunner().invoke, app, ["backup", "now", "--plain"], catch_exceptions=False)
     (made,) = list_backups(world.settings)
     assert made.seconds < time.monotonic() - started
     assert (made.state, made.documents) == ("written", 1)
     words = " ".join(said.stdout.split())
     assert f"{made.folder}: 1 documents," in words
     assert f"{made.made_at:%Y-%m-%d %H:%M:%S} UTC" in words
+    assert made.folder is not None
+    tables = {file.name: file.read_bytes() for file in (made.folder / "database").iterdir()}
+    assert not any(name.endswith(".gz") for name in tables)
+    assert any(str(document).encode() in content for name, content in tables.items() if name != "toc.dat")
+    assert documents_in(made.folder) == {str(document)}
 
 
 @pytest.mark.contract("BK-12", part="before a migration of a database in use, unless that is refused")

@@ -72,13 +72,18 @@ def for_a_client(url: str) -> tuple[str, dict[str, str]]:
 
 
 @contextmanager
-def dumping(pg_dump: Path, url: str, *, snapshot: str, into: Path, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """A running `pg_dump -Fd` (gzip); it is ended when the block is left before it. `finish_dump` waits for it."""
+def dumping(
+    pg_dump: Path, url: str, *, snapshot: str, into: Path, log: IO[bytes], plain: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running `pg_dump -Fd` (gzip, unless `plain`); it is ended when the block is left before it.
+
+    `finish_dump` waits for it.
+    """
     address, environment = for_a_client(url)
     excluded = [f"--exclude-table-data=public.{table}" for table in NOT_IN_DUMP]
     process = processes.spawn(
         [
-            *(pg_dump, "--format=directory", f"--jobs={JOBS}", f"--compress={COMPRESSION}"),
+            *(pg_dump, "--format=directory", f"--jobs={JOBS}", f"--compress={0 if plain else COMPRESSION}"),
             *(f"--snapshot={snapshot}", f"--file={into}"),
             *("--schema=public", "--extension=vector", "--no-sync", f"--lock-wait-timeout={LOCK_WAIT}"),
             *(*excluded, f"--dbname={address}"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Annotated
 
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
@@ -17,9 +19,11 @@ from pharos.ops.backup.nightly import run_night
 from pharos.ops.backup.priority import give_way
 from pharos.ops.backup.snapshot import Progress, make_backup, plan_backup
 
+Plain = Annotated[bool, typer.Option("--plain", help="Do not compress: larger, and text that any program reads.")]
+
 
 @backup_app.command()
-def now(dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def now(plain: Plain = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Make a backup while people work: database, every file, secrets. It is good once `verify` has restored it."""
     settings = Settings()
     if dry_run:
@@ -34,7 +38,7 @@ def now(dry_run: DryRun = False, as_json: AsJson = False) -> None:
         return
     give_way()
     with _bars() as progress:
-        folder = make_backup(settings, progress=progress)
+        folder = make_backup(settings, progress=progress, plain=plain)
     manifest = read_manifest(folder)
     if as_json:
         echo_json(

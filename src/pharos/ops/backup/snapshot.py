@@ -116,16 +116,16 @@ def plan_backup(settings: Settings) -> BackupPlan:
         return _plan(connection, folder, named_blobs(connection))
 
 
-def make_backup(settings: Settings, *, progress: Progress | None = None) -> Path:
-    """Make a backup now and return its folder; holds the lock of operations.
+def make_backup(settings: Settings, *, progress: Progress | None = None, plain: bool = False) -> Path:
+    """Make a backup now and return its folder; holds the lock of operations. `plain` leaves the dump uncompressed.
 
     Raises `Conflict` while another operation runs, and what `write_backup` raises.
     """
     with hold_operation_lock(settings, "backup"):
-        return write_backup(settings, progress=progress)
+        return write_backup(settings, progress=progress, plain=plain)
 
 
-def write_backup(settings: Settings, *, progress: Progress | None = None) -> Path:
+def write_backup(settings: Settings, *, progress: Progress | None = None, plain: bool = False) -> Path:
     """The same for a caller that holds the lock of operations: a wipe, a migration, a restore.
 
     A failure leaves no folder, and a row that says why. Raises `StorageFull` with the room it needs, `Conflict` when a
@@ -141,7 +141,9 @@ def write_backup(settings: Settings, *, progress: Progress | None = None) -> Pat
             _clean(root)
             writing.mkdir(mode=0o700)
             with backup_lease(connection_urls(settings).direct):
-                manifest = _fill(settings, writing, made_at=made_at, name=name, progress=progress or _silent)
+                manifest = _fill(
+                    settings, writing, made_at=made_at, name=name, progress=progress or _silent, plain=plain
+                )
             _flush(writing)
             check_files(writing, manifest)  # read back what was written, before it has a name that is listed
             writing.rename(root / name)
@@ -157,15 +159,17 @@ def write_backup(settings: Settings, *, progress: Progress | None = None) -> Pat
     return root / name
 
 
-def _fill(settings: Settings, folder: Path, *, made_at: datetime, name: str, progress: Progress) -> Manifest:
+def _fill(
+    settings: Settings, folder: Path, *, made_at: datetime, name: str, progress: Progress, plain: bool
+) -> Manifest:
     started, urls = time.monotonic(), connection_urls(settings)
     with _snapshot(urls) as (connection, snapshot):
         blobs = named_blobs(connection)
         needed = _refuse_full_disk(_plan(connection, folder, blobs), folder.parent)
         programs = client_programs(settings, connection.info.server_version // 10000)
         with tempfile.NamedTemporaryFile() as said:
-            target = folder / DATABASE_FOLDER
-            with dumping(programs / "pg_dump", urls.backup, snapshot=snapshot, into=target, log=said.file) as dump:
+            target, pg_dump = folder / DATABASE_FOLDER, programs / "pg_dump"
+            with dumping(pg_dump, urls.backup, snapshot=snapshot, into=target, log=said.file, plain=plain) as dump:
                 progress("database", 0, 1)
                 backends_give_way(settings, connection)
                 seen = _look(connection)
