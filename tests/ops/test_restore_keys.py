@@ -1,0 +1,85 @@
+"""A backup that today's keys, or its own, do not open is refused in words, and what is live stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import select
+from tests.ops.installation import SECRET, first_day, make_installation, quiet, with_runtime
+from tests.postgres import Server
+
+from pharos.identity.tenants import ensure_default_tenant
+from pharos.infra.database_roles import connection_urls
+from pharos.infra.errors import Conflict
+from pharos.infra.keyring import read_keys
+from pharos.infra.models import Secret
+from pharos.infra.settings import Settings
+from pharos.ops.backup.fingerprints import fingerprint_tables
+from pharos.ops.backup.manifest import TableState
+from pharos.ops.backup.restore import restore
+from pharos.ops.backup.snapshot import make_backup
+from pharos.ops.rotate_encryption import rotate_encryption
+from pharos.runtime import Runtime
+
+FLIP_A_BIT = "update data_keys set wrapped = set_byte(wrapped, 0, get_byte(wrapped, 0) # 1)"
+
+
+@pytest.fixture(scope="module")
+def installed(database_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    settings = make_installation(database_server, tmp_path_factory.mktemp("keys"))
+    with_runtime(settings, first_day)
+    return settings
+
+
+def state_of(settings: Settings) -> dict[str, TableState]:
+    """Of what a backup does not change: it writes a row about itself."""
+    with psycopg.connect(connection_urls(settings).backup) as connection:
+        return {name: state for name, state in fingerprint_tables(connection).items() if name != "backups"}
+
+
+def flip_in_every_tenant(settings: Settings) -> None:
+    with psycopg.connect(connection_urls(settings).direct) as connection:
+        for (tenant_id,) in connection.execute("select id from tenants").fetchall():
+            connection.execute("select set_config('pharos.tenant_id', %s, true)", [str(tenant_id)])
+            assert connection.execute(FLIP_A_BIT).rowcount == 1
+
+
+async def read_secret(runtime: Runtime) -> str:
+    tenant_id = await ensure_default_tenant(runtime)
+    async with runtime.db.transaction(tenant_id) as session:
+        secret_id = (await session.execute(select(Secret.id))).scalar_one()
+        return await runtime.vault.open(session, tenant_id=tenant_id, secret_id=secret_id)
+
+
+def refused(settings: Settings, folder: Path) -> Conflict:
+    before = state_of(settings)
+    with pytest.raises(Conflict) as refusal:
+        restore(settings, folder, tell=quiet)
+    assert state_of(settings) == before
+    return refusal.value
+
+
+@pytest.mark.contract("RS-11", part="secrets that its own keys do not open")
+def test_a_backup_whose_keys_do_not_open_its_secrets_is_refused(installed: Settings) -> None:
+    flip_in_every_tenant(installed)
+    folder = make_backup(installed)
+    flip_in_every_tenant(installed)
+    error = refused(installed, folder)
+    assert error.code == "secrets_not_opened"
+    assert "Nothing was changed" in error.message
+    assert with_runtime(installed, read_secret) == SECRET
+
+
+@pytest.mark.contract("RS-11", part="a key that was retired before the backup was made")
+def test_an_operators_key_that_was_retired_is_refused_and_the_newer_one_named(installed: Settings) -> None:
+    [old] = read_keys(installed)
+    rotation = with_runtime(installed, rotate_encryption)
+    folder = make_backup(installed)
+    with_the_old_one = installed.model_copy(update={"encryption_key": SecretStr(old.secret.hex())})
+    error = refused(with_the_old_one, folder)
+    assert error.code == "retired_encryption_key"
+    assert f"the newer key {rotation.new_key} first" in error.message
+    assert with_runtime(installed, read_secret) == SECRET
