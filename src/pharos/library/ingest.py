@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import ARRAY, Uuid, any_, func, literal, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
