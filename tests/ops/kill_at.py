@@ -50,7 +50,7 @@ def _watched(step: str, work: Callable[[], object]) -> None:
 def left_behind(settings: Settings) -> list[str]:
     """What there is of scratch servers: folders, clusters elsewhere, and processes, which are given time to end."""
     above = settings.data_dir / "tmp"
-    folders = list(above.iterdir())
+    folders = list(above.glob("*"))  # none where nothing was ever begun
     # a folder that is gone may have left a place that was named after it
     places = [place for folder in folders for place in places_outside(folder)] + clusters_of(settings)
     working = [process for process in psutil.process_iter() if _works_in(process, [above, *places])]
