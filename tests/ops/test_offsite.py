@@ -178,11 +178,11 @@ def test_a_lock_of_a_killed_process_goes_and_one_of_a_living_process_stays(setti
         while not list(locks.glob("?" * 64)):
             assert running.poll() is None
         with pytest.raises(Conflict, match=f"locked by process {running.pid} on {socket.gethostname()}") as living:
-            push_backup(settings, folder)
+            restic.check(settings, str(repository(settings)), part=1)
         assert any(locks.iterdir())
         running.kill()
     assert living.value.code == "offsite_locked"
-    push_backup(settings, folder)
+    restic.check(settings, str(repository(settings)), part=1)
     assert not any(locks.iterdir())
 
 
