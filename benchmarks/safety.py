@@ -1,23 +1,30 @@
 """What a backup costs, what people notice of it, and how long it takes to be back: 10,000 documents, 50,000 passages.
 
+`python -m benchmarks.safety EVAL_DIR --documents 2000` measures another size; `make bench` the whole one.
+
 The documents are made of windows of SciFact abstracts, five of 90 words in each, and loaded in bulk with their files
 (about 3 kB each). Their vectors lie between those of 1,000 beginnings, so nothing of this measures embedding. One more
 document, the known one, comes in by `pharos ingest`. Sizes stand beside the figures; each bound is a ratio in one run:
 
-- **backup**: `make_backup` against a bare `pg_dump -Fd` of the same database by the same client with as many jobs,
-  plus `cp -r` of the uploaded files and `sync -f`: both are on the disk when they end. In turn, three times; medians.
-- **search**: the p95 of the product's search, one question at a time, while `pharos backup now` runs again and again,
-  against the p95 of the same questions with nothing else, half of them asked before and half after.
+- **backup**: `make_backup` against a bare `pg_dump -Fd` of the same database by the same client, with two jobs and
+  its own compression, plus `cp -r` of the uploaded files and `sync -f`: both are on the disk when they end, and the
+  disk is at rest when they start. In turn, each first every other time; medians of three.
+- **search**: the p95 of the product's search, one question at a time, while `pharos backup now` runs, from its start to
+  its end as a process, against the p95 of questions with nothing else. A block without a backup comes before each one
+  and after the last, so that whatever else the machine does befalls both.
 - **restore**: on an empty data directory, from the start of `pharos restore FOLDER` through `pharos up --detach` to an
-  answer of `pharos ask` that quotes the known document as it was written. Its bound is twice of: a bare `pg_restore` of
-  the bare dump into a new database of a running server of the same settings, plus `cp -r` of the files, plus 15 s.
+  answer of `pharos ask` that quotes the known document as it was written. Its bound is 15 s and twice what is taken by
+  a bare `pg_restore` (two jobs) of the bare dump into a new database of a running server of the same settings, with
+  `cp -r` of the files.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -26,7 +33,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +49,6 @@ from pharos.infra.blobs import BlobStore
 from pharos.infra.database_roles import DATABASE, connection_urls, read_administration, with_database
 from pharos.infra.ids import TenantId, new_id
 from pharos.infra.settings import Settings
-from pharos.ops.backup.dump import JOBS
 from pharos.ops.backup.manifest import read_manifest
 from pharos.ops.backup.scratch import drop_database, shipped_programs
 from pharos.ops.backup.snapshot import make_backup
@@ -51,7 +57,9 @@ from pharos.runtime import Runtime, open_runtime
 
 DOCUMENTS, PASSAGES_A_DOCUMENT, WORDS_A_PASSAGE = 10_000, 5, 90
 TEXTS_EMBEDDED, WORDS_EMBEDDED = 1000, 40
-ROUNDS, QUESTIONS, WARM_UP, MIN_BACKUPS = 3, 200, 10, 2
+ROUNDS, QUESTIONS, WARM_UP = 3, 300, 10
+BACKUPS_BESIDE, SEARCHES_A_BLOCK = 4, 60
+BARE_JOBS = 2
 MAX_BACKUP_RATIO, MAX_SEARCH_RATIO, MAX_RESTORE_RATIO = 2.5, 1.5, 2.0
 RESTORE_ALLOWANCE_SECONDS = 15.0
 RUNBOOK_SECONDS = 48.0
@@ -77,6 +85,7 @@ def main(eval_dir: Path, documents: int = DOCUMENTS) -> dict[str, Any]:
     folder = eval_dir / "scifact"
     texts = [json.loads(line)["text"] for line in (folder / "corpus.jsonl").open(encoding="utf-8")]
     questions = [json.loads(line)["text"] for line in (folder / "queries.jsonl").open(encoding="utf-8")]
+    loads = {"start": load_now()}
     with scratch_installation() as scratch:
         asyncio.run(fill(scratch.settings, texts, documents))
         known = scratch.folder / KNOWN_NAME
@@ -84,11 +93,19 @@ def main(eval_dir: Path, documents: int = DOCUMENTS) -> dict[str, Any]:
         scratch.run("ingest", str(known), "--project", PROJECT, "--wait")
         wait_until_indexed(scratch.settings)
         backup, bare, figures = measure_backup(scratch)
+        loads["after backups"] = load_now()
         figures |= asyncio.run(measure_search(scratch, questions[:QUESTIONS]))
+        loads["after searches"] = load_now()
         bare_seconds = restore_bare(scratch, bare)
         scratch.run("down")
         figures |= measure_restore(scratch.settings, backup, bare_seconds)
-    return figures
+        loads["after restores"] = load_now()
+    return {"documents_made": documents, **figures, "loads": loads}
+
+
+def load_now() -> float:
+    """Processes that wanted a processor in the last minute, ours among them: more than there are blurs the times."""
+    return round(os.getloadavg()[0], 1)
 
 
 async def fill(settings: Settings, texts: list[str], documents: int) -> None:
@@ -167,10 +184,14 @@ def measure_backup(scratch: Scratch) -> tuple[Path, BareCopy, dict[str, Any]]:
     """The newest backup, the newest bare copy, and the figures."""
     backups, bares = [], []
     for number in range(ROUNDS):
-        bares.append(copy_bare(scratch.settings, scratch.folder / f"bare-{number}"))
-        started = time.perf_counter()
-        folder = make_backup(scratch.settings)
-        backups.append(time.perf_counter() - started)
+        for is_bare in (number % 2 == 0, number % 2 == 1):
+            settle(scratch.folder)
+            if is_bare:
+                bares.append(copy_bare(scratch.settings, scratch.folder / f"bare-{number}"))
+            else:
+                started = time.perf_counter()
+                folder = make_backup(scratch.settings)
+                backups.append(time.perf_counter() - started)
     manifest = read_manifest(folder)
     seconds, bare_seconds = statistics.median(backups), statistics.median(bare.seconds for bare in bares)
     ratio = seconds / bare_seconds
@@ -194,27 +215,28 @@ def measure_backup(scratch: Scratch) -> tuple[Path, BareCopy, dict[str, Any]]:
 def copy_bare(settings: Settings, folder: Path) -> BareCopy:
     """Dump and copy with nothing around them."""
     folder.mkdir()
-    dump = [str(shipped_programs() / "pg_dump"), "--format=directory", f"--jobs={JOBS}", f"--file={folder}/database"]
+    program = str(shipped_programs() / "pg_dump")
+    dump = [program, "--format=directory", f"--jobs={BARE_JOBS}", f"--file={folder}/database"]
     seconds = timed([*dump, connection_urls(settings).backup], *copying(settings.blob_root, folder / "blobs"))
     return BareCopy(folder, seconds)
 
 
 async def measure_search(scratch: Scratch, questions: list[str]) -> dict[str, Any]:
-    """Every question once with nothing beside it, and as many as are needed while at least two backups are made."""
+    """Blocks of questions with nothing beside them, and between each two as many as a whole backup lasts."""
     async with open_runtime(scratch.settings) as runtime:
         principal = operator(await find_tenant(runtime, "default"))
-        await ask_in_turn(runtime, principal, questions[:WARM_UP])
-        half = len(questions) // 2
-        idle = await ask_in_turn(runtime, principal, questions[:half])
+        endless = cycle(questions)
+        await ask_in_turn(runtime, principal, list(islice(endless, WARM_UP)))
+        settle(scratch.folder)
+        idle = await ask_in_turn(runtime, principal, list(islice(endless, SEARCHES_A_BLOCK)))
         beside: list[float] = []
-        endless, backups = cycle(questions), 0
-        while backups < MIN_BACKUPS or len(beside) < len(questions):
+        for _ in range(BACKUPS_BESIDE):
             backup = asyncio.create_task(asyncio.to_thread(scratch.run, "backup", "now"))
             while not backup.done():
                 beside += await ask_in_turn(runtime, principal, [next(endless)])
             await backup
-            backups += 1
-        idle += await ask_in_turn(runtime, principal, questions[half:])
+            settle(scratch.folder)
+            idle += await ask_in_turn(runtime, principal, list(islice(endless, SEARCHES_A_BLOCK)))
     p95 = {name: float(np.percentile(times, 95)) * 1000 for name, times in (("idle", idle), ("beside", beside))}
     ratio = p95["beside"] / p95["idle"]
     return {
@@ -224,7 +246,7 @@ async def measure_search(scratch: Scratch, questions: list[str]) -> dict[str, An
         "search_beside_backups_p95_ms": round(p95["beside"], 1),
         "searches_idle": len(idle),
         "searches_beside_backups": len(beside),
-        "backups_beside": backups,
+        "backups_beside": BACKUPS_BESIDE,
         "search_ratio": round(ratio, 3),
         "search_ok": ratio <= MAX_SEARCH_RATIO,
     }
@@ -245,7 +267,8 @@ def restore_bare(scratch: Scratch, bare: BareCopy) -> float:
     admin_url = read_administration(scratch.settings).admin_url
     with psycopg.connect(admin_url, autocommit=True) as connection:
         connection.execute(f"create database {BARE} template template0")
-    load = [str(shipped_programs() / "pg_restore"), "--no-owner", "--no-acl", "--exit-on-error", f"--jobs={JOBS}"]
+    load = [str(shipped_programs() / "pg_restore"), "--no-owner", "--no-acl", "--exit-on-error", f"--jobs={BARE_JOBS}"]
+    settle(scratch.folder)
     seconds = timed(
         [*load, f"--dbname={with_database(admin_url, BARE)}", f"{bare.folder}/database"],
         *copying(bare.folder / "blobs", scratch.folder / "blobs-again"),
@@ -259,12 +282,13 @@ def measure_restore(source: Settings, backup: Path, bare_seconds: float) -> dict
     identity = source.data_dir / "secrets" / "drill_identity"
     trust = ("--identity", str(identity), "--signed-by", read_manifest(backup).signed_by)
     with empty_installation() as scratch:
+        settle(scratch.folder)
         started = time.perf_counter()
         restoring, _ = scratch.run("restore", str(backup), *trust, "--yes")
         starting, _ = scratch.run("up", "--detach")
         answering, told = scratch.run("ask", KNOWN_QUESTION, "--project", PROJECT, "--json")
         seconds = time.perf_counter() - started
-    ratio = seconds / (bare_seconds + RESTORE_ALLOWANCE_SECONDS)
+    ratio = (seconds - RESTORE_ALLOWANCE_SECONDS) / bare_seconds
     return {
         "restore_to_answer_seconds": round(seconds, 1),
         "restore_steps_seconds": {
@@ -274,7 +298,8 @@ def measure_restore(source: Settings, backup: Path, bare_seconds: float) -> dict
         },
         "runbook_seconds": RUNBOOK_SECONDS,
         "bare_restore_seconds": round(bare_seconds, 1),
-        "restore_ratio": round(ratio, 3),
+        "restore_allowed_seconds": round(MAX_RESTORE_RATIO * bare_seconds + RESTORE_ALLOWANCE_SECONDS, 1),
+        "restore_ratio_above_allowance": round(ratio, 3),
         "restore_ok": ratio <= MAX_RESTORE_RATIO,
         "answer_ok": quotes_known(json.loads(told)["sources"]),
     }
@@ -305,6 +330,11 @@ def database_url(settings: Settings) -> str:
     return with_database(read_administration(settings).admin_url, DATABASE)
 
 
+def settle(folder: Path) -> None:
+    """All that was written to that disk is on it: nothing measured afterwards waits for what came before."""
+    subprocess.run(["sync", "-f", str(folder)], check=True)
+
+
 def copying(source: Path, target: Path) -> list[list[str]]:
     """The commands after which a copy, and all else that was written to that disk, is on it."""
     return [["cp", "-r", str(source), str(target)], ["sync", "-f", str(target)]]
@@ -316,3 +346,13 @@ def timed(*commands: list[str]) -> float:
     for command in commands:
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="The figures as JSON on stdout; 1 when a bound is missed.")
+    parser.add_argument("eval_dir", type=Path, help="folder that holds the evaluation sets")
+    parser.add_argument("--documents", type=int, default=DOCUMENTS)
+    arguments = parser.parse_args()
+    found = main(arguments.eval_dir.absolute(), arguments.documents)
+    print(json.dumps(found, indent=1))
+    raise SystemExit(any(name.endswith("_ok") and not value for name, value in found.items()))
