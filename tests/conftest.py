@@ -18,12 +18,15 @@ from typing import Protocol
 import httpx
 import psycopg
 import pytest
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import text
 from tests.fakes import FakeEmbedding
-from tests.make import MadeTenant, make_person, make_tenant, make_token
+from tests.make import MadeTenant, make_person, make_tenant, make_token, password_hash
 from tests.postgres import Server, shared_server
 
 from pharos.app import create_app
+from pharos.identity import passwords
 from pharos.identity import tasks as identity_tasks
 from pharos.identity.principal import Principal
 from pharos.infra import job_queue
@@ -45,8 +48,29 @@ ENCRYPTION_KEY = hashlib.sha256(b"the tests' one").hexdigest()
 """The same in all tests of a process: they share a database, which knows its keys."""
 
 
+QUICK_HASHING = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),))
+REAL_HASHING = passwords.HASHING
+
+
 class RunJobs(Protocol):
     async def __call__(self, world: Runtime = ..., /) -> None: ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_hashing() -> None:
+    """Argon2id at its least cost: a tenth of a second for each sign-in would prove nothing of what comes after it."""
+    passwords.HASHING = QUICK_HASHING
+
+
+@pytest.fixture
+def real_hashing() -> Iterator[None]:
+    """Passwords at the cost they have in an installation, for tests of that cost."""
+    for hashing in (REAL_HASHING, QUICK_HASHING):
+        passwords.HASHING = hashing
+        passwords._nobodys_hash.cache_clear()
+        password_hash.cache_clear()
+        if hashing is REAL_HASHING:
+            yield
 
 
 @pytest.fixture(scope="session")

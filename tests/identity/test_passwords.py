@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pharos.identity.passwords import check_new_password, random_password
+from pharos.identity.passwords import check_new_password, hash_password, password_matches, random_password
 from pharos.infra.errors import Invalid
 
 
@@ -21,3 +21,11 @@ def test_what_is_guessed_first_is_refused(password: str) -> None:
 def test_a_phrase_may_hold_a_common_word(password: str) -> None:
     check_new_password(password)
     check_new_password(random_password())
+
+
+@pytest.mark.usefixtures("real_hashing")
+def test_a_stored_password_costs_who_tries_them_all_64_megabytes_and_three_passes_each() -> None:
+    stored = hash_password("four unrelated calm words")
+    assert stored.startswith("$argon2id$v=19$m=65536,t=3,p=1$")
+    assert password_matches("four unrelated calm words", stored)
+    assert not password_matches("four unrelated calm word", stored)

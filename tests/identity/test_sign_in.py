@@ -45,6 +45,7 @@ async def test_a_login_gives_tokens_that_open_the_api(client: httpx.AsyncClient,
 
 
 @pytest.mark.contract("ID-04")
+@pytest.mark.usefixtures("real_hashing")
 async def test_every_failed_login_looks_the_same(
     runtime: Runtime, tenant: MadeTenant, member: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +75,7 @@ async def test_every_failed_login_looks_the_same(
 
 
 @pytest.mark.contract("ID-04", part="the time of a failed login says nothing of an address")
+@pytest.mark.usefixtures("real_hashing")
 async def test_every_failed_login_takes_its_time(client: httpx.AsyncClient, member: Principal) -> None:
     for email in (member.name, "nobody@example.org"):
         started = time.perf_counter()
