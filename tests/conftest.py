@@ -24,6 +24,7 @@ from sqlalchemy import text
 from tests.fakes import FakeEmbedding
 from tests.make import MadeTenant, make_person, make_tenant, make_token, password_hash
 from tests.postgres import Server, shared_server
+from tests.warm import warm_programs
 
 from pharos.app import create_app
 from pharos.identity import passwords
@@ -71,6 +72,13 @@ def real_hashing() -> Iterator[None]:
         password_hash.cache_clear()
         if hashing is REAL_HASHING:
             yield
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Path]:
+    """A folder for the head of PATH, whose `pharos` does not wait for its libraries."""
+    with warm_programs() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from _pytest.mark import ParameterSet
 from tests import runbook
 from tests.make import PASSWORD
 from tests.runbook import BadPage, Block, Page
-from tests.warm import warm_programs
 
 from pharos.cli import app
 from pharos.infra.settings import Settings
@@ -71,12 +70,6 @@ def clean_environment(data_dir: Path, home: Path, programs: Path) -> dict[str, s
 
 def pharos(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["pharos", *words], env=environment, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.fixture(scope="session")
-def programs() -> Iterator[Path]:
-    with warm_programs() as folder:
-        yield folder
 
 
 @pytest.fixture

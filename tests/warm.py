@@ -3,7 +3,7 @@
 A process that has loaded them, and nothing of Pharos, stands by. The program `pharos` in the folder that
 `warm_programs` gives hands it arguments, environment, directory and the three streams; a fork of it then imports
 Pharos and runs the command as the installed program does. That program itself runs wherever this one cannot stand for
-it: for the parts of an installation, for another source tree or another user, and in all tests but the runbook's.
+it: for the parts of an installation, for another source tree or another user, and in all other tests.
 """
 
 from __future__ import annotations

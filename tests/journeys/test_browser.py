@@ -44,19 +44,19 @@ pytestmark = [
 
 
 def pharos(environment: dict[str, str], *words: str) -> str:
-    command = [sys.executable, "-m", "pharos", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(["pharos", *words], env=environment, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.fixture
-def installation(free_port: int) -> Iterator[dict[str, str]]:
+def installation(free_port: int, programs: Path) -> Iterator[dict[str, str]]:
     # not pytest's own directory: below it a socket's path grows longer than the 107 characters Linux allows
     directory = Path(tempfile.mkdtemp(prefix="pharos-browser-"))
     directory.chmod(0o755)
     kept = {name: value for name, value in environ.items() if not name.startswith(("PHAROS_", "PYTEST_"))}
     environment = kept | {"PHAROS_DATA_DIR": str(directory / "data"), "PHAROS_PORT": str(free_port)}
+    environment["PATH"] = f"{programs}:{environ['PATH']}"
     pharos(environment, "up", "--detach")
     yield environment
     show_logs(directory / "data")
