@@ -53,6 +53,12 @@ QUICK_HASHING = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, paralleli
 REAL_HASHING = passwords.HASHING
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, in whatever order they are: begun last, one of them would keep a single processor busy."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 class RunJobs(Protocol):
     async def __call__(self, world: Runtime = ..., /) -> None: ...
 
