@@ -201,6 +201,21 @@ def test_undo_brings_back_what_was_live_before_and_a_second_one_undoes_that(plac
     assert documents(place.settings) == place.ledger
 
 
+def test_an_older_rollback_point_is_swapped_back_to_by_its_name(place: Place) -> None:
+    with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
+    live = documents(place.settings)
+    first, second = (bring_back(place).rollback_point for _ in range(2))
+    assert first is not None
+    listed = " ".join(pharos(place, "--list").stdout.split())
+    assert f"Rollback point {second} " in listed
+    assert f"`pharos restore --undo {first}`" in listed
+    assert isinstance(pharos(place, "--undo", "--yes", f"{second}0").exception, NotFound)
+    assert documents(place.settings) == place.ledger
+    done = pharos(place, "--undo", "--yes", first)
+    assert f"{first} is live again" in done.stdout, done.output
+    assert documents(place.settings) == live
+
+
 async def open_sessions(runtime: Runtime) -> int:
     async with runtime.db.transaction(await ensure_default_tenant(runtime)) as session:
         return await count_open_sessions(session)
@@ -442,13 +457,18 @@ def test_uploads_alone_are_added_and_damaged_ones_moved_aside(place: Place) -> N
     restore_uploads(place.settings, place.folder, identity=None, signed_by=None, tell=quiet)
     blob_of(place, missing).unlink()
     blob_of(place, damaged).write_bytes(b"rotten")
-    before = state_of(place.settings)
+    before, of_others = state_of(place.settings), aside_of(place, damaged)
     changes = restore_uploads(place.settings, place.folder, identity=None, signed_by=None, tell=quiet)
     assert (len(changes.missing), len(changes.damaged)) == (1, 1)
     assert all(is_whole(place.settings, place.tenant.id, sha256) for sha256 in place.ledger.values())
     assert state_of(place.settings) == before
-    *_, aside = sorted(place.settings.blob_root.glob(f"{ASIDE}*/**/{damaged}"))
+    (aside,) = aside_of(place, damaged) - of_others
     assert aside.read_bytes() == b"rotten"
+
+
+def aside_of(place: Place, sha256: str) -> set[Path]:
+    """What is set aside of this name: after a wipe was undone the good bytes still are, too."""
+    return set(place.settings.blob_root.glob(f"{ASIDE}*/**/{sha256}"))
 
 
 # ---- verification ----

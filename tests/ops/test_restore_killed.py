@@ -6,9 +6,13 @@ the tests' own, so that starting it costs no more than a process.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,11 +33,13 @@ from pharos.ops.backup.fingerprints import fingerprint_tables
 from pharos.ops.backup.manifest import TableState, read_manifest
 from pharos.ops.backup.restore import Restored, restore, undo_restore
 from pharos.ops.backup.restore_journal import read_unfinished
+from pharos.ops.backup.restore_swap import postgres_running
 from pharos.ops.backup.restore_unfinished import Finished, abort_restore, resume_restore
 from pharos.ops.backup.rollback_points import list_rollback_points
 from pharos.ops.backup.scratch import Loaded, open_secrets
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.doctor_commands import Doubt, check_restore
+from pharos.ops.running import PARTS, State, supervisor_lock, write_state
 from pharos.ops.start_stop import start_detached, stop_running, what_runs
 
 pytestmark = [
@@ -140,6 +146,58 @@ def test_a_kill_at_a_step_between_leaves_the_old_and_the_next_run_is_clean(place
     kill_and_run_again(place, step)
 
 
+def test_a_lost_connection_leaves_what_ran_running(place: Place) -> None:
+    """The terminal's end is heard while Pharos is stopped, and nobody reads any more what is said."""
+    changed(place)
+    start_detached(place.settings, only="postgres")
+    command = [sys.executable, "-u", "-m", "pharos", "restore", str(place.folder), "--yes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("Stopping") for line in process.stdout)
+        process.send_signal(signal.SIGHUP)
+        process.stdout.close()
+    assert process.returncode != 0
+    assert what_runs(place.settings) == "postgres"
+    assert is_usable(place.settings)
+    assert read_unfinished(place.settings) is None
+
+
+def test_a_disk_that_is_full_while_pharos_is_stopped_leaves_it_running(place: Place) -> None:
+    old = changed(place)
+    start_detached(place.settings, only="postgres")
+
+    def fail(step: str, sentence: str) -> None:
+        if step in ("swap", "again"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left"):
+        restore(place.settings, place.folder, tell=fail)
+    assert (is_old(place, old), what_runs(place.settings)) == (True, "postgres")
+
+
+def test_what_runs_now_counts_more_than_what_a_killed_restore_had_stopped(place: Place) -> None:
+    start_detached(place.settings, only="postgres")
+    kill_at("compare", restore, place.settings, place.folder)
+    stop_running(place.settings)
+
+    def serve() -> None:
+        with supervisor_lock(place.settings):
+            write_state(place.settings, State(os.getpid(), 0, "", True, {name: {} for name in PARTS}))
+            signal.pause()
+
+    process = multiprocessing.get_context("fork").Process(target=serve)
+    process.start()
+    try:
+        while what_runs(place.settings) is None:
+            time.sleep(0.01)
+        with postgres_running(place.settings) as ran:
+            assert ran == "everything"
+    finally:
+        process.kill()
+        process.join()
+    assert abort_restore(place.settings, tell=quiet).is_running
+
+
 def test_a_restore_killed_with_pharos_stopped_is_said_and_resumed(place: Place) -> None:
     old = changed(place)
     start_detached(place.settings, only="postgres")
@@ -169,7 +227,7 @@ def test_a_restore_killed_once_swapped_is_aborted_back_to_what_was_live(place: P
     assert "`pharos restore --abort`" in said("up", "--detach", "--only", "postgres")
     aborted = abort_restore(place.settings, tell=quiet)
     assert aborted.swapped_back
-    assert aborted.kept in databases(place), "people may have worked with it"
+    assert aborted.kept == list_rollback_points(place.settings)[0].database, "people may have worked with it"
     assert (is_old(place, old), what_runs(place.settings)) == (True, "postgres")
     assert is_usable(place.settings)
     assert read_unfinished(place.settings) is None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -55,6 +56,28 @@ def spawn(
         start_new_session=True,
         preexec_fn=die_with_parent(death_signal),  # noqa: PLW1509 - one system call, no locks, nothing imported
     )
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a terminal that is gone, end the block as Ctrl-C does: what it made is removed and what it
+    stopped is started on the way out, which no second one cuts short. Whoever is deaf to one, under nohup, stays so.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+
+    def end(*_: object) -> None:
+        for number in heard:
+            signal.signal(number, lambda *_: None)  # not SIG_IGN: what is started now would inherit that
+        raise KeyboardInterrupt
+
+    for number in heard:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 async def exited(process: subprocess.Popen[bytes]) -> int:

@@ -11,6 +11,7 @@ from typing import Annotated, TypedDict
 import typer
 
 from pharos.infra.errors import Conflict, Invalid
+from pharos.infra.processes import ended_by_signals
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table, size_text
 from pharos.ops.backup.check import check_manifest
@@ -28,6 +29,7 @@ app = typer.Typer()
 
 What = Annotated[str | None, typer.Argument(help="latest, a date, a moment in UTC, a name, an id or a path.")]
 Merge = Annotated[bool, typer.Option("--merge", help="Add the rows that the live table lacks; with --table.")]
+Undo = Annotated[bool, typer.Option("--undo", help="Swap back to the newest rollback point, or to the one named.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a restore that was broken off.")]
 Abort = Annotated[bool, typer.Option("--abort", help="Go back to what was live before a restore that was broken off.")]
 KeepSessions = Annotated[bool, typer.Option("--keep-sessions", help="Whoever was signed in then stays signed in.")]
@@ -54,6 +56,7 @@ KEYS = {
 
 
 @app.command("restore")
+@ended_by_signals()
 def restore_command(
     what: What = None,
     *,
@@ -63,7 +66,7 @@ def restore_command(
     into: Annotated[str | None, typer.Option("--into", help="Name of that schema.")] = None,
     merge: Merge = False,
     uploads_only: Annotated[bool, typer.Option("--uploads-only", help="Only missing and damaged files.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Swap back to the database from before the restore.")] = False,
+    undo: Undo = False,
     resume: Resume = False,
     abort: Abort = False,
     identity: IdentityFile = None,
@@ -82,8 +85,8 @@ def restore_command(
         _end_unfinished(settings, resume=resume, tell=tell, as_json=as_json)
         return
     if undo:
-        _ask(settings, "Swap back to the database from before the last restore?", yes=yes)
-        _echo_undone(undo_restore(settings, tell=tell, keep_sessions=keep_sessions), as_json=as_json)
+        _ask(settings, f"Swap back to {what or 'the database from before the last restore'}?", yes=yes)
+        _echo_undone(undo_restore(settings, tell=tell, keep_sessions=keep_sessions, wanted=what), as_json=as_json)
         return
     if what is None:
         raise Invalid(
@@ -173,10 +176,11 @@ def _list(settings: Settings, *, as_json: bool) -> None:
     if points is None:
         echo_line("Rollback points cannot be listed: the database does not answer.")
         return
-    for point in points:
+    for number, point in enumerate(points):
+        which = f" {point.database}" if number else ""
         echo_line(
             f"Rollback point {point.database} ({size_text(point.bytes)}), kept until {point.until:%Y-%m-%d %H:%M} UTC. "
-            "Swap back with `pharos restore --undo`."
+            f"Swap back with `pharos restore --undo{which}`."
         )
 
 
@@ -287,7 +291,10 @@ def _echo_aborted(done: Aborted, *, as_json: bool) -> None:
         echo_json(done)
         return
     if done.swapped_back:
-        echo_line(f"What was live before the restore is live again; the restored database is kept as {done.kept}.")
+        echo_line(
+            f"What was live before the restore is live again; what was live until now is kept as {done.kept}: "
+            f"`pharos restore --undo {done.kept}` brings it back."
+        )
     else:
         echo_line("The live database is the one from before; what was half made is removed.")
     echo_line("What ran runs again." if done.is_running else "Pharos did not run and stays stopped.")

@@ -10,7 +10,6 @@ import asyncio
 import getpass
 import os
 import shutil
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from pharos.infra import migrate
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.errors import Conflict, NotFound, PharosError, Unavailable
 from pharos.infra.logs import get_logger
+from pharos.infra.processes import ended_by_signals
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import size_text
 from pharos.ops.backup import offsite
@@ -117,7 +117,7 @@ def run_due_drill(settings: Settings, *, by: str, tell: Tell) -> DrillReport | N
 
 def _run(settings: Settings, *, by: str, tell: Tell, wait_for_end: Callable[[str], None] | None) -> DrillReport:
     started, started_at = time.monotonic(), datetime.now(UTC)
-    with _ended_by_signals(), scratch_folder(settings.data_dir, prefix="drill-") as home:
+    with ended_by_signals(), scratch_folder(settings.data_dir, prefix="drill-") as home:
         drill = _Drill(settings, f"restore-drill-{started_at:%Y%m%d}", home, tell)
         try:
             with ExitStack() as stack:
@@ -288,17 +288,3 @@ def _check(drill: _Drill, name: str) -> Iterator[list[str]]:
         drill.add(DrillCheck(name, "FAIL", known.message, cause, next_step, seconds, known.code))
         raise _Red(name) from error
     drill.add(DrillCheck(name, "PASS", "; ".join(said), seconds=round(time.monotonic() - started, 3)))
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends a drill as Ctrl-C does: everything it made is removed on the way out."""
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

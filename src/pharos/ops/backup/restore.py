@@ -168,8 +168,9 @@ def restore_uploads(
     return prepared.blobs
 
 
-def undo_restore(settings: Settings, *, tell: Tell, keep_sessions: bool = False) -> Undone:
-    """Swap back to the newest rollback point; what was live becomes one itself, so a second undo is a redo.
+def undo_restore(settings: Settings, *, tell: Tell, keep_sessions: bool = False, wanted: str | None = None) -> Undone:
+    """Swap back to the newest rollback point, or to the one that is called `wanted`; what was live becomes one itself,
+    so a second undo is a redo.
 
     Raises `NotFound` when there is none, `Conflict` when today's keys do not open what is stored
     there or files that it names are gone.
@@ -178,11 +179,7 @@ def undo_restore(settings: Settings, *, tell: Tell, keep_sessions: bool = False)
         ran = held.enter_context(postgres_running(settings))
         known = read_administration(settings)
         held.enter_context(hold_operation_lock(settings, "undoing a restore"))
-        point = next(iter(list_rollback_points(settings)), None)
-        if point is None:
-            raise NotFound(
-                "There is no rollback point. `pharos restore --list` shows the backups.", code="no_rollback_point"
-            )
+        point = _rollback_point(settings, wanted)
         begun = Unfinished("undo", "", point.database, replaces=True, ran=ran, keep_sessions=keep_sessions)
         journal = held.enter_context(keep_journal(settings, begun, tell=tell))
         journal.step("secrets", f"Opening every secret in {point.database}")
@@ -201,6 +198,17 @@ def undo_restore(settings: Settings, *, tell: Tell, keep_sessions: bool = False)
         put_in_place(settings, known, journal)
         assert journal.state.before is not None
     return Undone(point, journal.state.before, found)
+
+
+def _rollback_point(settings: Settings, wanted: str | None) -> RollbackPoint:
+    point = next((one for one in list_rollback_points(settings) if wanted in (None, one.database)), None)
+    if point is None:
+        which = f" {wanted}" if wanted else ""
+        raise NotFound(
+            f"There is no rollback point{which}. `pharos restore --list` shows those there are, and the backups.",
+            code="no_rollback_point",
+        )
+    return point
 
 
 def _load(settings: Settings, known: Administration, prepared: Prepared, fresh: str, *, tell: Tell) -> Loaded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pharos.infra.database_roles import Administration, read_administration
 from pharos.infra.errors import PharosError, Unavailable
@@ -31,9 +31,9 @@ PAUSE_SECONDS = 0.2
 @contextmanager
 def postgres_running(settings: Settings) -> Iterator[Ran | None]:
     """A database server while the block runs. Gives what is to run when all is done: what runs now, or what a restore
-    that was killed had stopped; for that one Postgres goes on running alone."""
+    that was killed had stopped, if that was more; for that one Postgres goes on running alone."""
     left, now = read_unfinished(settings), what_runs(settings)
-    ran = (left.ran if left is not None else None) or now
+    ran = now if now == "everything" or left is None else left.ran or now
     if ran is None:
         with postgres_alone(settings):
             yield None
@@ -101,7 +101,8 @@ def stopped(settings: Settings, journal: Journal) -> Iterator[None]:
         with postgres_alone(settings):
             yield
     except BaseException:
-        journal.step("again", "Starting what ran again, once it has stopped")
+        with suppress(OSError):  # a full disk, or a terminal that is gone: neither may keep it stopped
+            journal.step("again", "Starting what ran again, once it has stopped")
         wait_until_down(settings)
         run_again(settings, journal.state.ran)
         raise

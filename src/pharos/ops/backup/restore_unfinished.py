@@ -12,7 +12,7 @@ from pharos.infra.settings import Settings
 from pharos.ops.backup.restore import Restored, Undone, restore, undo_restore
 from pharos.ops.backup.restore_journal import Journal, Tell, Unfinished, forget, keep_journal, require_unfinished
 from pharos.ops.backup.restore_swap import postgres_running, stopped, swap_back, try_out
-from pharos.ops.backup.rollback_points import FAILED, free_name, has_database
+from pharos.ops.backup.rollback_points import BEFORE, free_name, has_database
 from pharos.ops.backup.scratch import drop_database
 from pharos.ops.operation_lock import hold_operation_lock
 from pharos.ops.smoke import Check
@@ -50,7 +50,7 @@ def resume_restore(settings: Settings, *, tell: Tell) -> Restored | Undone | Fin
             held.enter_context(hold_operation_lock(settings, "restore"))
             return _finish(settings, left, ran, tell=tell)
     if left.what == "undo":
-        return undo_restore(settings, tell=tell, keep_sessions=left.keep_sessions)
+        return undo_restore(settings, tell=tell, keep_sessions=left.keep_sessions, wanted=left.database)
     return restore(
         settings,
         Path(left.folder),
@@ -64,8 +64,8 @@ def resume_restore(settings: Settings, *, tell: Tell) -> Restored | Undone | Fin
 def abort_restore(settings: Settings, *, tell: Tell) -> Aborted:
     """Remove what is half made, swap back where the databases were swapped, start what ran.
 
-    What had been live meanwhile is kept for as long as a rollback point: people may have worked with it. Raises
-    `NotFound` when no restore was broken off, `Conflict` when there was no database before it.
+    What had been live meanwhile becomes a rollback point: people may have worked with it. Raises `NotFound` when no
+    restore was broken off, `Conflict` when there was no database before it.
     """
     left = require_unfinished(settings)
     with ExitStack() as held:
@@ -107,7 +107,7 @@ def _swap_back(settings: Settings, known: Administration, left: Unfinished, ran:
             code="nothing_before",
         )
     # of an undo it was a rollback point, and becomes that again
-    kept = left.database if left.what == "undo" else free_name(known, FAILED)
+    kept = left.database if left.what == "undo" else free_name(known, BEFORE)
     with ExitStack() as held:
         journal = Journal.of(settings, left.with_ran(ran), tell)
         if what_runs(settings) is not None:
