@@ -33,6 +33,7 @@ from pharos.ops.backup.store import (
     StoredBackup,
     find_backup,
     list_backups,
+    newest_good,
     read_verification,
     record_failure,
     record_verification,
@@ -167,6 +168,17 @@ def test_a_verified_backup_that_lost_a_file_or_part_of_one_is_failed(place: Sett
     escrow.unlink()
     (lost,) = list_backups(place)
     assert (lost.state, lost.error_code, lost.is_good) == ("failed", "missing_file", False)
+
+
+def test_a_backup_made_while_the_clock_was_wrong_hides_no_later_failure(place: Settings) -> None:
+    make_folder(place, datetime.now(UTC) + timedelta(days=300), is_verified=True)
+    today = make_folder(place, datetime.now(UTC).replace(microsecond=0) - timedelta(days=8), is_verified=True)
+    future, _ = found = list_backups(place)
+    assert (future.is_good, future.error_code) == (False, "made_in_the_future")
+    assert newest_good(found) is not None
+    assert find_backup(place, "latest", usable=True).folder == today
+    assert find_backup(place, future.name).folder == future.folder
+    assert plan_retention(found, keep_days=7, now=datetime.now(UTC)).remove == ()
 
 
 def test_a_folder_without_a_readable_manifest_is_listed_as_failed(place: Settings) -> None:

@@ -50,6 +50,13 @@ def test_an_attempt_that_is_neither_good_nor_failed_does_not_use_up_the_day() ->
     assert not is_missing(NIGHT, written, since=NIGHT - DAY)
 
 
+@pytest.mark.contract("BK-01", part="a backup made while the clock was wrong keeps no later one from being made")
+def test_a_backup_from_the_future_is_not_the_days() -> None:
+    known = [attempt(NIGHT + 300 * DAY), attempt(NIGHT - DAY)]
+    assert is_missing(NIGHT, known, since=NIGHT - DAY)
+    assert not is_missing(NIGHT, [*known, attempt(NIGHT + timedelta(hours=1))], since=NIGHT - DAY)
+
+
 @pytest.mark.contract("BK-01", part="a night that was slept through is made up for")
 def test_a_missed_night_is_made_up_for_but_a_first_start_waits_for_its_own() -> None:
     started = NIGHT + timedelta(hours=6)

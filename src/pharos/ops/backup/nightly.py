@@ -59,14 +59,15 @@ def last_moment(at: str, now: datetime) -> datetime | None:
 def is_missing(moment: datetime, attempts: Iterable[StoredBackup], *, since: datetime) -> bool:
     """Whether the daily backup of a moment that has passed is still to be made.
 
-    An attempt after the moment that was verified or failed, by any worker, is that day's; one that is neither, for it
-    was killed or made by hand, is not, up to `TRIES`. A moment that passed before the worker started (`since`) is made
-    up for, unless there never was a backup: a first start is nobody's night.
+    An attempt in the day after the moment that was verified or failed, by any worker, is that day's; one that is
+    neither, for it was killed or made by hand, is not, up to `TRIES`; one of a later day was made by a clock that was
+    wrong, and must not keep us from making any until then. A moment that passed before the worker started (`since`) is
+    made up for, unless there never was a backup: a first start is nobody's night.
     """
     known = list(attempts)
     if not known:
         return since <= moment
-    of_the_day = [one for one in known if one.made_at >= moment]
+    of_the_day = [one for one in known if moment <= one.made_at < moment + timedelta(days=1)]
     return len(of_the_day) < TRIES and all(one.state == WRITTEN for one in of_the_day)
 
 

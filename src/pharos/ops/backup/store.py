@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -37,6 +37,12 @@ MOMENT = re.compile(
 )
 FAILED, WRITTEN, VERIFIED_STATE, OFFSITE = "failed", "written", "verified", "offsite"
 GOOD = (VERIFIED_STATE, OFFSITE)
+CLOCK_IS_WRONG = timedelta(days=1)
+FUTURE_WORDS = (
+    "By its own words it was made on a day to come: the clock was wrong then. It may be restored by its name; remove "
+    "its folder when a later one is good."
+)
+"""Called good, it would be the newest one until that day: no alert would say that none is made any more."""
 DATABASE_SECONDS = 3
 """How long the rows are waited for: a list of backups is asked for when the database is ill."""
 
@@ -113,8 +119,8 @@ def list_backups(settings: Settings, *, removed: bool = False) -> list[StoredBac
 
 
 def describe_folder(folder: Path) -> StoredBackup:
-    """A backup as its folder shows it; `failed` with the reason is one whose manifest cannot be read, and a verified
-    one that lost a file since, or part of one: their sizes are looked at, not their content."""
+    """A backup as its folder shows it; `failed` with the reason is one whose manifest cannot be read, one of a day to
+    come, and a verified one that lost a file since, or part of one: their sizes are looked at, not their content."""
     try:
         manifest = read_manifest(folder)
     except PharosError as error:
@@ -129,6 +135,8 @@ def describe_folder(folder: Path) -> StoredBackup:
         documents=manifest.documents,
         seconds=manifest.seconds,
     )
+    if manifest.made_at > datetime.now(UTC) + CLOCK_IS_WRONG:
+        return replace(known, state=FAILED, error_code="made_in_the_future", error=FUTURE_WORDS)
     if found is None:
         return known
     if not found.passed:
