@@ -19,7 +19,7 @@ from pharos.infra.models import Secret
 from pharos.infra.settings import Settings
 from pharos.ops.backup.fingerprints import fingerprint_tables
 from pharos.ops.backup.manifest import TableState
-from pharos.ops.backup.restore import restore
+from pharos.ops.backup.restore import restore, undo_restore
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.rotate_encryption import rotate_encryption
 from pharos.runtime import Runtime
@@ -83,3 +83,16 @@ def test_an_operators_key_that_was_retired_is_refused_and_the_newer_one_named(in
     assert error.code == "retired_encryption_key"
     assert f"the newer key {rotation.new_key} first" in error.message
     assert with_runtime(installed, read_secret) == SECRET
+
+
+def test_an_undo_whose_key_is_gone_says_where_it_belongs(installed: Settings) -> None:
+    with_runtime(installed, rotate_encryption)
+    restore(installed, make_backup(installed), tell=quiet)
+    with_runtime(installed, rotate_encryption)
+    today, *_ = read_keys(installed)
+    without = installed.model_copy(update={"encryption_key": SecretStr(today.secret.hex())})
+    before = state_of(installed)
+    with pytest.raises(Conflict, match="do not open with the keys of PHAROS_ENCRYPTION_KEY") as refusal:
+        undo_restore(without, tell=quiet)
+    assert "Put the key from then there too" in refusal.value.message
+    assert state_of(installed) == before

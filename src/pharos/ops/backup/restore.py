@@ -35,7 +35,7 @@ from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.ids import TenantId
-from pharos.infra.keyring import read_keys
+from pharos.infra.keyring import key_source, read_keys
 from pharos.infra.logs import get_logger
 from pharos.infra.models import BlobLease
 from pharos.infra.settings import Settings
@@ -188,7 +188,12 @@ def undo_restore(settings: Settings, *, tell: Tell, keep_sessions: bool = False,
             with_database(known.admin_url, point.database),
             with_database(connection_urls(settings).backup, point.database),
         )
-        refuse_unopened(open_secrets(loaded, read_keys(settings)), name=point.database)
+        refuse_unopened(
+            open_secrets(loaded, read_keys(settings)),
+            name=point.database,
+            keys=key_source(settings),
+            mend="Put the key from then there too, after today's, and run this again.",
+        )
         journal.step("blobs", "Looking for every uploaded file it names")
         found = bring_named(settings, loaded.backup_url, name=point.database)
         _bring_forward(settings, loaded)

@@ -204,12 +204,19 @@ def open_secrets(loaded: Loaded, keys: Sequence[EncryptionSecret]) -> OpenedSecr
     return OpenedSecrets(len(data_keys), opened, tuple(unopened))
 
 
-def refuse_unopened(opened: OpenedSecrets, *, name: str) -> None:
-    """Raise `Conflict` (`secrets_not_opened`) when a secret did not open."""
+def refuse_unopened(
+    opened: OpenedSecrets,
+    *,
+    name: str,
+    keys: str = "its escrow",
+    mend: str = "Take another backup: `pharos restore --list`.",
+) -> None:
+    """Raise `Conflict` (`secrets_not_opened`) when a secret did not open with the keys of `keys`; `mend` says what to
+    do."""
     if opened.unopened:
         raise Conflict(
-            f"{len(opened.unopened)} of the secrets in {name} do not open with the keys of its escrow (first: "
-            f"{opened.unopened[0]}). Nothing was changed. Take another backup: `pharos restore --list`.",
+            f"{len(opened.unopened)} of the secrets in {name} do not open with the keys of {keys} (first: "
+            f"{opened.unopened[0]}). Nothing was changed. {mend}",
             code="secrets_not_opened",
             unopened=list(opened.unopened[:20]),
         )
