@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from tests.ops.backups import make_folder
 
 from pharos.infra.settings import Settings
+from pharos.ops.backup.manifest import FileState, read_manifest
+from pharos.ops.backup.restore_plan import EMPTY_DATABASE_BYTES, bytes_to_load
 from pharos.ops.backup.restore_time import FIXED_SECONDS, Measured, estimate_restore, estimate_seconds
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -39,3 +42,14 @@ def test_a_backup_is_estimated_by_its_own_verification_or_by_the_newest_good_one
     alone = Settings(_env_file=None, data_dir=tmp_path / "alone")
     unmeasured = make_folder(alone, made_at=NOW, size_bytes=size, verified=False)
     assert estimate_restore(alone, unmeasured, size) is None
+
+
+def test_a_dump_that_was_not_compressed_needs_less_room_for_its_bytes(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path)
+    manifest = read_manifest(make_folder(settings, made_at=NOW, size_bytes=MEGABYTE))
+    rows = FileState(100 * MEGABYTE, "")
+    compressed = replace(manifest, files={**manifest.files, "database/1.dat.gz": rows})
+    plain = replace(manifest, files={**manifest.files, "database/1.dat": rows, "blobs/1": rows})
+    assert bytes_to_load(manifest) == EMPTY_DATABASE_BYTES + 3 * MEGABYTE
+    assert bytes_to_load(compressed) - bytes_to_load(manifest) == 800 * MEGABYTE
+    assert bytes_to_load(plain) - bytes_to_load(manifest) == 300 * MEGABYTE

@@ -22,8 +22,9 @@ from pharos.ops.backup.manifest import DATABASE_FOLDER, Manifest
 from pharos.ops.backup.restore_blobs import BlobChanges, compare_blobs
 from pharos.ops.backup.restore_keys import KeyStep, plan_keys
 
-LOADED_PER_DUMPED = 8
-"""A compressed dump grows when loaded: rows by about three, indexes by as much again, and the server's log."""
+LOADED_PER_COMPRESSED, LOADED_PER_PLAIN = 8, 3
+"""A compressed dump grows when loaded: rows by about three, indexes by as much again, and the server's log. What was
+not compressed grows by the last two."""
 EMPTY_DATABASE_BYTES = 64 * 2**20
 
 Tell = Callable[[str, str], None]
@@ -76,7 +77,7 @@ def prepare(
     rows_now, server_now = _live_database(settings) if counts_rows else (None, None)
     if server_now is not None:
         _refuse_older_server(manifest, _major(server_now.version))
-    needed = blobs.bytes + (_bytes_to_load(manifest) if loads_database else 0)
+    needed = blobs.bytes + (bytes_to_load(manifest) if loads_database else 0)
     refuse_no_room(settings, needed)
     return Prepared(
         folder=folder,
@@ -109,7 +110,7 @@ def refuse_no_room(settings: Settings, needed: int) -> None:
 
 def refuse_no_room_to_load(settings: Settings, manifest: Manifest) -> None:
     """The same for the database of a backup alone."""
-    refuse_no_room(settings, _bytes_to_load(manifest))
+    refuse_no_room(settings, bytes_to_load(manifest))
 
 
 def programs_for(settings: Settings, admin_url: str, manifest: Manifest) -> Path:
@@ -158,9 +159,13 @@ def _refuse_no_identity(settings: Settings, identity: Path | None) -> None:
         )
 
 
-def _bytes_to_load(manifest: Manifest) -> int:
-    dumped = sum(state.bytes for name, state in manifest.files.items() if name.startswith(f"{DATABASE_FOLDER}/"))
-    return LOADED_PER_DUMPED * dumped + EMPTY_DATABASE_BYTES
+def bytes_to_load(manifest: Manifest) -> int:
+    """What the database of a backup takes on the disk, rather too much than too little."""
+    return EMPTY_DATABASE_BYTES + sum(
+        state.bytes * (LOADED_PER_COMPRESSED if name.endswith(".gz") else LOADED_PER_PLAIN)
+        for name, state in manifest.files.items()
+        if name.startswith(f"{DATABASE_FOLDER}/")
+    )
 
 
 def _live_database(settings: Settings) -> tuple[dict[str, int] | None, ServerFacts | None]:
