@@ -9,9 +9,11 @@ from pathlib import Path
 import psycopg
 import pytest
 from pydantic import SecretStr
+from tests.ops.installation import quiet
 from tests.postgres import Server
 
 from pharos.infra.settings import Settings
+from pharos.ops.backup.restore_journal import Unfinished, keep_journal
 from pharos.ops.backup.rollback_points import list_rollback_points, remove_old_rollback_points
 
 NAME = f"points_{secrets.token_hex(4)}"
@@ -29,13 +31,20 @@ def settings(database_server: Server, tmp_path: Path) -> Settings:
     )
 
 
-def test_rollback_points_go_when_their_time_is_over(database_server: Server, settings: Settings) -> None:
+def test_rollback_points_go_when_their_time_is_over(
+    database_server: Server, settings: Settings, tmp_path: Path
+) -> None:
     over = {f"{NAME}_{word}_20200101000000" for word in ("before", "failed")}
     with psycopg.connect(database_server.admin_url, autocommit=True) as connection:
+        (tmp_path / "run").mkdir()
         for name in over:
             connection.execute(f"create database {name}")
         assert not [point for point in list_rollback_points(settings) if "failed" in point.database]
-        assert set(remove_old_rollback_points(settings)) == over
+        (at_work, *_) = over
+        with keep_journal(settings, Unfinished("undo", "", at_work, replaces=True, ran=None), tell=quiet) as journal:
+            journal.step("secrets", "Opening every secret")
+            assert set(remove_old_rollback_points(settings)) == over - {at_work}, "an undo wants to swap to it"
+        assert remove_old_rollback_points(settings) == [at_work]
         left = connection.execute("select 1 from pg_database where datname = any(%s)", [list(over)]).fetchall()
     assert left == []
 

@@ -105,13 +105,18 @@ def keep_journal(settings: Settings, begun: Unfinished, *, tell: Tell) -> Iterat
 
 def read_unfinished(settings: Settings) -> Unfinished | None:
     """What a restore has left that was killed; None when there is none, or it is still at work."""
+    found = read_journal(settings)
+    return None if found is None or _is_at_work(found) else found
+
+
+def read_journal(settings: Settings) -> Unfinished | None:
+    """What a restore that is at work or was killed has in mind; None when there is none."""
     try:
-        found = Unfinished(**json.loads(_file(settings).read_bytes()))
+        return Unfinished(**json.loads(_file(settings).read_bytes()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
         return None  # another version's: whoever restores again does not need it, and Pharos must start
-    return None if _is_at_work(found) else found
 
 
 def require_unfinished(settings: Settings) -> Unfinished:

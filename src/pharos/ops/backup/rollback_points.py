@@ -21,7 +21,7 @@ from pharos.infra import embedded_postgres
 from pharos.infra.database_roles import DATABASE, Administration, read_administration
 from pharos.infra.errors import PharosError, Unavailable
 from pharos.infra.settings import Settings
-from pharos.ops.backup.restore_journal import read_unfinished
+from pharos.ops.backup.restore_journal import read_journal
 from pharos.ops.backup.scratch import drop_database
 
 SWAP_TRIES = 10
@@ -89,11 +89,11 @@ def database_name(settings: Settings) -> str:
 
 def remove_old_rollback_points(settings: Settings) -> list[str]:
     """Drop those whose time is over, and what failed as long ago; their names. Does nothing where no administrator's
-    address is known, and leaves what a restore that was broken off may have to swap back to."""
+    address is known, and leaves what a restore at work, or one that was broken off, may have to swap back to."""
     points = rollback_points_here(settings)
     if points is None or _has_no_database(settings):
         return []
-    left, kept = read_unfinished(settings), (*points, *_kept(settings, FAILED))
+    left, kept = read_journal(settings), (*points, *_kept(settings, FAILED))
     needed = {left.before, left.database} if left else set()
     over = [one.database for one in kept if one.until <= datetime.now(UTC) and one.database not in needed]
     for database in over:
