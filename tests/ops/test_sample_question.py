@@ -70,5 +70,8 @@ async def test_a_question_about_a_document_is_answered_with_it_and_leaves_nothin
     check = await ask_sample(served.settings)
     assert check.result == "FAIL"
     assert "pharos doctor data" in check.next_step
+    closed = str(served.settings.database_url).replace(":of-the-test@", ":another@")
+    gone = served.settings.model_copy(update={"database_url": closed})
+    assert (await ask_sample(gone)).result == "FAIL", "an error of a library would swap nothing back"
     model = served.settings.model_copy(update={"llm_model": "any", "llm_url": "http://127.0.0.1:9"})
     assert (await ask_sample(model)).result == "SKIP"

@@ -79,7 +79,8 @@ def try_out(settings: Settings, journal: Journal) -> tuple[Check, ...]:
     run_again(settings, journal.state.ran)
     raise Unavailable(
         f"What was restored does not work ({said}), so the old database is live again. The restored one is kept as "
-        f"{kept}; `pharos logs web` and `pharos doctor` say more.",
+        f"{kept}; `pharos logs web` and `pharos doctor` say more. To have it live all the same, to mend it there: "
+        "`pharos down`, the same restore, `pharos up`.",
         code="restore_not_healthy",
     )
 

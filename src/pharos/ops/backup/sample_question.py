@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import httpx
 import psycopg
+from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.errors import PharosError
@@ -47,7 +49,7 @@ async def ask_sample(settings: Settings) -> Check:
         if error.response.status_code == httpx.codes.FORBIDDEN:
             return ended("SKIP", "the only account has not chosen a password of its own yet")
         return ended("FAIL", f"{error.request.url.path} answers {error.response.status_code}")
-    except (PharosError, httpx.HTTPError) as error:
+    except (PharosError, httpx.HTTPError, psycopg.Error, SQLAlchemyError) as error:
         return ended("FAIL", str(error) or type(error).__name__)
     finally:
         await _tidy(settings, asked, kept_in)
@@ -59,16 +61,19 @@ def _check(started: float, result: Result, said: str) -> Check:
 
 
 async def _tidy(settings: Settings, asked: Sequence[TenantToAsk], kept_in: list[str]) -> None:
-    """End the sessions and remove the conversations. Where the web process is gone, a session ends by itself soon."""
+    """End the sessions and remove the conversations. Where the web process is gone, a session ends by itself soon; a
+    database that is gone too has failed the check already."""
     async with httpx.AsyncClient(base_url=local_url(settings), timeout=10.0, trust_env=False) as client:
         for tenant in asked:
             try:
                 await client.post("/auth/logout", headers={"Authorization": f"Bearer {tenant.token}"})
             except httpx.HTTPError:
                 break
-    async with await psycopg.AsyncConnection.connect(connection_urls(settings).app) as connection:
-        for tenant in asked:
-            await connection.execute("select set_config('pharos.tenant_id', %s, true)", [str(tenant.tenant_id)])
-            await connection.execute(
-                "delete from conversations where tenant_id = %s and id = any(%s::uuid[])", [tenant.tenant_id, kept_in]
-            )
+    with suppress(psycopg.OperationalError):
+        async with await psycopg.AsyncConnection.connect(connection_urls(settings).app) as connection:
+            for tenant in asked:
+                await connection.execute("select set_config('pharos.tenant_id', %s, true)", [str(tenant.tenant_id)])
+                await connection.execute(
+                    "delete from conversations where tenant_id = %s and id = any(%s::uuid[])",
+                    [tenant.tenant_id, kept_in],
+                )
