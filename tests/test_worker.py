@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from sqlalchemy import select, text
 from tests.make import MadeTenant
@@ -12,7 +14,7 @@ from pharos.identity.models import Tenant
 from pharos.identity.principal import operator
 from pharos.identity.tenants import create_tenant, remove_abandoned_tenants, scratch_tenant
 from pharos.infra.db_system import system_transaction
-from pharos.infra.errors import Invalid
+from pharos.infra.errors import Invalid, StorageFull
 from pharos.infra.ids import TenantId, new_id
 from pharos.ops.backup.scratch_folder import scratch_folder
 from pharos.runtime import Runtime
@@ -68,3 +70,18 @@ async def test_what_a_killed_verification_left_goes_and_a_running_one_stays(runt
 async def test_nobodys_tenant_is_named_like_a_measurement(runtime: Runtime) -> None:
     with pytest.raises(Invalid, match="are removed"):
         await create_tenant(runtime, slug="scratch-pad", name="Pad")
+
+
+async def test_a_round_that_fails_is_followed_by_the_next(runtime: Runtime) -> None:
+    """A loop that ended would be missed days later: by backups that nobody made."""
+    rounds: list[int] = []
+
+    async def fail(_: Runtime) -> None:
+        rounds.append(len(rounds))
+        if len(rounds) == 1:
+            raise StorageFull("The disk is full.")
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await worker._every(0, fail, runtime)
+    assert rounds == [0, 1]

@@ -20,6 +20,7 @@ from pharos.identity.tenants import list_tenants, remove_abandoned_tenants
 from pharos.infra import job_queue, jobs, processes
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.db_system import system_transaction
+from pharos.infra.errors import PharosError
 from pharos.infra.ids import TenantId
 from pharos.infra.logs import get_logger
 from pharos.infra.mail import SEND_TASK, recover_mails
@@ -236,7 +237,7 @@ async def _every(seconds: float, round_: Callable[[Runtime], Awaitable[object]],
     while True:
         try:
             await round_(runtime)
-        except (SQLAlchemyError, psycopg.Error, OSError) as error:
-            # The database may be away for a while; the next round tries again.
+        except (SQLAlchemyError, psycopg.Error, OSError, PharosError) as error:
+            # The database or the disk may be away for a while; the next round tries again.
             log.warning("upkeep.failed", round=round_.__name__, error=type(error).__name__)
         await asyncio.sleep(seconds)
