@@ -27,11 +27,12 @@ FAULTS_OF_THE_QUESTION = {
     "escrow_not_opened",
     "bad_identity_file",
     "bad_public_key",
+    "bad_signing_key",
     "newer_schema",
     "newer_backup",
     "renamed_backup",
 }
-"""Whoever asks has the wrong key or too old a Pharos, or gave it another name: the backup may be good."""
+"""Whoever asks has a wrong or a damaged key or too old a Pharos, or gave it another name: the backup may be good."""
 
 
 @dataclass(frozen=True)
