@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -89,3 +90,18 @@ def test_a_disk_is_low_when_the_next_backup_does_not_fit_and_full_before_the_las
         assert done.returncode == (UNAVAILABLE if is_full else 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 0, 10**6))
     assert disk.find_disks(settings)[0].is_low, "a backup of 1.2 MB does not fit into 1 MB"
+
+
+MEMORY = Path("/dev/shm")
+
+
+@pytest.mark.skipif(not MEMORY.is_dir() or MEMORY.stat().st_dev == Path("/tmp").stat().st_dev, reason="one disk here")
+def test_a_database_that_lies_on_a_disk_of_its_own_is_watched_there(tmp_path: Path) -> None:
+    """Where its server's user cannot enter the data directory, it lies elsewhere, behind a link."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as elsewhere:
+        settings = Settings(_env_file=None, data_dir=tmp_path / "data", backup_dir=Path(elsewhere) / "backups")
+        settings.data_dir.mkdir()
+        assert not disk.is_same_disk(settings)
+        (settings.data_dir / "postgres").symlink_to(elsewhere)
+        assert [found.holds for found in disk.find_disks(settings)] == [("data", "uploads"), ("database", "backups")]
+        assert disk.is_same_disk(settings)

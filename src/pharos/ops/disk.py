@@ -51,12 +51,12 @@ class DiskSpace:
 
 
 def find_disks(settings: Settings, *, wanted_bytes: int | None = None) -> list[DiskSpace]:
-    """The disks of data, uploads and backups, each once.
+    """The disks of data, uploads, database and backups, each once.
 
     `wanted_bytes` is what the next backup takes where the caller knows; else it is looked up, which reads sizes of all
     uploads and asks the database when there is no backup yet.
     """
-    places = {"data": settings.data_dir, "uploads": settings.blob_root, "backups": settings.backup_root}
+    places = {**_data_places(settings), "backups": settings.backup_root}
     by_device: dict[int, list[str]] = {}
     for name, place in places.items():
         by_device.setdefault(existing(place).stat().st_dev, []).append(name)
@@ -92,8 +92,19 @@ def existing(place: Path) -> Path:
 
 def is_same_disk(settings: Settings) -> bool:
     """Whether backups lie on a disk that also holds what they are backups of: when it breaks, both are gone."""
-    held = {existing(place).stat().st_dev for place in (settings.data_dir, settings.blob_root)}
+    held = {existing(place).stat().st_dev for place in _data_places(settings).values()}
     return existing(settings.backup_root).stat().st_dev in held
+
+
+def _data_places(settings: Settings) -> dict[str, Path]:
+    """Where what must not be lost lies: the database too, where its server cannot reach the data directory and it lies
+    on another disk."""
+    places = {"data": settings.data_dir, "uploads": settings.blob_root}
+    database = (settings.data_dir / "postgres").resolve()
+    is_ours = settings.database_url is None and database.exists()
+    if is_ours and database.stat().st_dev != existing(settings.data_dir).stat().st_dev:
+        places["database"] = database
+    return places
 
 
 def _database_bytes(settings: Settings) -> int:
