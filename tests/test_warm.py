@@ -38,6 +38,19 @@ def test_it_ends_as_the_installed_one(words: list[str], warm: str, around: dict[
     assert run(warm) == run(INSTALLED)
 
 
+def test_it_runs_where_the_directory_was_removed(warm: str, around: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = f'cd gone; rmdir ../gone; exec "{Path(warm).parent}/python" -m pharos version'
+    done = subprocess.run(["/bin/sh", "-c", script], env=around, cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_python_runs_whatever_else_it_is_asked_to(warm: str, tmp_path: Path) -> None:
+    words = [str(Path(warm).parent / "python"), "-c", "import sys; print(sys.argv, sys.prefix); sys.exit(3)", "a"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, f"['-c', 'a'] {sys.prefix}\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_what_it_runs(number: signal.Signals, warm: str, around: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "none" / "logs").mkdir(parents=True)

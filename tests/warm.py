@@ -2,8 +2,9 @@
 
 A process that has loaded them, and nothing of Pharos, stands by. The program `pharos` in the folder that
 `warm_programs` gives hands it arguments, environment, directory and the three streams; a fork of it then imports
-Pharos and runs the command as the installed program does. That program itself runs wherever this one cannot stand for
-it: for the parts of an installation, for another source tree or another user, and in all other tests.
+Pharos and runs the command as the installed program does. `python` beside it does the same for `-m pharos …`, which is
+how the parts of an installation are started by such a fork: four seconds less for each start. The installed programs
+themselves run wherever these cannot stand for them: for another source tree or another user, and in all other tests.
 """
 
 from __future__ import annotations
@@ -23,29 +24,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LIBRARIES = (
-    "alembic.command", "cryptography.hazmat.primitives.asymmetric.ed25519", "email.headerregistry", "httpx",
-    "numpy.typing", "procrastinate", "prometheus_client", "psutil", "psycopg_pool", "pwdlib.hashers.argon2",
-    "pydantic_settings", "pyrage", "rich.console", "rich.progress", "rich.table", "semantic_text_splitter",
-    "sqlalchemy.dialects.postgresql", "sqlalchemy.ext.asyncio", "Stemmer", "structlog", "typer",
+    "alembic.command", "cryptography.hazmat.primitives.asymmetric.ed25519", "email.headerregistry", "fastapi.responses",
+    "httptools", "httpx", "jinja2", "jwt", "markdown_it", "numpy.typing", "procrastinate", "prometheus_client",
+    "psutil", "psycopg_pool", "pwdlib.hashers.argon2", "pydantic_settings", "pyrage", "python_multipart",
+    "rich.console", "rich.progress", "rich.table", "semantic_text_splitter", "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.ext.asyncio", "starlette.applications", "Stemmer", "structlog", "tokenizers", "typer",
+    "uvicorn.protocols.http.httptools_impl", "uvloop",
 )  # fmt: skip
+INSTALLED = Path(sys.executable).parent
 READY_SECONDS = 60.0
 
 CLIENT = """#!{python} -IS
 import os, signal, socket, sys
-real, words = {real!r}, sys.argv[1:]
-is_part = bool({{"web", "worker", "embedder"}} & set(words[:1])) or (words[:1] == ["up"] and "--detach" not in words)
+real, prefix, words = {real!r}, {prefix!r}, sys.argv[1:]
+other_program = words[: len(prefix)] != prefix
 other_tree = "PYTHONPATH" in os.environ
-if is_part or other_tree or os.stat({address!r}).st_uid != os.geteuid():
+if other_program or other_tree or os.stat({address!r}).st_uid != os.geteuid():
     os.execv(real, [real, *words])
+words = words[len(prefix) :]
 mask = os.umask(0)
 around = [f"{{name}}={{value}}" for name, value in os.environ.items()]
-request = [os.getcwd(), str(mask), str(len(words)), *words, *around]
+request = [str(mask), str(len(words)), *words, *around]
 body = os.fsencode("\\0".join(request))
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda number, _: server.send(bytes([number])))
-socket.send_fds(server, [len(body).to_bytes(4, "big")], [0, 1, 2])
+here = os.open(".", os.O_PATH)  # not by its name: it may have been removed
+socket.send_fds(server, [len(body).to_bytes(4, "big")], [0, 1, 2, here])
 server.sendall(body)
 code = int(server.recv(8) or b"70")
 if code < 0:
@@ -62,16 +68,17 @@ def warm_programs() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pharos-warm-") as made:
         folder = Path(made)
         folder.chmod(0o755)
-        address, program = str(folder / "socket"), folder / "pharos"
+        address = str(folder / "socket")
         server = subprocess.Popen([sys.executable, "-P", __file__, address])
         deadline = time.monotonic() + READY_SECONDS
         while not Path(address).exists():
             assert server.poll() is None, "the libraries could not be loaded"
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        real = str(Path(sys.executable).parent / "pharos")
-        program.write_text(CLIENT.format(python=sys.executable, real=real, address=address))
-        program.chmod(0o755)
+        for name, prefix in (("pharos", []), ("python", ["-m", "pharos"])):
+            program, real = folder / name, str(INSTALLED / name)
+            program.write_text(CLIENT.format(python=sys.executable, real=real, prefix=prefix, address=address))
+            program.chmod(0o755)
         yield folder
         server.kill()
         server.wait()
@@ -81,6 +88,7 @@ def serve(address: str) -> None:
     """Fork for each connection; returns in the fork that is to run the command, and in no other process."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    sys.executable = str(Path(address).parent / "python")  # what Pharos starts the parts with
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how the forks end
@@ -100,7 +108,7 @@ def serve(address: str) -> None:
 
 def attend(connection: socket.socket) -> None:
     """Read what is asked for and fork; returns in the fork, while this process tells the client how that one ends."""
-    head, streams, _, _ = socket.recv_fds(connection, 4, 3)
+    head, [*streams, here], _, _ = socket.recv_fds(connection, 4, 4)
     size = int.from_bytes(head, "big")
     body = b""
     while len(body) < size:
@@ -108,10 +116,10 @@ def attend(connection: socket.socket) -> None:
     child = os.fork()
     if child == 0:
         connection.close()
-        put_in_place(os.fsdecode(body).split("\0"), streams)
+        put_in_place(os.fsdecode(body).split("\0"), here, streams)
         return
-    for stream in streams:
-        os.close(stream)
+    for handle in (here, *streams):
+        os.close(handle)
     ended = os.pidfd_open(child)
     while True:
         ready, _, _ = select.select([connection.fileno(), ended], [], [])
@@ -127,16 +135,17 @@ def attend(connection: socket.socket) -> None:
             os.kill(child, number)
 
 
-def put_in_place(request: list[str], streams: list[int]) -> None:
+def put_in_place(request: list[str], here: int, streams: list[int]) -> None:
     """Make this process what the client is: where it is, what surrounds it, what it reads and writes."""
-    directory, mask, count, *rest = request
+    mask, count, *rest = request
     os.setsid()
-    os.chdir(directory)
+    os.fchdir(here)
+    os.close(here)
     os.umask(int(mask))
     os.environ.clear()
     os.environ.update({name: value for name, _, value in (pair.partition("=") for pair in rest[int(count) :])})
     time.tzset()
-    sys.argv = [str(Path(sys.executable).parent / "pharos"), *rest[: int(count)]]
+    sys.argv = [str(INSTALLED / "pharos"), *rest[: int(count)]]
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
