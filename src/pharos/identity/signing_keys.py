@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pharos.infra.errors import Invalid
 from pharos.infra.secret_files import create_secret, write_secret
-from pharos.infra.settings import Settings, variable_of
+from pharos.infra.settings import Settings, refuse_two_values, variable_of
 
 KNOWN_DEFAULTS = ("change", "secret", "your-", "your_", "default", "example", "insecure", "password")
 MIN_DISTINCT = 4
@@ -55,6 +55,13 @@ def current_key(settings: Settings, which: SigningSecret) -> bytes:
     if not file.exists():
         create_secret(file, secrets.token_hex(32))
     return _checked(_read(file).strip(), which)
+
+
+def refuse_bad_signing_secrets(settings: Settings) -> None:
+    """Raise `Invalid` for a signing secret that is short, a placeholder, or set twice differently."""
+    refuse_two_values()
+    for which in SIGNING_SECRETS:
+        current_key(settings, which)
 
 
 def verifying_keys(settings: Settings, which: SigningSecret, *, now: datetime | None = None) -> list[bytes]:

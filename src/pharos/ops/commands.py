@@ -11,6 +11,7 @@ from typing import Annotated
 import psutil
 import typer
 
+from pharos.identity.signing_keys import refuse_bad_signing_secrets
 from pharos.infra import embedded_postgres
 from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.logs import configure_logs
@@ -51,8 +52,6 @@ def up(
     _warn_of_unfinished(settings)
     with supervisor_lock(settings):
         if "web" in names:
-            from pharos.ops.secrets_check import refuse_bad_signing_secrets  # as below
-
             refuse_bad_signing_secrets(settings)  # before anything is made or started
             refuse_busy_port(settings)
         if not detach:
@@ -77,9 +76,11 @@ def _start_detached(settings: Settings, *, only: str | None) -> None:
     if only is not None:
         echo_line(f"{only} is running (process {state.pid}).")
         return
-    from pharos.ops.supervisor import models_lines, setup_lines
-
     echo_line(f"Pharos is ready at {state.url}")
+    if not state.says_more:
+        return
+    from pharos.ops.supervisor import models_lines, setup_lines  # as above
+
     for line in (*run_async(models_lines(settings)), *run_async(setup_lines(settings, link=True))):
         echo_line(line)
 

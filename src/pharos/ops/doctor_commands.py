@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar
 import psycopg
 import typer
 
+from pharos.identity.signing_keys import refuse_bad_signing_secrets
 from pharos.infra import embedded_postgres, migrate
 from pharos.infra.counts import CountsGone, RedisCounts
 from pharos.infra.database_roles import connection_urls
@@ -26,7 +27,6 @@ from pharos.ops.running import read_state
 from pharos.ops.secrets_check import (
     find_overdue,
     list_known_secrets,
-    refuse_bad_signing_secrets,
     refuse_wrong_secrets,
 )
 from pharos.ops.standing import Standing, read_standing

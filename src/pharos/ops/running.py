@@ -32,13 +32,18 @@ STRUCT_FLOCK = "hhqqi0q"  # fcntl(2) on 64-bit Linux: type, whence, start, lengt
 
 @dataclass(frozen=True)
 class State:
-    """What the supervisor says of itself in `run/supervisor.json`; `parts`: name -> `pid`, `restarts`."""
+    """What the supervisor says of itself in `run/supervisor.json`; `parts`: name -> `pid`, `restarts`.
+
+    `says_more`: when it was ready the models were not, or there was no account yet. Who started it tells that too, and
+    the link for the first account, which is a secret, is not written down.
+    """
 
     pid: int
     port: int
     url: str
     is_ready: bool
     parts: Mapping[str, Mapping[str, int]]
+    says_more: bool = True
 
 
 @contextlib.contextmanager

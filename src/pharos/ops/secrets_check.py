@@ -9,11 +9,17 @@ from pathlib import Path
 from sqlalchemy import select
 
 from pharos.identity.models import Tenant
-from pharos.identity.signing_keys import SIGNING_SECRETS, SigningSecret, current_key, is_given, secret_file
+from pharos.identity.signing_keys import (
+    SIGNING_SECRETS,
+    SigningSecret,
+    is_given,
+    refuse_bad_signing_secrets,
+    secret_file,
+)
 from pharos.infra.db_system import system_transaction
 from pharos.infra.ids import TenantId
 from pharos.infra.keyring import key_file
-from pharos.infra.settings import Settings, refuse_two_values
+from pharos.infra.settings import Settings
 from pharos.infra.vault import UnreadableSecret, sealed_secrets
 from pharos.ops.backup.escrow import drill_identity_file
 from pharos.ops.backup.restic import password_file
@@ -49,13 +55,6 @@ async def refuse_wrong_secrets(runtime: Runtime) -> None:
     refuse_bad_signing_secrets(runtime.settings)
     async with system_transaction(runtime.db) as session:
         await runtime.vault.check(session)
-
-
-def refuse_bad_signing_secrets(settings: Settings) -> None:
-    """Raise `Invalid` for a signing secret that is short, a placeholder, or set twice differently."""
-    refuse_two_values()
-    for which in SIGNING_SECRETS:
-        current_key(settings, which)
 
 
 async def every_tenant(runtime: Runtime) -> list[tuple[TenantId, str]]:

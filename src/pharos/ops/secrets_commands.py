@@ -14,7 +14,7 @@ import typer
 from pharos.identity.audit import record_audit
 from pharos.identity.principal import operator
 from pharos.identity.security import record_security_event
-from pharos.identity.signing_keys import JWT, SESSION, SigningSecret, is_given, rotate_key
+from pharos.identity.signing_keys import JWT, SESSION, SigningSecret, is_given, refuse_bad_signing_secrets, rotate_key
 from pharos.infra.errors import Conflict, Invalid, PharosError
 from pharos.infra.keyring import key_source, read_keys
 from pharos.infra.settings import Settings
@@ -26,7 +26,6 @@ from pharos.ops.secrets_check import (
     count_unreadable,
     every_tenant,
     list_known_secrets,
-    refuse_bad_signing_secrets,
     refuse_wrong_secrets,
 )
 from pharos.runtime import Runtime, open_runtime

@@ -69,7 +69,7 @@ class Supervisor:
         self.names = names
         self.say = say
         self.parts: dict[str, Part] = {}
-        self.is_ready = False
+        self.is_ready, self.says_more = False, True
         self.stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -89,9 +89,10 @@ class Supervisor:
                 await self._wait_until_ready()
                 await self._wait_for_models()
             if not self.stopping.is_set():
-                self.is_ready = True
+                more = await self._what_is_missing()
+                self.is_ready, self.says_more = True, bool(more)
                 self._write_state()
-                await self._announce()
+                self._announce(more)
             await self.stopping.wait()
             for watcher in watchers:
                 if watcher.done():
@@ -187,13 +188,18 @@ class Supervisor:
                     return
                 await asyncio.sleep(0.05)
 
-    async def _announce(self) -> None:
+    async def _what_is_missing(self) -> list[str]:
+        if "web" not in self.names:
+            return []
+        return [*await models_lines(self.settings), *await setup_lines(self.settings, link=self.shows_setup_link)]
+
+    def _announce(self, more: list[str]) -> None:
         if "web" not in self.names:
             self.say("Postgres is ready.")
             return
         self.say(f"Listening on port {self.settings.port}")
         self.say(f"Pharos is ready at {self.settings.base_url}")
-        for line in (*await models_lines(self.settings), *await setup_lines(self.settings, link=self.shows_setup_link)):
+        for line in more:
             self.say(line)
 
     async def _tidy(self) -> None:
@@ -223,7 +229,8 @@ class Supervisor:
     def _write_state(self) -> None:
         parts = {name: {"pid": part.process.pid, "restarts": part.restarts} for name, part in self.parts.items()}
         url, port = self.settings.base_url, self.settings.port
-        write_state(self.settings, State(os.getpid(), port=port, url=url, is_ready=self.is_ready, parts=parts))
+        state = State(os.getpid(), port, url, self.is_ready, parts, says_more=self.says_more)
+        write_state(self.settings, state)
 
 
 async def models_lines(settings: Settings) -> list[str]:
