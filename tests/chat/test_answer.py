@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 from tests.conftest import RunJobs
+from tests.fakes import with_model
 from tests.make import MadeTenant, make_document, make_person, make_project
 
 from pharos.chat.answer import NOT_FOUND, Answer, Event, answer_question, gather_answer
@@ -37,6 +37,9 @@ class Model:
                 raise piece
             yield piece
 
+    async def close(self) -> None:
+        """Nothing is open."""
+
 
 async def library(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> ProjectId:
     project = await make_project(runtime.db, tenant.admin)
@@ -48,7 +51,7 @@ async def library(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> Pr
 async def ask(
     runtime: Runtime, tenant: MadeTenant, project: ProjectId, question: str = QUESTION, model: ChatModel | None = None
 ) -> Answer:
-    world = replace(runtime, chat_model=model)
+    world = with_model(runtime, model)
     return await gather_answer(answer_question(world, tenant.admin, project_id=project, question=question))
 
 
@@ -112,7 +115,7 @@ async def test_a_model_that_fails_later_ends_the_turn_with_an_error(
     runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
 ) -> None:
     project = await library(runtime, tenant, run_jobs)
-    world = replace(runtime, chat_model=Model("On Pha", Unavailable("It went away.")))
+    world = with_model(runtime, Model("On Pha", Unavailable("It went away.")))
     events = [e async for e in answer_question(world, tenant.admin, project_id=project, question=QUESTION)]
     assert [event.name for event in events] == ["meta", "text", "error"]
     assert events[-1] == Event("error", {"error": "unavailable", "message": "Failed to generate response."})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import select
 from tests.conftest import RunJobs, open_client
-from tests.fakes import FakeChat
+from tests.fakes import FakeChat, with_model
 from tests.make import MadeTenant, make_document, make_project
 
 from pharos.chat.models import Conversation, Message
@@ -99,7 +98,7 @@ async def test_a_model_streams_and_is_held_to_its_sources(
     runtime: Runtime, member: Principal, project_id: ProjectId
 ) -> None:
     model = FakeChat("It was built on the island of Pharos [1].")
-    async with open_client(replace(runtime, chat_model=model), member) as client:
+    async with open_client(with_model(runtime, model), member) as client:
         answer = await client.post(f"/chat/projects/{project_id}", json={"question": QUESTION})
     names = [name for name, _ in events_of(answer.text)]
     assert names.count("text") > 1

@@ -14,7 +14,7 @@ from pharos.identity.principal import Principal
 from pharos.infra.errors import Invalid, PharosError
 from pharos.infra.ids import ConversationId, ProjectId
 from pharos.infra.logs import get_logger
-from pharos.providers.contract import ChatModel, ChatRequest
+from pharos.providers.contract import Call, Candidate
 from pharos.retrieval.search import FoundPassage, SearchOutcome, search
 from pharos.runtime import Runtime
 
@@ -57,14 +57,16 @@ async def answer_question(
     question: str,
     conversation_id: ConversationId | None = None,
     earlier: Sequence[tuple[str, str]] = (),
+    wish: str | None = None,
 ) -> AsyncIterator[Event]:
     """Answer in a project: `meta`, then `sources` and `text` in the order they are known, then `done`.
 
-    `earlier` are (role, body) of a conversation that this one goes on from.
+    `earlier` are (role, body) of a conversation that this one goes on from; `wish` names a model.
 
     Without a model, or when it fails before its first word, the answer is made of cited sentences; when nothing
     relevant was found it says so and no model is asked. A model that fails later ends the turn with `error`.
-    Raises `Invalid` and `NotFound` before the first event.
+    Raises `Invalid`, `NotFound`, and `Unavailable` for a model that was wished for and is not there, before the first
+    event.
     """
     question = _checked(question)
     async with runtime.db.transaction(principal.tenant_id) as session:
@@ -78,15 +80,17 @@ async def answer_question(
         )
     found = await search(runtime, principal, text=question, project_id=project_id, limit=PASSAGES_READ)
     extract = extract_answer(question, found)
-    reply = Reply()
-    if runtime.chat_model is not None and extract.is_answered:
+    reply, call = Reply(), Call()
+    candidates = await _find_models(runtime, principal, turn, wish) if extract.is_answered else ()
+    if candidates:
         yield Event("meta", _meta(turn, mode="model", degraded=found.degraded))
         request = build_prompt(question, found.passages, history=turn.history, instructions=turn.instructions)
         try:
-            async for piece in _stream(runtime.chat_model, request, reply, given=len(found.passages)):
+            words = runtime.models.stream(principal.tenant_id, candidates, request, call)
+            async for piece in _stream(words, reply, given=len(found.passages)):
                 yield Event("text", {"delta": piece})
         except PharosError as error:
-            log.warning("model.failed", model=runtime.chat_model.name, code=error.code, begun=bool(reply.shown))
+            log.warning("model.failed", model=call.model, code=error.code, begun=bool(reply.shown))
             if reply.shown:
                 yield Event("error", {"error": error.code, "message": "Failed to generate response."})
                 return
@@ -95,8 +99,7 @@ async def answer_question(
         yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
     else:
         # The model was asked and said nothing; where nothing was found it is not asked, and nothing is missing.
-        model_failed = runtime.chat_model is not None and extract.is_answered
-        draft = _from_extract(extract, degraded=found.degraded or model_failed)
+        draft = _from_extract(extract, degraded=found.degraded or bool(candidates))
         yield Event("meta", _meta(turn, mode="extractive", degraded=draft.degraded))
         yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
         yield Event("text", {"delta": draft.body})
@@ -113,9 +116,20 @@ class Reply:
     shown: int = 0
 
 
-async def _stream(model: ChatModel, request: ChatRequest, reply: Reply, *, given: int) -> AsyncIterator[str]:
+async def _find_models(runtime: Runtime, principal: Principal, turn: Turn, wish: str | None) -> tuple[Candidate, ...]:
+    """The models to ask, or none: without one the answer is extractive (C-31), but a wish is not passed over."""
+    try:
+        return await runtime.models.resolve(principal.tenant_id, wish, project=turn.model)
+    except PharosError as error:
+        if wish is not None:
+            raise
+        log.info("model.none", code=error.code)
+        return ()
+
+
+async def _stream(words: AsyncIterator[str], reply: Reply, *, given: int) -> AsyncIterator[str]:
     """The model's words as they come, citations checked; a mark is held back until it is whole."""
-    async for piece in model.stream(request):
+    async for piece in words:
         reply.text += piece
         checked = check_citations(reply.text[: safe_prefix(reply.text)], given=given).text
         if len(checked) > reply.shown:

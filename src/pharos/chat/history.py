@@ -38,12 +38,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Turn:
-    """An opened turn: the question is stored, the answer will be `message_id`."""
+    """An opened turn: the question is stored, the answer will be `message_id`; `model` is the project's setting."""
 
     conversation_id: ConversationId
     message_id: MessageId
     history: tuple[tuple[str, str], ...]
     instructions: str
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ async def open_turn(
         message_id=MessageId(new_id()),
         history=(*earlier, *((message.role, message.body) for message in history))[-HISTORY_MESSAGES:],
         instructions=project.instructions,
+        model=project.model,
     )
 
 

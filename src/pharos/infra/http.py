@@ -130,10 +130,10 @@ def json_error(request: Request, error: PharosError) -> Response:
 
 def error_headers(error: PharosError) -> dict[str, str]:
     """What an answer's headers say of an error, as JSON and as a page: when to try again, how to sign in."""
+    if isinstance(error, (LimitReached, Unavailable)) and error.retry_after_seconds is not None:
+        return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
     if isinstance(error, Unavailable):
         return {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    if isinstance(error, LimitReached) and error.retry_after_seconds is not None:
-        return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
     if isinstance(error, NotSignedIn):
         return {"WWW-Authenticate": "Bearer"}
     return {}

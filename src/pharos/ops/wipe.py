@@ -60,6 +60,7 @@ FATES: dict[str, Fate] = {
     "groups": "empty",
     "hidden_projects": "empty",
     "lexicon": "empty",
+    "llm_calls": "keep",  # what was paid stays paid, and counts against the month
     "mails": "empty",
     "memberships": "empty",
     "message_sources": "empty",
@@ -77,6 +78,8 @@ FATES: dict[str, Fate] = {
     "project_members": "empty",
     "project_memories": "empty",
     "projects": "empty",
+    "provider_states": "keep",
+    "providers": "keep",
     "rate_limits": "empty",
     "refresh_tokens": "empty",
     "secrets": "keep",  # keys of providers and tokens; the texts of mails go with their mails
@@ -84,6 +87,7 @@ FATES: dict[str, Fate] = {
     "sessions": "empty",
     "share_requests": "empty",
     "share_tokens": "empty",
+    "tenant_model_settings": "keep",
     "tenants": "keep",
     "users": "empty",
     "vector_spaces": "keep",

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pharos.infra.settings import Settings
-from pharos.providers.contract import ChatModel, EmbeddingModel, ModelState
+from pharos.providers.contract import Candidate, ChatModel, EmbeddingModel, ModelState
 from pharos.providers.embedder.minilm import DIMENSION, MAX_TOKENS, MODEL_NAME
 
 if TYPE_CHECKING:
@@ -53,20 +53,8 @@ async def open_embedding(settings: Settings) -> AsyncIterator[EmbeddingModel]:
         await embedding.close()
 
 
-@asynccontextmanager
-async def open_chat_model(settings: Settings) -> AsyncIterator[ChatModel | None]:
-    """The configured OpenAI-compatible model, or None: answers are then extractive."""
-    if settings.llm_model is None or (settings.llm_url is None and settings.llm_key is None):
-        yield None
-        return
-    from pharos.providers.openai import OpenAIChat  # its SDK takes most of a second to import
+def open_chat_model(candidate: Candidate) -> ChatModel:
+    """The wire format a candidate speaks; its SDK takes most of a second to import, once."""
+    from pharos.providers.openai import OpenAIChat
 
-    model = OpenAIChat(
-        name=settings.llm_model,
-        base_url=settings.llm_url,
-        key=settings.llm_key.get_secret_value() if settings.llm_key else None,
-    )
-    try:
-        yield model
-    finally:
-        await model.close()
+    return OpenAIChat(name=candidate.model, base_url=candidate.base_url, key=candidate.key)
