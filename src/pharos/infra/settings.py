@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     llm_url: str | None = Field(default=None, description="Base URL of an OpenAI-compatible server.")
     llm_key: SecretStr | None = Field(default=None, description="Its key, where it wants one.")
     llm_model: str | None = Field(default=None, description="The model to ask there.")
+    allow_private_providers: bool = Field(
+        default=False,
+        description="Whether providers entered by tenants may lie on this machine or in private networks, such as a "
+        "local Ollama; the one of `llm_url` always may.",
+    )
     models_dir: Path = Field(
         default=Path(sys.prefix) / "share" / "pharos" / "models", description="Where the local models lie."
     )
