@@ -212,7 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._chunk(f"event: error\ndata: {json.dumps(error)}\n\n".encode())
                 events = []
             case "huge":
-                self._repeat(events[first_word - 1].encode())
+                word = json.dumps(self.server.provider.words[0])
+                self._repeat(events[first_word - 1].replace(word, json.dumps("x" * 65_536)).encode())
             case "huge_line":
                 self._repeat(b"data: " + b"x" * 65_536)
         for event in events[first_word:]:
@@ -220,7 +221,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._chunk(b"")
 
     def _repeat(self, piece: bytes) -> None:
-        piece *= max(1, 65_536 // len(piece))
         for _ in range(self.server.provider.huge_bytes // len(piece)):
             self._chunk(piece)
 

@@ -8,8 +8,10 @@ before the request would miss, a second lookup or a redirect, is a connection li
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -130,15 +132,13 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
         resolve: Resolve = resolve_name,
         network: httpcore2.AsyncNetworkBackend | None = None,
     ) -> None:
-        super().__init__(trust_env=False)
+        super().__init__(verify=_tls(), trust_env=False)
         if not isinstance(getattr(self, "_pool", None), httpcore2.AsyncConnectionPool):
             msg = "httpx2 keeps its connections elsewhere now: the guard would not be asked"
             raise TypeError(msg)
         self._max_reply_bytes = max_reply_bytes
         backend = _GuardedNetwork(allow_private=allow_private, resolve=resolve, network=network)
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=httpx2.create_ssl_context(trust_env=False), max_connections=None, network_backend=backend
-        )
+        self._pool = httpcore2.AsyncConnectionPool(ssl_context=_tls(), max_connections=None, network_backend=backend)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         refuse_url(request.url)
@@ -265,6 +265,12 @@ def _carried(address: Address) -> Iterator[ipaddress.IPv4Address]:
         yield address.sixtofour
     if address.teredo is not None:
         yield from address.teredo
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Read once: the list of authorities takes a twentieth of a second."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 def _host_name(host: str) -> str:

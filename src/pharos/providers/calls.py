@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from sqlalchemy import select, text
 
@@ -46,6 +47,8 @@ class Models:
         Raises `Unavailable` with `no_provider` or `llm_disabled`; nobody has been called then.
         """
         candidates = choose(await self.known(tenant_id), wish=wish, project=project)
+        if self._settings.allow_private_providers:
+            candidates = tuple(replace(one, allows_private=True) for one in candidates)
         first = candidates[0]
         # The words are what people search their logs for (LP-03).
         log.info(

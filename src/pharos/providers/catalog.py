@@ -55,6 +55,14 @@ async def open_embedding(settings: Settings) -> AsyncIterator[EmbeddingModel]:
 
 def open_chat_model(candidate: Candidate) -> ChatModel:
     """The wire format a candidate speaks; its SDK takes most of a second to import, once."""
-    from pharos.providers.openai import OpenAIChat
+    if candidate.kind == "anthropic":
+        from pharos.providers.anthropic import AnthropicChat as Chat
+    else:
+        from pharos.providers.openai import OpenAIChat as Chat  # type: ignore[assignment]
 
-    return OpenAIChat(name=candidate.model, base_url=candidate.base_url, key=candidate.key)
+    return Chat(
+        name=candidate.model,
+        base_url=candidate.base_url,
+        key=candidate.key,
+        allows_private=candidate.allows_private,
+    )
