@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
@@ -49,6 +50,66 @@ class Answer:
     sources: list[Source] = field(default_factory=list)
 
 
+class Stop:
+    """Somebody's wish to hear no more: the model is not read on, and what it has said becomes the answer."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self._reader: asyncio.Task[object] | None = None
+
+    def ask(self) -> None:
+        """End the reading now, or before it begins; nothing else of the turn is cut off."""
+        self.is_asked = True
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def until(self, pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+        """The pieces until somebody asks to stop."""
+        if self.is_asked:
+            return
+        self._reader = asyncio.current_task()
+        try:
+            async for piece in pieces:
+                yield piece
+        except asyncio.CancelledError:
+            if not self.is_asked or self._reader is None:
+                raise
+            self._reader.uncancel()
+        finally:
+            self._reader = None
+
+
+async def begin_turn(
+    runtime: Runtime,
+    principal: Principal,
+    *,
+    project_id: ProjectId,
+    question: str,
+    conversation_id: ConversationId | None = None,
+    earlier: Sequence[tuple[str, str]] = (),
+    wish: str | None = None,
+    owner: str | None = None,
+) -> Turn:
+    """Store a question, and with an `owner` the turn that answers it as theirs.
+
+    `earlier` are (role, body) of a conversation that this one goes on from; `wish` names a model. Raises `Invalid`,
+    `NotFound`, `NotAllowed`, and `Unavailable` for a model that was wished for and is not there.
+    """
+    question = _checked(question)
+    if wish is not None:
+        await runtime.models.resolve(principal.tenant_id, wish)
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        return await open_turn(
+            session,
+            principal,
+            project_id=project_id,
+            question=question,
+            conversation_id=conversation_id,
+            earlier=earlier,
+            owner=owner,
+        )
+
+
 async def answer_question(
     runtime: Runtime,
     principal: Principal,
@@ -59,34 +120,47 @@ async def answer_question(
     earlier: Sequence[tuple[str, str]] = (),
     wish: str | None = None,
 ) -> AsyncIterator[Event]:
-    """Answer in a project: `meta`, then `sources` and `text` in the order they are known, then `done`.
+    """Answer in this very call, for callers that nobody listens to elsewhere: the events of `answer_turn`, then `done`.
 
-    `earlier` are (role, body) of a conversation that this one goes on from; `wish` names a model.
+    Raises as `begin_turn` does, before the first event.
+    """
+    turn = await begin_turn(
+        runtime,
+        principal,
+        project_id=project_id,
+        question=question,
+        conversation_id=conversation_id,
+        earlier=earlier,
+        wish=wish,
+    )
+    async for told in answer_turn(runtime, principal, turn, wish=wish):
+        if isinstance(told, Event):
+            yield told
+            continue
+        async with runtime.db.transaction(principal.tenant_id) as session:
+            await close_turn(session, principal, turn, told)
+        yield done_event(told)
+
+
+async def answer_turn(
+    runtime: Runtime, principal: Principal, turn: Turn, *, wish: str | None = None, stop: Stop | None = None
+) -> AsyncIterator[Event | Draft]:
+    """`meta`, then `sources` and `text` in the order they are known; last the draft, which the caller stores.
 
     Without a model, or when it fails before its first word, the answer is made of cited sentences; when nothing
-    relevant was found it says so and no model is asked. A model that fails later ends the turn with `error`.
-    Raises `Invalid`, `NotFound`, and `Unavailable` for a model that was wished for and is not there, before the first
-    event.
+    relevant was found it says so and no model is asked. A model that fails later ends the turn with `error`, and one
+    that was stopped before its first word leaves no draft.
     """
-    question = _checked(question)
-    async with runtime.db.transaction(principal.tenant_id) as session:
-        turn = await open_turn(
-            session,
-            principal,
-            project_id=project_id,
-            question=question,
-            conversation_id=conversation_id,
-            earlier=earlier,
-        )
-    found = await search(runtime, principal, text=question, project_id=project_id, limit=PASSAGES_READ)
-    extract = extract_answer(question, found)
+    stop = stop or Stop()
+    found = await search(runtime, principal, text=turn.question, project_id=turn.project_id, limit=PASSAGES_READ)
+    extract = extract_answer(turn.question, found)
     reply, call = Reply(), Call()
     candidates = await _find_models(runtime, principal, turn, wish) if extract.is_answered else ()
     if candidates:
         yield Event("meta", _meta(turn, mode="model", degraded=found.degraded))
-        request = build_prompt(question, found.passages, history=turn.history, instructions=turn.instructions)
+        request = build_prompt(turn.question, found.passages, history=turn.history, instructions=turn.instructions)
         try:
-            words = runtime.models.stream(principal.tenant_id, candidates, request, call)
+            words = stop.until(runtime.models.stream(principal.tenant_id, candidates, request, call))
             async for piece in _stream(words, reply, given=len(found.passages)):
                 yield Event("text", {"delta": piece})
         except PharosError as error:
@@ -94,18 +168,27 @@ async def answer_question(
             if reply.shown:
                 yield Event("error", {"error": error.code, "message": "Failed to generate response."})
                 return
+    if stop.is_asked and not reply.text:
+        return
     if reply.text:
         draft = _from_model(reply, found)
-        yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
+        yield _sources_event(draft)
     else:
         # The model was asked and said nothing; where nothing was found it is not asked, and nothing is missing.
         draft = _from_extract(extract, degraded=found.degraded or bool(candidates))
         yield Event("meta", _meta(turn, mode="extractive", degraded=draft.degraded))
-        yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
+        yield _sources_event(draft)
         yield Event("text", {"delta": draft.body})
-    async with runtime.db.transaction(principal.tenant_id) as session:
-        await close_turn(session, principal, turn, draft)
-    yield Event("done", {"grounded": draft.grounded, "confidence": draft.confidence, "text": draft.body})
+    yield draft
+
+
+def done_event(draft: Draft) -> Event:
+    """What ends a turn that has an answer."""
+    return Event("done", {"grounded": draft.grounded, "confidence": draft.confidence, "text": draft.body})
+
+
+def _sources_event(draft: Draft) -> Event:
+    return Event("sources", {"sources": [asdict(source) for source in draft.sources]})
 
 
 @dataclass

@@ -64,6 +64,18 @@ BACKUP_NOTICES = Gauge(
     ["notice"],
     registry=REGISTRY,
 )
+STREAMS_ACTIVE = Gauge(
+    "nyxcore_sse_connections_active", "Streams of events that somebody follows now.", ["endpoint"], registry=REGISTRY
+)
+TURNS_RUNNING = Gauge("pharos_turns_running", "Answers in the making in this process.", registry=REGISTRY)
+TURNS_ENDED = Counter("pharos_turns_total", "Answers that ended here, by how.", ["state"], registry=REGISTRY)
+ANSWER_SECONDS = Histogram(
+    "pharos_answer_stage_seconds",
+    "Seconds of a stage of an answer: rewrite, retrieve, first_word (the model's), llm (to its last), total.",
+    ["stage"],
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
 
 
 def count_answer(*, method: str, route: str, status: int, seconds: float) -> None:
@@ -77,6 +89,9 @@ def show_from_start(counter: Counter, sources: Iterable[str]) -> None:
     """Let series begin at 0: the first increase of one that appears at 1 is seen by no alert."""
     for source in sources:
         counter.labels(source)
+
+
+show_from_start(TURNS_ENDED, ("done", "failed", "stopped", "interrupted"))
 
 
 def render_metrics() -> bytes:

@@ -43,6 +43,7 @@ LOCK_SECONDS = 20
 Fate = Literal["keep", "empty"]
 FATES: dict[str, Fate] = {
     "alembic_version": "keep",
+    "answer_cache": "keep",
     "api_keys": "empty",
     "audit_log": "empty",
     "audit_seals": "empty",
@@ -56,6 +57,7 @@ FATES: dict[str, Fate] = {
     "documents": "empty",
     "drills": "keep",
     "encryption_keys": "keep",
+    "feedback": "empty",
     "group_members": "empty",
     "groups": "empty",
     "hidden_projects": "empty",
@@ -89,6 +91,8 @@ FATES: dict[str, Fate] = {
     "share_tokens": "empty",
     "tenant_model_settings": "keep",
     "tenants": "keep",
+    "turn_events": "empty",
+    "turns": "empty",
     "users": "empty",
     "vector_spaces": "keep",
 }
@@ -109,6 +113,8 @@ CHANGING_BY_THEMSELVES = {
     "security_events",
     "sessions",
     "share_tokens",  # how often each was used
+    "turn_events",  # of answers that ended long ago they go by themselves
+    "turns",
 }
 CONTENT = tuple(table for table in EMPTIED if table not in CHANGING_BY_THEMSELVES)
 """What people made, and what was made of it: in the backup to the last row and letter, or the wipe refuses."""
