@@ -95,7 +95,7 @@ def refuse_url(url: str | httpx2.URL) -> None:
     if _host_name(url.host) in METADATA_HOSTS:
         raise _refused(SECRETS)
     port = url.port or (443 if url.scheme == "https" else 80)
-    if port in OTHER_SERVICES or (port < 1024 and port not in {80, 443}):
+    if port in OTHER_SERVICES or port > 65535 or (port < 1024 and port not in {80, 443}):
         raise AddressRefused(f"Port {port} belongs to another kind of service. Use 80, 443 or one from 1024 on.")
 
 
