@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,8 @@ from pharos import __version__
 from pharos.access.routes import router as access
 from pharos.chat.routes import router as chat
 from pharos.chat.shared_routes import router as shared
+from pharos.chat.turn_routes import router as chat_turns
+from pharos.chat.turns import Turns
 from pharos.identity.account_routes import router as account
 from pharos.identity.audit_routes import router as audit
 from pharos.identity.current import KNOWS_WHO_ASKS, get_runtime
@@ -50,6 +53,8 @@ log = get_logger(__name__)
 
 STREAMED_BODIES = re.compile(r"/projects/[^/]+/documents")
 DRAIN_SECONDS = 30
+TURNS_END_SECONDS = DRAIN_SECONDS + 1.0
+"""An answer has ended or is marked as interrupted before the supervisor loses patience, after 35 seconds."""
 
 
 def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI:
@@ -59,7 +64,10 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_runtime(settings) as opened, sign_in_upkeep(opened):
             app.state.runtime = opened
-            yield
+            try:
+                yield
+            finally:
+                await app.state.turns.close()
 
     app = FastAPI(
         title="Pharos",
@@ -69,6 +77,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
+    app.state.turns = Turns()
     if runtime is not None:
         app.state.runtime = runtime
     app.include_router(health)
@@ -84,6 +93,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
         library,
         retrieval,
         chat,
+        chat_turns,
         shared,
         stats,
         backup_download,
@@ -154,6 +164,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             log.info(f"Listening on port {self.config.port}", host=self.config.host)  # noqa: G004 - the promised words
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # From now on, and not from the end of the requests, run the seconds that an answer in the making still has.
+        self.config.app.state.turns.ends_at = time.monotonic() + TURNS_END_SECONDS  # type: ignore[union-attr]
+        await super().shutdown(sockets)
 
 
 async def _visit(request: Request, error: PharosError) -> dict[str, Any]:

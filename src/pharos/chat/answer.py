@@ -12,7 +12,7 @@ from pharos.chat.extractive import Extract, Quotation, extract_answer
 from pharos.chat.history import Draft, Source, Turn, close_turn, open_turn
 from pharos.chat.prompt import build_prompt
 from pharos.identity.principal import Principal
-from pharos.infra.errors import Invalid, PharosError
+from pharos.infra.errors import Invalid, PharosError, Unavailable
 from pharos.infra.ids import ConversationId, ProjectId
 from pharos.infra.logs import get_logger
 from pharos.providers.contract import Call, Candidate
@@ -279,7 +279,7 @@ async def gather_answer(events: AsyncIterator[Event]) -> Answer:
                 answer.answer, answer.grounded = str(event.data["text"]), bool(event.data["grounded"])
                 answer.confidence = float(str(event.data["confidence"]))
             case "error":
-                raise PharosError(str(event.data["message"]), code=str(event.data["error"]))
+                raise Unavailable(str(event.data["message"]), code=str(event.data["error"]))
     return answer
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlencode
 
-from pharos.chat.answer import Event
 from pharos.chat.history import Source
 from pharos.infra.ids import ProjectId
 from pharos.infra.render import CitationLink, render_markdown, render_quoted
@@ -21,23 +20,6 @@ def answer_html(body: str, *, mode: str | None, project_id: ProjectId | None, so
         source.index: CitationLink(href=passage_path(project_id, source), title=_title(source)) for source in sources
     }
     return (render_markdown if mode == "model" else render_quoted)(body, citations=links)
-
-
-async def with_html(events: AsyncIterator[Event], *, project_id: ProjectId) -> AsyncIterator[Event]:
-    """The events of a turn as the browser gets them: `done` also carries `html`, the answer rendered and sanitised."""
-    mode: str | None = None
-    sources: list[Source] = []
-    async for event in events:
-        if event.name == "meta":
-            mode = str(event.data["mode"])
-        elif event.name == "sources":
-            listed = event.data["sources"]
-            assert isinstance(listed, list)
-            sources = [Source(**source) for source in listed]
-        elif event.name == "done":
-            html = answer_html(str(event.data["text"]), mode=mode, project_id=project_id, sources=sources)
-            event = Event("done", event.data | {"html": html})  # noqa: PLW2901 - the one event that is changed
-        yield event
 
 
 def passage_path(project_id: ProjectId | None, source: Source) -> str:

@@ -107,7 +107,6 @@ class TurnRow(Table):
     owner: Mapped[str] = mapped_column(Text)
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
     is_stop_asked: Mapped[bool] = mapped_column(server_default="false")
-    error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.models import ShareRequest
 from pharos.access.shares import NO_LINK, OpenedLink, ask_to_share, open_link
-from pharos.chat.answer import Event, answer_question
-from pharos.chat.history import Source, get_conversation, list_messages, list_sources
+from pharos.chat.answer import begin_turn
+from pharos.chat.history import Source, Turn, get_conversation, list_messages, list_sources
 from pharos.chat.models import Conversation, Message
+from pharos.chat.turn_rows import get_turn
 from pharos.identity.principal import Principal
 from pharos.infra.ids import ConversationId, MessageId, ProjectId
 from pharos.infra.limits import GUEST_QUESTION
@@ -78,10 +79,10 @@ async def read_shared(
     )
 
 
-async def ask_shared(
-    runtime: Runtime, token: str, *, ip: str, question: str, branch_id: ConversationId | None = None
-) -> AsyncIterator[Event]:
-    """A guest's question, in a branch of their own (a new one without an id): the events of `answer_question`.
+async def begin_shared(
+    runtime: Runtime, token: str, *, ip: str, question: str, owner: str, branch_id: ConversationId | None = None
+) -> tuple[Principal, Turn]:
+    """A guest's question, in a branch of their own (a new one without an id): who asks, and the turn that answers.
 
     It reads the link's project and nothing else, and writes the branch and nothing else. Raises as `read_shared` does.
     """
@@ -90,15 +91,24 @@ async def ask_shared(
     async with runtime.db.transaction(link.guest.tenant_id) as session:
         await _shared(session, link)
         earlier = [(message.role, message.body) for message in await _snapshot(session, link)]
-    async for event in answer_question(
+    turn = await begin_turn(
         runtime,
         link.guest,
         project_id=link.project_id,
         question=question,
         conversation_id=branch_id,
         earlier=earlier,
-    ):
-        yield event
+        owner=owner,
+    )
+    return link.guest, turn
+
+
+async def find_shared_turn(runtime: Runtime, token: str, *, ip: str, turn_id: MessageId) -> Principal:
+    """Whose turn it is, if it was asked by this link; any other is `NotFound`."""
+    link = await open_link(runtime, token, ip=ip, is_visit=False)
+    async with runtime.db.transaction(link.guest.tenant_id) as session:
+        await get_turn(session, link.guest, turn_id=turn_id)
+    return link.guest
 
 
 async def _shared(session: AsyncSession, link: OpenedLink) -> Conversation:

@@ -25,6 +25,8 @@ LEASE_SECONDS = 10.0
 EVENTS_KEPT_SECONDS = 3600
 EVENTS_READ = 500
 CHANNEL = "pharos_turns"
+TERMINAL = ("done", "error")
+"""Events after which a turn tells nothing more."""
 
 NO_TURN = NotFound("There is no such answer in your conversations. Ask again.", code="no_such_turn")
 
@@ -41,15 +43,15 @@ class ToldEvent:
 
 @dataclass(frozen=True)
 class TurnView:
-    """A turn of one's own. `question_id` names the message that asks."""
+    """A turn. `question_id` names the message that asks; `is_guests`: asked by a guest of a share link."""
 
     id: MessageId
     conversation_id: ConversationId
     project_id: ProjectId
-    question_id: UUID
+    question_id: MessageId
     question: str
     state: TurnState
-    error: str | None
+    is_guests: bool
 
 
 ADD_EVENTS = text(
@@ -113,7 +115,7 @@ async def beat(session: AsyncSession, turn_ids: Sequence[UUID]) -> dict[UUID, bo
     return {row.id: row.is_stop_asked for row in await session.execute(alive)}
 
 
-async def end_turn(session: AsyncSession, turn_id: UUID, *, state: TurnState, error: str | None = None) -> bool:
+async def end_turn(session: AsyncSession, turn_id: UUID, *, state: TurnState) -> bool:
     """End a turn that runs. False when it had ended in this very way; `Conflict` when it ended in another.
 
     The second is a fence: an owner that was thought dead must not add its answer to what people were told.
@@ -121,7 +123,7 @@ async def end_turn(session: AsyncSession, turn_id: UUID, *, state: TurnState, er
     ended = (
         update(TurnRow)
         .where(TurnRow.id == turn_id, TurnRow.state == "running")
-        .values(state=state, error=error, ended_at=func.now())
+        .values(state=state, ended_at=func.now())
         .returning(TurnRow.id)
     )
     if (await session.execute(ended)).scalar_one_or_none() is not None:
@@ -147,13 +149,19 @@ async def forget_events(session: AsyncSession) -> None:
 
 async def get_turn(session: AsyncSession, principal: Principal, *, turn_id: MessageId) -> TurnView:
     """A turn of one's own conversations. Raises `NotFound` for anybody else's."""
+    view = await view_turn(session, turn_id)
+    try:
+        await get_conversation(session, principal, conversation_id=view.conversation_id)
+    except NotFound as error:
+        raise NO_TURN from error
+    return view
+
+
+async def view_turn(session: AsyncSession, turn_id: MessageId) -> TurnView:
+    """A turn of the tenant, whoever asked; for who was let in already."""
     row = (await session.execute(_views().where(TurnRow.id == turn_id))).one_or_none()
     if row is None:
         raise NO_TURN
-    try:
-        await get_conversation(session, principal, conversation_id=ConversationId(row.conversation_id))
-    except NotFound as error:
-        raise NO_TURN from error
     return _view(row)
 
 
@@ -184,15 +192,15 @@ async def read_events(session: AsyncSession, turn_id: MessageId, *, after: int) 
     return [ToldEvent(row.turn_id, row.seq, row.name, row.data) for row in found.scalars()]
 
 
-def _views() -> Select[Any]:
+def _views() -> Select[*tuple[Any, ...]]:
     return (
         select(
             TurnRow.id,
             TurnRow.conversation_id,
             TurnRow.question_id,
             TurnRow.state,
-            TurnRow.error,
             Conversation.project_id,
+            Conversation.share_token_id,
             Message.body,
         )
         .join(Conversation, Conversation.id == TurnRow.conversation_id)
@@ -205,8 +213,8 @@ def _view(row: Any) -> TurnView:
         id=MessageId(row.id),
         conversation_id=ConversationId(row.conversation_id),
         project_id=ProjectId(row.project_id),
-        question_id=row.question_id,
+        question_id=MessageId(row.question_id),
         question=row.body,
         state=row.state,
-        error=row.error,
+        is_guests=row.share_token_id is not None,
     )

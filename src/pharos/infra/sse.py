@@ -58,4 +58,4 @@ async def _lines(events: AsyncIterator[Told | None], endpoint: str) -> AsyncIter
 
 def _line(event: Told) -> str:
     data = json.dumps(event.data, ensure_ascii=False, default=str)
-    return f"id: {event.seq}\nevent: {event.name}\ndata: {data}\n\n"
+    return f"event: {event.name}\ndata: {data}\nid: {event.seq}\n\n"

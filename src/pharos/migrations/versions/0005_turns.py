@@ -26,7 +26,6 @@ TABLES = (
         owner text not null,
         heartbeat_at timestamptz default now() not null,
         is_stop_asked boolean default 'false' not null,
-        error text,
         created_at timestamptz default now() not null,
         ended_at timestamptz,
         constraint pk_turns primary key (tenant_id, id),
