@@ -52,6 +52,9 @@ class FakeChat:
         for word in re.findall(r"\S+\s*", self.reply):
             yield word
 
+    async def list_models(self) -> list[str]:
+        return [self.name]
+
     async def close(self) -> None:
         """Nothing is open."""
 

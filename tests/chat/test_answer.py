@@ -37,6 +37,9 @@ class Model:
                 raise piece
             yield piece
 
+    async def list_models(self) -> list[str]:
+        return [self.name]
+
     async def close(self) -> None:
         """Nothing is open."""
 

@@ -47,6 +47,7 @@ class Known:
     preset: str | None = None
     requests_per_minute: int | None = None
     status_page: str | None = None
+    allows_private: bool = False
 
     @property
     def is_usable(self) -> bool:
@@ -65,16 +66,19 @@ class Known:
             key_prefix=key_prefix(self.key),
             preset=self.preset,
             is_shared=self.is_shared,
-            allows_private=self.id is None,
+            allows_private=self.allows_private,
             requests_per_minute=self.requests_per_minute,
             status_page=self.status_page,
         )
 
 
 async def list_known(
-    session: AsyncSession, vault: Vault, tenant_id: TenantId, *, is_default_tenant: bool
+    session: AsyncSession, vault: Vault, tenant_id: TenantId, *, is_default_tenant: bool, allows_private: bool
 ) -> list[Known]:
-    """A tenant's own providers with their keys, oldest first; a key that is off or cannot be opened is none."""
+    """A tenant's own providers with their keys, oldest first; a key that is off or cannot be opened is none.
+
+    `allows_private`: whether the operator lets tenants name addresses of this machine and of private networks.
+    """
     rows = (await session.execute(select(Provider).order_by(Provider.created_at, Provider.id))).scalars().all()
     sealed = sealed_secrets(tenant_id).add_columns(Secret.name).where(Secret.kind == KEY_KIND, Secret.is_enabled)
     keys: dict[str, str] = {}
@@ -99,6 +103,7 @@ async def list_known(
             preset=row.preset,
             requests_per_minute=row.requests_per_minute,
             status_page=row.status_page,
+            allows_private=allows_private,
         )
         for row in rows
     ]
@@ -129,6 +134,7 @@ def of_environment(settings: Settings) -> list[Known]:
             state_key=f"{ENVIRONMENT}:{mark}",
             label=ENVIRONMENT,
             key=key,
+            allows_private=True,  # the operator's own word
         )
     ]
 

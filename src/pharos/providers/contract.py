@@ -114,6 +114,10 @@ class ChatModel(Protocol):
         """
         ...
 
+    async def list_models(self) -> list[str]:
+        """The names the provider offers, in its order. Raises what `stream` raises."""
+        ...
+
     async def close(self) -> None:
         """Close its connections."""
         ...
