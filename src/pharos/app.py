@@ -17,6 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pharos import __version__
 from pharos.access.routes import router as access
+from pharos.chat.openai_format import openai_error
+from pharos.chat.openai_routes import router as openai_door
 from pharos.chat.routes import router as chat
 from pharos.chat.shared_routes import router as shared
 from pharos.chat.turn_routes import router as chat_turns
@@ -94,6 +96,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
         retrieval,
         chat,
         chat_turns,
+        openai_door,
         shared,
         stats,
         backup_download,
@@ -116,18 +119,19 @@ def _identifies(dependant: Dependant) -> bool:
 
 
 async def answer_error(request: Request, error: PharosError) -> Response:
-    """An error as JSON, or as a page where a browser asks for one.
+    """An error as JSON, as a page where a browser asks for one, and as OpenAI's clients read it under `/v1`.
 
     Who is not known on an installation that has no account yet is told that, and a browser is led to the setup (ID-02).
     """
-    is_page = wants_page(request)
+    is_openai = request.url.path.startswith("/v1/")
+    is_page = wants_page(request) and not is_openai
     is_stranger = isinstance(error, NotSignedIn) or (isinstance(error, NotFound) and is_page)
     if is_stranger and await _awaits_setup(request):
         words = "Set this installation up first: `pharos setup-link` prints the address."
         error = Unavailable(words, code=NOT_INITIALIZED)
     if is_page:
         return error_page(request, error, request_id=request_id_of(request), visit=await _visit(request, error))
-    return json_error(request, error)
+    return openai_error(request, error) if is_openai else json_error(request, error)
 
 
 def serve(settings: Settings) -> None:
