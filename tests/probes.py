@@ -32,6 +32,7 @@ from pharos.infra.db import Database, Table
 from pharos.infra.ids import TenantId, new_id
 from pharos.infra.models import Mail
 from pharos.library.models import Document
+from pharos.providers.models import Provider
 from pharos.runtime import Runtime
 from pharos.tables import metadata
 
@@ -100,13 +101,25 @@ def _rows(tenant_id: TenantId, user_id: UUID, mark: str) -> Iterator[tuple[str, 
     token = {"purpose": "invitation", "email": f"{mark}@example.org", "token_hash": new_id().hex, "expires_at": later}
     yield "invitation", OneTimeToken(**key, id=new_id(), **token)
     yield "mail", Mail(**key, id=new_id(), recipient=f"{mark}@example.org", subject=mark)
+    asked_at = {"kind": "local", "base_url": f"https://{mark}.invalid", "models": [mark]}
+    yield "provider", Provider(**key, id=new_id(), name=f"{mark}-{new_id().hex}", **asked_at)
     yield "audit entry", AuditEntry(**key, id=new_id(), actor=mark, action="test.made", subject=mark)
     yield "security event", SecurityEvent(**key, id=new_id(), event_type="test_made", severity="low", subject=mark)
 
 
 async def delete_everything(runtime: Runtime, tenant: MadeTenant, ids: Ids) -> None:
     """Remove what `make_everything` made; logs only grow, so their rows stay."""
-    tables = ("mails", "one_time_tokens", "sessions", "api_keys", "projects", "groups", "departments", "memberships")
+    tables = (
+        "mails",
+        "providers",
+        "one_time_tokens",
+        "sessions",
+        "api_keys",
+        "projects",
+        "groups",
+        "departments",
+        "memberships",
+    )
     async with runtime.db.transaction(tenant.id) as session:
         for table in tables:
             column = "user_id" if table == "memberships" else "id"

@@ -43,8 +43,10 @@ from pharos.library.routes import router as library
 from pharos.ops.backup.download import router as backup_download
 from pharos.ops.health import router as health
 from pharos.ops.metrics_routes import router as metrics
+from pharos.ops.provider_routes import router as providers
 from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.ops.stats import router as stats
+from pharos.providers.breaker import reset_breakers
 from pharos.retrieval.routes import router as retrieval
 from pharos.runtime import Runtime, open_runtime
 from pharos.web.errors import NOT_INITIALIZED, error_page, wants_page
@@ -66,6 +68,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_runtime(settings) as opened, sign_in_upkeep(opened):
             app.state.runtime = opened
+            await reset_breakers(opened.db)  # a start gives every provider another chance (LP-21)
             try:
                 yield
             finally:
@@ -99,6 +102,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
         openai_door,
         shared,
         stats,
+        providers,
         backup_download,
     ):
         app.include_router(router, dependencies=[Depends(count_stranger)])

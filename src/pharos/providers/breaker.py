@@ -114,6 +114,7 @@ RESET = text(
     returning s.label, old.state as was, s.state
     """
 )
+FORGET = text("delete from provider_states where key = any(:keys) returning label")
 SHOW = text(
     """
     select key, label, state, failures, successes, opened_at, cardinality(trial_ends) as trials,
@@ -198,6 +199,14 @@ async def reset_breakers(db: Database, keys: list[str] | None = None) -> int:
     for row in rows:
         _note(row.label, row.was, row.state)
     return sum(row.was != "closed" for row in rows)
+
+
+async def forget_states(db: Database, keys: list[str]) -> None:
+    """Forget how providers fared that are no more what they were."""
+    async with db.statement() as connection:
+        rows = (await connection.execute(FORGET, {"keys": keys})).all()
+    for row in rows:
+        BREAKER_STATE.labels(row.label).set(0)
 
 
 async def list_standings(db: Database) -> list[Standing]:
