@@ -17,13 +17,14 @@ from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.embedded_postgres import free_port
 
 
-def start_web(database_url: str, data_dir: Path, port: int) -> subprocess.Popen[str]:
+def start_web(database_url: str, data_dir: Path, port: int, **settings: str) -> subprocess.Popen[str]:
     environment = {
         "PATH": os.environ["PATH"],
         "PHAROS_DATABASE_URL": database_url,
         "PHAROS_DATA_DIR": str(data_dir),
         "PHAROS_PORT": str(port),
         "PHAROS_ENCRYPTION_KEY": ENCRYPTION_KEY,
+        **settings,
     }
     command = [sys.executable, "-m", "pharos", "web"]
     return subprocess.Popen(command, env=environment, cwd=data_dir, stderr=subprocess.PIPE, text=True)
