@@ -21,6 +21,7 @@ COMMANDS = {
     "pharos.ops.log_commands": ("logs",),
     "pharos.ops.limit_commands": ("ratelimit",),
     "pharos.ops.smoke_commands": ("smoke",),
+    "pharos.ops.provider_commands": ("provider", "breaker"),
     "pharos.ops.migrate_commands": ("migrate",),
     "pharos.ops.secrets_commands": ("secrets",),
     "pharos.ops.backup.commands": ("backup",),

@@ -18,7 +18,7 @@ from pharos.identity.audit import record_audit
 from pharos.identity.principal import Principal
 from pharos.identity.security import record_security_event
 from pharos.infra.address_guard import check_address
-from pharos.infra.errors import Conflict, Invalid, NotAllowed, NotFound, PharosError
+from pharos.infra.errors import Conflict, Invalid, NotAllowed, NotFound, PharosError, Unavailable
 from pharos.infra.ids import TenantId, new_id
 from pharos.infra.models import Secret
 from pharos.infra.vault import Vault
@@ -215,7 +215,11 @@ async def _try_out(runtime: Runtime, row: Provider, key: str | None, *, ping: bo
 
     Raises `Invalid`, with the provider's own words for whoever enters it.
     """
-    await check_address(row.base_url, allow_private=runtime.settings.allow_private_providers)
+    try:
+        await check_address(row.base_url, allow_private=runtime.settings.allow_private_providers)
+    except Unavailable:  # a name that nobody knows just now
+        if ping:
+            raise
     known = await _as_known(runtime, row, key)
     if not ping or not known.is_usable:
         return None
