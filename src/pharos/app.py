@@ -17,6 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pharos import __version__
 from pharos.access.routes import router as access
+from pharos.chat.feedback import feedback_upkeep
+from pharos.chat.feedback_routes import router as feedback
 from pharos.chat.openai_format import openai_error
 from pharos.chat.openai_routes import router as openai_door
 from pharos.chat.routes import router as chat
@@ -66,7 +68,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_runtime(settings) as opened, sign_in_upkeep(opened):
+        async with open_runtime(settings) as opened, sign_in_upkeep(opened), feedback_upkeep(opened):
             app.state.runtime = opened
             await reset_breakers(opened.db)  # a start gives every provider another chance (LP-21)
             try:
@@ -99,6 +101,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
         retrieval,
         chat,
         chat_turns,
+        feedback,
         openai_door,
         shared,
         stats,

@@ -115,7 +115,7 @@ async def ask_any_streamed(
     """As `POST /chat`, in events."""
     project_id = ProjectId(body.project_id) if body.project_id else await _only_project(runtime, principal)
     turn = await start_turn(runtime, principal, turns, project_id=project_id, body=body)
-    return sse_response(request, turns.follow(runtime, principal.tenant_id, turn.message_id))
+    return sse_response(request, turns.follow(runtime, principal.tenant_id, turn.message_id), turn_id=turn.message_id)
 
 
 @router.post(
@@ -138,7 +138,7 @@ async def ask_streamed(
     It goes on when the line is cut: `GET /chat/turns/{id}/events` with `Last-Event-ID` tells the rest.
     """
     turn = await start_turn(runtime, principal, turns, project_id=project_id, body=body)
-    return sse_response(request, turns.follow(runtime, principal.tenant_id, turn.message_id))
+    return sse_response(request, turns.follow(runtime, principal.tenant_id, turn.message_id), turn_id=turn.message_id)
 
 
 async def start_turn(

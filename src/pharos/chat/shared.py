@@ -14,7 +14,7 @@ from pharos.access.shares import NO_LINK, OpenedLink, ask_to_share, open_link
 from pharos.chat.answer import begin_turn
 from pharos.chat.history import Source, Turn, get_conversation, list_messages, list_sources
 from pharos.chat.models import Conversation, Message
-from pharos.chat.turn_rows import get_turn
+from pharos.chat.turn_rows import TurnView, get_turn, list_open_turns
 from pharos.identity.principal import Principal
 from pharos.infra.ids import ConversationId, MessageId, ProjectId
 from pharos.infra.limits import GUEST_QUESTION
@@ -25,7 +25,7 @@ from pharos.runtime import Runtime
 class SharedConversation:
     """What a guest reads: the messages up to the approval, and, with a branch, what they asked since.
 
-    `sources` are those of each answer, by message.
+    `sources` are those of each answer, by message; `open_turns` those of the branch that left no answer, or none yet.
     """
 
     title: str
@@ -33,6 +33,7 @@ class SharedConversation:
     expires_at: datetime
     messages: tuple[Message, ...]
     branch: tuple[Message, ...]
+    open_turns: tuple[TurnView, ...]
     sources: dict[MessageId, list[Source]]
 
 
@@ -64,9 +65,11 @@ async def read_shared(
         messages = await _snapshot(session, link)
         sources = await list_sources(session, conversation_id=link.conversation_id)
         branch: Sequence[Message] = ()
+        open_turns: Sequence[TurnView] = ()
         if branch_id is not None:
             await get_conversation(session, link.guest, conversation_id=branch_id)
             branch = await list_messages(session, conversation_id=branch_id)
+            open_turns = await list_open_turns(session, conversation_id=branch_id)
             sources |= await list_sources(session, conversation_id=branch_id)
     shown = {message.id for message in (*messages, *branch)}
     return SharedConversation(
@@ -75,6 +78,7 @@ async def read_shared(
         expires_at=link.expires_at,
         messages=tuple(messages),
         branch=tuple(branch),
+        open_turns=tuple(open_turns),
         sources={message_id: found for message_id, found in sources.items() if message_id in shown},
     )
 

@@ -89,7 +89,8 @@ async def ask_on(
     token: str, body: GuestQuestion, request: Request, runtime: CurrentRuntime, turns: CurrentTurns
 ) -> Answer:
     """A guest's follow-up in the shared conversation's project; its `conversationId` is theirs to go on with."""
-    events = events_of(await _ask(request, runtime, turns, token, body))
+    _, told = await _ask(request, runtime, turns, token, body)
+    events = events_of(told)
     return Answer.model_validate(asdict(await gather_answer(events)))
 
 
@@ -98,7 +99,8 @@ async def ask_on_streamed(
     token: str, body: GuestQuestion, request: Request, runtime: CurrentRuntime, turns: CurrentTurns
 ) -> StreamingResponse:
     """The same in events, as `POST /chat/stream`."""
-    return sse_response(request, await _ask(request, runtime, turns, token, body))
+    turn_id, told = await _ask(request, runtime, turns, token, body)
+    return sse_response(request, told, turn_id=turn_id)
 
 
 @router.get("/api/v1/share/{token}/turns/{turn_id}/events", response_class=StreamingResponse, responses=STREAMED)
@@ -108,7 +110,7 @@ async def follow_guests_turn(
     """What a guest's own turn tells after the event that `Last-Event-ID` names."""
     guest = await find_shared_turn(runtime, token, ip=client_ip(request, runtime.settings), turn_id=turn_id)
     told = turns.follow(runtime, guest.tenant_id, turn_id, after=last_event_id(request))
-    return sse_response(request, told)
+    return sse_response(request, told, turn_id=turn_id)
 
 
 @router.post("/api/v1/share/{token}/turns/{turn_id}/stop", status_code=204)
@@ -124,7 +126,7 @@ async def stop_guests_turn(
 
 async def _ask(
     request: Request, runtime: Runtime, turns: Turns, token: str, body: GuestQuestion
-) -> AsyncIterator[Told | None]:
+) -> tuple[MessageId, AsyncIterator[Told | None]]:
     guest, turn = await begin_shared(
         runtime,
         token,
@@ -134,7 +136,7 @@ async def _ask(
         branch_id=ConversationId(body.conversation_id) if body.conversation_id else None,
     )
     turns.start(runtime, guest, turn)
-    return turns.follow(runtime, guest.tenant_id, turn.message_id)
+    return turn.message_id, turns.follow(runtime, guest.tenant_id, turn.message_id)
 
 
 def _message(shared: SharedConversation, message: Message) -> SharedMessage:

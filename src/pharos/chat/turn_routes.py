@@ -27,7 +27,7 @@ async def follow_turn(
     async with runtime.db.transaction(principal.tenant_id) as session:
         await get_turn(session, principal, turn_id=turn_id)
     told = turns.follow(runtime, principal.tenant_id, turn_id, after=last_event_id(request))
-    return sse_response(request, told)
+    return sse_response(request, told, turn_id=turn_id)
 
 
 @router.post("/stop", status_code=204)
@@ -61,4 +61,4 @@ async def answer_anew(
             owner=turns.owner,
         )
     turns.start(runtime, principal, turn)
-    return sse_response(request, turns.follow(runtime, principal.tenant_id, turn.message_id))
+    return sse_response(request, turns.follow(runtime, principal.tenant_id, turn.message_id), turn_id=turn.message_id)

@@ -67,8 +67,14 @@ BACKUP_NOTICES = Gauge(
 STREAMS_ACTIVE = Gauge(
     "nyxcore_sse_connections_active", "Streams of events that somebody follows now.", ["endpoint"], registry=REGISTRY
 )
+CLAIMS_UNSUPPORTED = Counter(
+    "pharos_unsupported_claims_total", "Sentences of answers that no cited passage supports.", registry=REGISTRY
+)
 TURNS_RUNNING = Gauge("pharos_turns_running", "Answers in the making in this process.", registry=REGISTRY)
 TURNS_ENDED = Counter("pharos_turns_total", "Answers that ended here, by how.", ["state"], registry=REGISTRY)
+FEEDBACK_SPOOLED = Gauge(
+    "pharos_feedback_spooled", "Opinions of answers that wait as files for the database.", registry=REGISTRY
+)
 ANSWER_SECONDS = Histogram(
     "pharos_answer_stage_seconds",
     "Seconds of a stage of an answer: rewrite, retrieve, first_word (the model's), llm (to its last), total.",

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -33,10 +34,14 @@ class Told:
     data: Mapping[str, Any]
 
 
-def sse_response(request: Request, events: AsyncIterator[Told | None]) -> StreamingResponse:
-    """Events as they come; None is a sign of life on a line that is silent for long."""
+def sse_response(request: Request, events: AsyncIterator[Told | None], *, turn_id: UUID) -> StreamingResponse:
+    """Events as they come; None is a sign of life on a line that is silent for long.
+
+    The header names the turn: who loses the line before the first event can ask for it all the same.
+    """
     endpoint = getattr(request.scope.get("route"), "path", "")
-    return StreamingResponse(_lines(events, endpoint), media_type="text/event-stream", headers=HEADERS)
+    headers = HEADERS | {"X-Turn-Id": str(turn_id)}
+    return StreamingResponse(_lines(events, endpoint), media_type="text/event-stream", headers=headers)
 
 
 def last_event_id(request: Request) -> int:

@@ -11,6 +11,8 @@ from starlette.types import Scope
 
 from pharos.access.shares import find_last_request
 from pharos.chat import history
+from pharos.chat.feedback import list_ratings
+from pharos.chat.turn_rows import list_open_turns
 from pharos.identity.current import ADMIN_ROLES, CurrentRuntime
 from pharos.identity.routes import clear_session_cookie
 from pharos.identity.setup import SETUP_PATH, is_initialised, is_setup_token
@@ -140,7 +142,13 @@ async def project_page(
                 raise NotFound("There is no such conversation in this project.", code="no_such_conversation")
             shared = await find_last_request(session, conversation_id=conversation)
             messages = await history.list_messages(session, conversation_id=conversation)
-            said = turns(project_id, messages, await history.list_sources(session, conversation_id=conversation))
+            said = turns(
+                project_id,
+                messages,
+                await history.list_sources(session, conversation_id=conversation),
+                open_turns=await list_open_turns(session, conversation_id=conversation),
+                ratings=await list_ratings(session, principal, conversation_id=conversation),
+            )
     return page(
         request,
         "project.html",
