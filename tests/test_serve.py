@@ -30,17 +30,24 @@ def start_web(database_url: str, data_dir: Path, port: int, **settings: str) -> 
     return subprocess.Popen(command, env=environment, cwd=data_dir, stderr=subprocess.PIPE, text=True)
 
 
+def wait_for(web: subprocess.Popen[str], port: int) -> None:
+    """Until it listens; what it said instead is the failure's text."""
+    assert web.stderr is not None
+    said = []
+    for line in web.stderr:
+        if f"Listening on port {port}" in line:
+            return
+        said.append(line)
+    pytest.fail("".join(["it never listened:\n", *said]))
+
+
 @pytest.mark.contract("LO-08", part="the port it listens on")
 @pytest.mark.contract("LO-01")
 def test_it_says_where_it_listens_serves_and_ends_when_told(database_urls: DatabaseUrls, tmp_path: Path) -> None:
     port = free_port()
     with start_web(database_urls.app, tmp_path, port) as web:
         assert web.stderr is not None
-        for line in web.stderr:
-            if f"Listening on port {port}" in line:
-                break
-        else:
-            pytest.fail("it never listened")
+        wait_for(web, port)
         assert httpx.get(f"http://127.0.0.1:{port}/health/ready").json()["status"] == "ready"
         assert httpx.get(f"http://127.0.0.1:{port}/projects").status_code == 401
         web.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ from tests.conftest import RunJobs
 from tests.fakes import FakeChat, with_model
 from tests.make import MadeTenant, make_document, make_project
 from tests.provider_server import provider_server
-from tests.test_serve import start_web
+from tests.test_serve import start_web, wait_for
 
 from pharos.app import create_app
 from pharos.chat.models import Message
@@ -72,8 +72,7 @@ async def test_against_a_running_server_models_are_listed_and_a_cited_answer_is_
         provider.words = ["It was built on", " the island of", " Pharos [1]."]
         operator = {"PHAROS_LLM_URL": provider.openai_url, "PHAROS_LLM_MODEL": "lamp-large"}
         with start_web(database_urls.app, tmp_path, port, **operator) as web:
-            assert web.stderr is not None
-            assert any(f"Listening on port {port}" in line for line in web.stderr)
+            wait_for(web, port)
             client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key)
             try:
                 assert MODEL in [model.id async for model in client.models.list()]
@@ -86,7 +85,7 @@ async def test_against_a_running_server_models_are_listed_and_a_cited_answer_is_
             finally:
                 await client.close()
                 web.terminate()
-                web.stderr.read()
+                web.communicate()
     pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
     assert pieces == provider.words
     assert chunks[-1].choices[0].finish_reason == "stop"
