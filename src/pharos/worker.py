@@ -35,6 +35,7 @@ from pharos.ops.backup.rollback_points import remove_old_rollback_points
 from pharos.ops.backup.store import list_backups
 from pharos.ops.log_files import log_file, open_log
 from pharos.ops.secrets_check import refuse_wrong_secrets
+from pharos.ops.spend_watch import watch_spend
 from pharos.runtime import Runtime, open_runtime
 
 log = get_logger(__name__)
@@ -129,6 +130,7 @@ async def sweep(runtime: Runtime) -> None:
         async with runtime.db.transaction(tenant_id) as session:
             await sweep_sessions(session)
             await forget_events(session)
+            await watch_spend(session, tenant_id)
     # Last: it asks the whole server, and what keeps it from answering must not keep the rest lying.
     await asyncio.to_thread(remove_old_rollback_points, runtime.settings)
 

@@ -18,6 +18,7 @@ from pharos.identity.principal import Principal
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra.models import Secret
 from pharos.ops.provider_changes import Draft, add_provider, remove_provider
+from pharos.ops.spend_watch import watch_spend
 from pharos.providers.calls import Models
 from pharos.providers.contract import Call, ChatMessage, ChatRequest
 from pharos.runtime import Runtime
@@ -278,6 +279,12 @@ async def test_a_day_that_costs_three_times_the_dearest_of_the_week_is_noticed(
         await session.execute(row, {"tenant": tenant.id, "days": 0, "micro": 200_000})
     spend = (await admin.get("/providers/spend")).json()
     assert (spend["todayMicro"], spend["isAnomalous"]) == (3_100_000, True)
+    for _ in range(2):
+        async with world.db.transaction(tenant.id) as session:
+            await watch_spend(session, tenant.id)
+    async with world.db.transaction(tenant.id) as session:
+        told = (await session.execute(text("select event_type, detail from security_events"))).all()
+    assert told == [("spend_anomalous", {"today_micro": 3_100_000, "dearest_day_micro": 1_000_000})]
 
 
 async def test_the_environments_provider_is_shared_read_only_and_comes_last(

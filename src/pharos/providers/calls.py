@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.infra.db import Database
 from pharos.infra.errors import LimitReached, PharosError, Unavailable
@@ -24,7 +25,7 @@ from pharos.providers.contract import Call, Candidate, ChatMessage, ChatRequest,
 from pharos.providers.models import TenantModelSettings
 from pharos.providers.open_models import OpenModels
 from pharos.providers.request_budget import pause_provider, take_place
-from pharos.providers.spend import count_call, estimate_usage, price_call, record_call, refuse_overspent
+from pharos.providers.spend import count_call, estimate_usage, find_overspent, price_call, record_call
 
 log = get_logger(__name__)
 
@@ -80,8 +81,12 @@ class Models:
         Raises `Unavailable` with `no_provider` or `llm_disabled`, and `LimitReached` with `spend_budget_used_up` where
         nothing that costs nothing is left to ask. Nobody has been called then.
         """
-        candidates = choose(await self.known(tenant_id), wish=wish, project=project)
-        candidates = await self._affordable(tenant_id, candidates)
+        known, overspent = await self._look(tenant_id)
+        candidates = choose(known, wish=wish, project=project)
+        if overspent is not None:
+            candidates = tuple(candidate for candidate in candidates if candidate.kind == "local")
+            if not candidates:
+                raise overspent
         first = candidates[0]
         # The words are what people search their logs for (LP-03).
         log.info(
@@ -95,26 +100,8 @@ class Models:
 
     async def known(self, tenant_id: TenantId) -> list[Known]:
         """What a tenant may use, in the order of precedence. Raises `Unavailable` when it wants no models at all."""
-        default_tenant = await self.find_default_tenant()
-        is_default = tenant_id == default_tenant
-        allows_private = self._settings.allow_private_providers
-        async with self._db.transaction(tenant_id) as session:
-            allowed = (await session.execute(select(TenantModelSettings))).scalar_one_or_none()
-            own = await list_known(
-                session, self._vault, tenant_id, is_default_tenant=is_default, allows_private=allows_private
-            )
-        if allowed is not None and not allowed.llm_enabled:
-            raise Unavailable("Models are switched off here. An administrator switches them on.", code="llm_disabled")
-        if allowed is not None and not allowed.use_shared_providers:
-            return own
-        shared: list[Known] = []
-        if default_tenant is not None and not is_default:
-            async with self._db.transaction(default_tenant) as session:
-                found = await list_known(
-                    session, self._vault, default_tenant, is_default_tenant=True, allows_private=allows_private
-                )
-            shared = shared_of(found)
-        return [*own, *shared, *of_environment(self._settings)]
+        known, _ = await self._look(tenant_id)
+        return known
 
     async def stream(
         self, tenant_id: TenantId, candidates: tuple[Candidate, ...], request: ChatRequest, call: Call
@@ -166,19 +153,32 @@ class Models:
         """Close the connections to all providers."""
         await self._opened.close()
 
-    async def _affordable(self, tenant_id: TenantId, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
-        """All of them, or those that cost nothing once the month's budget is spent."""
+    async def _look(self, tenant_id: TenantId) -> tuple[list[Known], LimitReached | None]:
+        """What a tenant may use, and why it may pay for nothing more this month, if so. Raises as `known` does."""
+        default_tenant = await self.find_default_tenant()
         async with self._db.transaction(tenant_id) as session:
-            budget = (await session.execute(select(TenantModelSettings))).scalar_one_or_none()
-            try:
-                if budget is not None:
-                    await refuse_overspent(session, budget)
-            except LimitReached:
-                free = tuple(candidate for candidate in candidates if candidate.kind == "local")
-                if not free:
-                    raise
-                return free
-        return candidates
+            allowed = (await session.execute(select(TenantModelSettings))).scalar_one_or_none()
+            own = await self._list(session, tenant_id)
+            overspent = await find_overspent(session, allowed) if allowed is not None else None
+        if allowed is not None and not allowed.llm_enabled:
+            raise Unavailable("Models are switched off here. An administrator switches them on.", code="llm_disabled")
+        if allowed is not None and not allowed.use_shared_providers:
+            return own, overspent
+        shared: list[Known] = []
+        if default_tenant not in (None, tenant_id):
+            assert default_tenant is not None
+            async with self._db.transaction(default_tenant) as session:
+                shared = shared_of(await self._list(session, default_tenant))
+        return [*own, *shared, *of_environment(self._settings)], overspent
+
+    async def _list(self, session: AsyncSession, tenant_id: TenantId) -> list[Known]:
+        return await list_known(
+            session,
+            self._vault,
+            tenant_id,
+            is_default_tenant=tenant_id == self._default_tenant,
+            allows_private=self._settings.allow_private_providers,
+        )
 
     async def _persist(
         self, tenant_id: TenantId, candidate: Candidate, request: ChatRequest, call: Call, has_another: bool

@@ -143,24 +143,25 @@ async def list_spend(session: AsyncSession) -> list[SpendLine]:
     return [SpendLine(row[0], row[1], *(int(value or 0) for value in row[2:])) for row in rows]
 
 
-async def refuse_overspent(session: AsyncSession, budget: TenantModelSettings) -> None:
-    """Raise `LimitReached` (`spend_budget_used_up`) when the month's budget is spent; say it when that is near.
+async def find_overspent(session: AsyncSession, budget: TenantModelSettings) -> LimitReached | None:
+    """The error to raise (`spend_budget_used_up`) when the month's budget is spent; logs it when that is near.
 
     Calls that run at the same time are not in the sum yet: the last ones can go above the budget.
     """
     if budget.budget_stop_micro is None and budget.budget_warn_micro is None:
-        return
+        return None
     month = func.date_trunc("month", func.now(), "UTC")
     spent_query = select(func.coalesce(func.sum(LlmCall.cost_micro), literal(0))).where(LlmCall.at >= month)
     spent = int((await session.execute(spent_query)).scalar_one() or 0)
     if budget.budget_stop_micro is not None and spent >= budget.budget_stop_micro:
-        raise LimitReached(
+        return LimitReached(
             f"This month's budget for models is spent: {dollars(spent)} of {dollars(budget.budget_stop_micro)}. "
             "An administrator raises it, or it goes on next month.",
             code="spend_budget_used_up",
         )
     if budget.budget_warn_micro is not None and spent >= budget.budget_warn_micro:
         log.warning("budget.nearly_spent", spent_micro=spent, warn_micro=budget.budget_warn_micro)
+    return None
 
 
 def dollars(micro: int) -> str:
