@@ -216,8 +216,9 @@ async def test_a_server_that_is_not_there_is_unreachable() -> None:
 async def test_no_key_of_the_environment_goes_to_a_provider(
     chat: Chat, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
         monkeypatch.setenv(name, "the-operators-own-key")
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Gateway: the-operators-own-key")
     url = provider.openai_url if isinstance(chat, OpenAIChat) else provider.anthropic_url
     keyless = type(chat)(name="lamp", base_url=url, key=None, allows_private=True)
     await read(keyless)

@@ -31,6 +31,14 @@ MAX_REPLY_BYTES = 16 * 1024 * 1024
 """The longest answer that is read: 512 vectors of 3072 numbers, or a streamed answer of 60,000 tokens."""
 CONNECT_SECONDS = 5.0
 
+CARRIED_HEADERS = frozenset(
+    {
+        "accept", "accept-encoding", "anthropic-version", "authorization", "connection", "content-length",
+        "content-type", "host", "transfer-encoding", "user-agent", "x-api-key",
+    }
+)  # fmt: skip
+"""What a request to a provider carries; SDKs add what they find in the environment, which is the operator's."""
+
 NEVER = tuple(
     map(
         ipaddress.ip_network,
@@ -157,6 +165,7 @@ def guarded_client(
         timeout=httpx2.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
         trust_env=False,
         follow_redirects=False,
+        event_hooks={"request": [_carry_little]},
     )
 
 
@@ -174,6 +183,11 @@ async def check_address(url: str, *, allow_private: bool, resolve: Resolve = res
         raise Unavailable(
             f"No address is known for {parts.host}. Check how it is spelt.", code="provider_unreachable"
         ) from error
+
+
+async def _carry_little(request: httpx2.Request) -> None:
+    for name in set(request.headers) - CARRIED_HEADERS:
+        del request.headers[name]
 
 
 class _GuardedNetwork(httpcore2.AsyncNetworkBackend):
