@@ -24,6 +24,8 @@ from sqlalchemy import text, update
 from tests.conftest import ENCRYPTION_KEY, make_runtime
 from tests.make import MadeTenant, make_document, make_person, make_project
 from tests.postgres import Server
+from tests.providers.worlds import KEY as PROVIDER_KEY
+from tests.providers.worlds import make_provider
 from typer.testing import CliRunner, Result
 
 from pharos import tables
@@ -104,6 +106,7 @@ async def lived_in(installation: Runtime) -> MadeTenant:
         )
         await save_tenant_secret(session, runtime.vault, admin, kind="llm", name="default", value="sk-" + "1" * 30)
         await record_audit(session, admin, action="test.done", subject="test:1")
+    await make_provider(runtime, tenant_id, "https://lamp.example/v1", is_default=True)
     await open_session(runtime, admin)
     return MadeTenant(tenant_id, "default", admin)
 
@@ -144,6 +147,7 @@ def test_every_table_of_the_schema_is_classed(database_server: Server, database_
 @pytest.mark.contract("WM-02", part="emptied in one transaction, keys and tenants kept, dry run as effect")
 @pytest.mark.contract("WM-03")
 @pytest.mark.contract("WM-04")
+@pytest.mark.contract("LP-09")
 async def test_a_wipe_removes_what_its_dry_run_counted_and_keeps_the_shell(
     installation: Runtime, lived_in: MadeTenant
 ) -> None:
@@ -157,7 +161,9 @@ async def test_a_wipe_removes_what_its_dry_run_counted_and_keeps_the_shell(
     gone = {table for table in plan.rows if after[table] == 0}
     assert gone == set(plan.rows) - {"audit_log"}
     kept = {table for table, fate in FATES.items() if fate == "keep"}
-    assert {table: after[table] for table in kept} == {**{t: before[t] for t in kept}, "secrets": 1}
+    assert {table: after[table] for table in kept} == {**{t: before[t] for t in kept}, "secrets": 2}
+    (provider,) = await installation.models.resolve(lived_in.id)
+    assert (provider.base_url, provider.key) == ("https://lamp.example/v1", PROVIDER_KEY)
     assert not await is_initialised(installation)
     assert await is_setup_token(installation, done.setup_link.partition("token=")[2])
     async with installation.db.transaction(lived_in.id) as session:

@@ -7,6 +7,7 @@ an id or an address would be a series for everybody who asks, and anybody who ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -16,6 +17,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+OURS = re.compile(rb"^(# (?:HELP|TYPE) )?pharos_", re.MULTILINE)
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """From a page out of memory to an answer of a slow model."""
@@ -65,7 +67,7 @@ BACKUP_NOTICES = Gauge(
     registry=REGISTRY,
 )
 STREAMS_ACTIVE = Gauge(
-    "nyxcore_sse_connections_active", "Streams of events that somebody follows now.", ["endpoint"], registry=REGISTRY
+    "pharos_sse_connections_active", "Streams of events that somebody follows now.", ["endpoint"], registry=REGISTRY
 )
 CLAIMS_UNSUPPORTED = Counter(
     "pharos_unsupported_claims_total", "Sentences of answers that no cited passage supports.", registry=REGISTRY
@@ -100,6 +102,8 @@ def show_from_start(counter: Counter, sources: Iterable[str]) -> None:
 show_from_start(TURNS_ENDED, ("done", "failed", "stopped", "interrupted"))
 
 
-def render_metrics() -> bytes:
-    """All series of this process in the text format 0.0.4."""
-    return generate_latest(REGISTRY)
+def render_metrics(aliases: Iterable[str] = ()) -> bytes:
+    """All series of this process in the text format 0.0.4, ours under each of these other prefixes as well (C-12)."""
+    text = generate_latest(REGISTRY)
+    ours = b"".join(line for line in text.splitlines(keepends=True) if OURS.match(line))
+    return text + b"".join(OURS.sub(rb"\g<1>%s_" % alias.encode(), ours) for alias in aliases)

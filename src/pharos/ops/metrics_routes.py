@@ -68,7 +68,7 @@ async def metrics(_: Annotated[None, Depends(may_read_metrics)], runtime: Curren
     except (SQLAlchemyError, PharosError, OSError) as error:
         # Whoever collects must get the other series just then; the age goes on from its last value.
         log.warning("metrics.no_standing", error=type(error).__name__)
-    return Response(render_metrics(), media_type=CONTENT_TYPE)
+    return Response(render_metrics(runtime.settings.metric_prefixes), media_type=CONTENT_TYPE)
 
 
 def note_standing(standing: Standing) -> None:
