@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import select
 from tests.conftest import RunJobs
 from tests.fakes import with_model
 from tests.make import MadeTenant, make_document, make_person, make_project
 
 from pharos.chat.answer import NOT_FOUND, Answer, Event, answer_question, gather_answer
 from pharos.chat.history import list_messages, list_sources
+from pharos.chat.models import Message
 from pharos.infra.errors import Invalid, NotFound, PharosError, Unavailable
 from pharos.infra.ids import ConversationId, DocumentId, ProjectId
 from pharos.library.documents import get_text
@@ -96,6 +98,18 @@ async def test_a_models_answer_is_streamed_with_only_true_citations(
     assert (answer.mode, answer.answer) == ("model", "On Pharos [1], some say.")
     assert [source.index for source in answer.sources] == [1]
     assert answer.grounded
+
+
+async def test_a_sentence_that_its_cited_passage_does_not_say_is_named(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    project = await library(runtime, tenant, run_jobs)
+    true, false = "The lighthouse was built on the island of Pharos [1].", "It cost 800 talents of silver [1]."
+    answer = await ask(runtime, tenant, project, model=Model(f"{true} {false}"))
+    assert (answer.grounded, answer.unsupported) == (True, [len(f"{true} {false}")])
+    async with runtime.db.transaction(tenant.id) as session:
+        stored = (await session.execute(select(Message).where(Message.role == "assistant"))).scalar_one()
+    assert stored.unsupported == answer.unsupported
 
 
 async def test_a_model_that_cites_nothing_is_not_grounded(

@@ -21,6 +21,14 @@ def test_quotations_keep_their_stars_and_a_models_words_are_markdown(mode: str, 
     assert html.count("<a ") == 1
 
 
+def test_a_mark_of_doubt_stands_behind_the_sentence_and_cannot_be_written_by_a_model() -> None:
+    html = answer_html(
+        "So [1].\ue000 No [1].", mode="model", project_id=PROJECT, sources=[SOURCE], unsupported=[len("So [1].")]
+    )
+    assert html.count('<sup class="doubt">?</sup>') == 1
+    assert "No" in html.split("</sup>")[1]
+
+
 def test_a_number_opens_the_characters_it_stands_for() -> None:
     path = passage_path(PROJECT, SOURCE)
     assert path == f"/projects/{PROJECT}/documents/d?start=7&end=19&page=3#passage"

@@ -7,14 +7,18 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
+from pharos.chat.answer_cache import find_answer, find_key, keep_answer
 from pharos.chat.citations import check_citations, safe_prefix
 from pharos.chat.extractive import Extract, Quotation, extract_answer
+from pharos.chat.follow_up import find_search_text
+from pharos.chat.grounding import find_unsupported
 from pharos.chat.history import Draft, Source, Turn, close_turn, open_turn
 from pharos.chat.prompt import build_prompt
 from pharos.identity.principal import Principal
 from pharos.infra.errors import Invalid, PharosError, Unavailable
 from pharos.infra.ids import ConversationId, ProjectId
 from pharos.infra.logs import get_logger
+from pharos.infra.metrics import ANSWER_SECONDS, CLAIMS_UNSUPPORTED
 from pharos.providers.contract import Call, Candidate
 from pharos.retrieval.search import FoundPassage, SearchOutcome, search
 from pharos.runtime import Runtime
@@ -46,6 +50,7 @@ class Answer:
     grounded: bool = False
     confidence: float = 0.0
     degraded: bool = False
+    unsupported: list[int] = field(default_factory=list)
     conversation_id: str = ""
     sources: list[Source] = field(default_factory=list)
 
@@ -152,17 +157,48 @@ async def answer_turn(
     that was stopped before its first word leaves no draft.
     """
     stop = stop or Stop()
-    found = await search(runtime, principal, text=turn.question, project_id=turn.project_id, limit=PASSAGES_READ)
-    extract = extract_answer(turn.question, found)
+    with ANSWER_SECONDS.labels("total").time():
+        candidates = await _find_models(runtime, principal, turn, wish)
+        key = await find_key(runtime, principal, turn, candidates)
+        kept = await find_answer(runtime, key) if key is not None and not turn.is_anew else None
+        if kept is not None:
+            yield Event("meta", _meta(turn, mode=kept.mode, degraded=kept.degraded))
+            yield _sources_event(kept)
+            yield Event("text", {"delta": kept.body})
+            yield kept
+            return
+        async for told in _make_answer(runtime, principal, turn, candidates, stop):
+            if isinstance(told, Draft) and key is not None and not stop.is_asked:
+                await keep_answer(runtime, key, told)
+            yield told
+
+
+async def _make_answer(
+    runtime: Runtime, principal: Principal, turn: Turn, candidates: tuple[Candidate, ...], stop: Stop
+) -> AsyncIterator[Event | Draft]:
+    """As `answer_turn`, by searching and asking a model, if there is one."""
+    with ANSWER_SECONDS.labels("rewrite").time():
+        question = await find_search_text(runtime, principal, turn, candidates)
+    with ANSWER_SECONDS.labels("retrieve").time():
+        found = await search(runtime, principal, text=question, project_id=turn.project_id, limit=PASSAGES_READ)
+    extract = extract_answer(question, found)
+    candidates = candidates if extract.is_answered else ()
     reply, call = Reply(), Call()
-    candidates = await _find_models(runtime, principal, turn, wish) if extract.is_answered else ()
     if candidates:
         yield Event("meta", _meta(turn, mode="model", degraded=found.degraded))
-        request = build_prompt(turn.question, found.passages, history=turn.history, instructions=turn.instructions)
+        request = build_prompt(
+            turn.question,
+            found.passages,
+            history=turn.history,
+            instructions=turn.instructions,
+            memories=turn.memories,
+        )
         try:
             words = stop.until(runtime.models.stream(principal.tenant_id, candidates, request, call))
             async for piece in _stream(words, reply, given=len(found.passages)):
                 yield Event("text", {"delta": piece})
+            ANSWER_SECONDS.labels("first_word").observe(call.first_token_seconds or 0.0)
+            ANSWER_SECONDS.labels("llm").observe(call.seconds)
         except PharosError as error:
             log.warning("model.failed", model=call.model, code=error.code, begun=bool(reply.shown))
             if reply.shown:
@@ -171,7 +207,7 @@ async def answer_turn(
     if stop.is_asked and not reply.text:
         return
     if reply.text:
-        draft = _from_model(reply, found)
+        draft = await _verified(runtime, _from_model(reply, found))
         yield _sources_event(draft)
     else:
         # The model was asked and said nothing; where nothing was found it is not asked, and nothing is missing.
@@ -184,7 +220,8 @@ async def answer_turn(
 
 def done_event(draft: Draft) -> Event:
     """What ends a turn that has an answer."""
-    return Event("done", {"grounded": draft.grounded, "confidence": draft.confidence, "text": draft.body})
+    told = {"grounded": draft.grounded, "confidence": draft.confidence, "text": draft.body}
+    return Event("done", {**told, "unsupported": list(draft.unsupported)})
 
 
 def _sources_event(draft: Draft) -> Event:
@@ -235,6 +272,14 @@ def _from_model(reply: Reply, found: SearchOutcome) -> Draft:
     )
 
 
+async def _verified(runtime: Runtime, draft: Draft) -> Draft:
+    """The draft with the sentences named that the passages they cite do not support."""
+    passages = {source.index: source.text for source in draft.sources}
+    found = await find_unsupported(runtime.embedding, draft.body, passages)
+    CLAIMS_UNSUPPORTED.inc(len(found))
+    return replace(draft, unsupported=tuple(claim.end for claim in found))
+
+
 def _from_extract(extract: Extract, *, degraded: bool) -> Draft:
     if not extract.is_answered:
         return Draft(
@@ -278,6 +323,9 @@ async def gather_answer(events: AsyncIterator[Event]) -> Answer:
             case "done":
                 answer.answer, answer.grounded = str(event.data["text"]), bool(event.data["grounded"])
                 answer.confidence = float(str(event.data["confidence"]))
+                ends = event.data["unsupported"]
+                assert isinstance(ends, list)
+                answer.unsupported = ends
             case "error":
                 raise Unavailable(str(event.data["message"]), code=str(event.data["error"]))
     return answer

@@ -10,16 +10,24 @@ from pharos.infra.ids import ProjectId
 from pharos.infra.render import CitationLink, render_markdown, render_quoted
 
 
-def answer_html(body: str, *, mode: str | None, project_id: ProjectId | None, sources: Sequence[Source]) -> str:
+def answer_html(
+    body: str,
+    *,
+    mode: str | None,
+    project_id: ProjectId | None,
+    sources: Sequence[Source],
+    unsupported: Sequence[int] = (),
+) -> str:
     """The safe fragment that the page shows for a stored answer and at the end of a stream.
 
     What a model wrote is markdown; an extractive answer is quoted text and keeps every character. Without a project the
-    numbers lead to the quotations on the same page.
+    numbers lead to the quotations on the same page. Behind the offsets `unsupported` stands
+    the mark of a sentence that its passages do not support.
     """
     links = {
         source.index: CitationLink(href=passage_path(project_id, source), title=_title(source)) for source in sources
     }
-    return (render_markdown if mode == "model" else render_quoted)(body, citations=links)
+    return (render_markdown if mode == "model" else render_quoted)(body, citations=links, doubtful_ends=unsupported)
 
 
 def passage_path(project_id: ProjectId | None, source: Source) -> str:

@@ -14,8 +14,11 @@ from pharos.chat.models import Conversation, Message, MessageSource, TurnRow
 from pharos.identity.principal import Principal
 from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.ids import ConversationId, MessageId, ProjectId, new_id
+from pharos.library.models import ProjectMemory
 
-HISTORY_MESSAGES = 6
+HISTORY_MESSAGES = 30
+"""Read at most; how many of them a model is given is counted in tokens."""
+MEMORIES_READ = 50
 TITLE_CHARACTERS = 80
 
 
@@ -40,7 +43,8 @@ class Source:
 class Turn:
     """An opened turn: the question is stored, the answer will be `message_id`; `model` is the project's setting.
 
-    `replaces` is an earlier answer to the same question, which goes when this one is there.
+    `memories` are what the project wants every answer to know. `replaces` is an earlier answer to the same question,
+    which goes when this one is there; `is_anew`: somebody wants another answer than they got.
     """
 
     conversation_id: ConversationId
@@ -51,12 +55,17 @@ class Turn:
     history: tuple[tuple[str, str], ...]
     instructions: str
     model: str | None = None
+    memories: tuple[str, ...] = ()
     replaces: MessageId | None = None
+    is_anew: bool = False
 
 
 @dataclass(frozen=True)
 class Draft:
-    """An answer before it is stored. `degraded`: a part of the search or the model did not answer."""
+    """An answer before it is stored. `degraded`: a part of the search or the model did not answer.
+
+    `unsupported` are the offsets in `body` where sentences end that the passages they cite do not support.
+    """
 
     body: str
     mode: Literal["extractive", "model"]
@@ -64,6 +73,7 @@ class Draft:
     confidence: float
     degraded: bool
     sources: tuple[Source, ...]
+    unsupported: tuple[int, ...] = ()
 
 
 async def open_turn(
@@ -115,6 +125,7 @@ async def open_turn(
         history=(*earlier, *((message.role, message.body) for message in history))[-HISTORY_MESSAGES:],
         instructions=project.instructions,
         model=project.model,
+        memories=await _list_memories(session, project_id),
     )
     if owner is not None:
         add_turn(session, principal, turn, owner)
@@ -150,7 +161,9 @@ async def reopen_turn(
         history=tuple((message.role, message.body) for message in messages[:place])[-HISTORY_MESSAGES:],
         instructions=project.instructions,
         model=project.model,
+        memories=await _list_memories(session, project_id),
         replaces=MessageId(later[-1].id) if later else None,
+        is_anew=True,
     )
     answers = select(Message.id).where(Message.conversation_id == conversation_id)
     await session.execute(
@@ -160,6 +173,13 @@ async def reopen_turn(
     )
     add_turn(session, principal, turn, owner)
     return turn
+
+
+async def _list_memories(session: AsyncSession, project_id: ProjectId) -> tuple[str, ...]:
+    """What a project wants every answer to know, the oldest first."""
+    told = select(ProjectMemory.body).where(ProjectMemory.project_id == project_id)
+    found = await session.execute(told.order_by(ProjectMemory.created_at, ProjectMemory.id).limit(MEMORIES_READ))
+    return tuple(found.scalars())
 
 
 def add_turn(session: AsyncSession, principal: Principal, turn: Turn, owner: str) -> None:
@@ -191,6 +211,7 @@ async def close_turn(session: AsyncSession, principal: Principal, turn: Turn, dr
             grounded=draft.grounded,
             confidence=draft.confidence,
             degraded=draft.degraded,
+            unsupported=list(draft.unsupported),
         )
     )
     await session.flush()

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Float, ForeignKeyConstraint, Index, Text, UniqueConstraint, func, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import CheckConstraint, Float, ForeignKeyConstraint, Index, Integer, Text, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pharos.infra.db import Table
@@ -37,7 +37,10 @@ class Conversation(Table):
 
 
 class Message(Table):
-    """A question or an answer; `mode`, `grounded` and `degraded` are set on answers."""
+    """A question or an answer; `mode`, `grounded` and `degraded` are set on answers.
+
+    `unsupported` are the offsets in `body` where sentences end that their cited passages do not support.
+    """
 
     __tablename__ = "messages"
     __table_args__ = (
@@ -57,6 +60,7 @@ class Message(Table):
     grounded: Mapped[bool | None]
     confidence: Mapped[float | None] = mapped_column(Float)
     degraded: Mapped[bool | None]
+    unsupported: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{}")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

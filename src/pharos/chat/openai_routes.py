@@ -157,7 +157,10 @@ async def _lines(
 
 def _facts(told: Mapping[str, Any]) -> dict[str, Any]:
     """What stands beside OpenAI's fields, of what a turn tells and of a gathered answer alike."""
-    facts = {name: told.get(name) for name in ("grounded", "confidence", "mode", "degraded", "conversation_id")}
+    facts = {
+        name: told.get(name)
+        for name in ("grounded", "confidence", "mode", "degraded", "unsupported", "conversation_id")
+    }
     return {"citations": told.get("sources", []), **facts}
 
 

@@ -67,7 +67,10 @@ class Source(Body):
 
 
 class Answer(Body):
-    """`grounded` is false for an honest "not in these documents"; `degraded`: a part of the search did not answer."""
+    """`grounded` is false for an honest "not in these documents"; `degraded`: a part of the search did not answer.
+
+    `unsupported` are the offsets in `answer` where sentences end that the passages they cite do not support.
+    """
 
     answer: str
     sources: list[Source]
@@ -75,6 +78,7 @@ class Answer(Body):
     confidence: float
     mode: str
     degraded: bool
+    unsupported: list[int]
     conversation_id: UUID
 
 

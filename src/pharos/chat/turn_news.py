@@ -141,7 +141,7 @@ def _parts(view: TurnView, message: Message | None, sources: list[Source]) -> li
     """An answer from its row: its end carries all of its text."""
     stopped = view.state == "stopped"
     if message is None:
-        return [("done", {"stopped": stopped, "text": "", "html": "", "grounded": None})]
+        return [("done", {"stopped": stopped, "text": "", "html": "", "grounded": None, "unsupported": []})]
     meta: dict[str, Any] = {
         "conversation_id": str(view.conversation_id),
         "message_id": str(view.id),
@@ -149,12 +149,15 @@ def _parts(view: TurnView, message: Message | None, sources: list[Source]) -> li
         "degraded": bool(message.degraded),
     }
     project_id = None if view.is_guests else view.project_id
-    html = answer_html(message.body, mode=message.mode, project_id=project_id, sources=sources)
+    html = answer_html(
+        message.body, mode=message.mode, project_id=project_id, sources=sources, unsupported=message.unsupported
+    )
     done: dict[str, Any] = {
         "grounded": message.grounded,
         "confidence": message.confidence,
         "text": message.body,
         "html": html,
+        "unsupported": message.unsupported,
         "stopped": stopped,
     }
     return [("meta", meta), ("sources", {"sources": [vars(source) for source in sources]}), ("done", done)]

@@ -252,6 +252,8 @@ async def _store_end(runtime: Runtime, running: Running, state: TurnState, last:
 def _done(running: Running, draft: Draft) -> Event:
     """`done` with the answer as HTML; a guest, who cannot open documents, is led to the quotations on their page."""
     project_id = None if running.principal.kind == "guest" else running.turn.project_id
-    html = answer_html(draft.body, mode=draft.mode, project_id=project_id, sources=draft.sources)
+    html = answer_html(
+        draft.body, mode=draft.mode, project_id=project_id, sources=draft.sources, unsupported=draft.unsupported
+    )
     done = done_event(draft)
     return Event("done", done.data | {"html": html, "stopped": running.stop.is_asked})

@@ -77,6 +77,11 @@ TURNS_ENDED = Counter("pharos_turns_total", "Answers that ended here, by how.", 
 FEEDBACK_SPOOLED = Gauge(
     "pharos_feedback_spooled", "Opinions of answers that wait as files for the database.", registry=REGISTRY
 )
+CACHE_HITS = Counter("rag_cache_hits_total", "Answers given again from the cache.", registry=REGISTRY)
+CACHE_MISSES = Counter("rag_cache_misses_total", "Answers looked for in the cache and not found.", registry=REGISTRY)
+FALLBACK_ACTIVE = Gauge(
+    "pharos_fallback_active", "1 while a store is gone and processes keep for themselves.", ["store"], registry=REGISTRY
+)
 ANSWER_SECONDS = Histogram(
     "pharos_answer_stage_seconds",
     "Seconds of a stage of an answer: rewrite, retrieve, first_word (the model's), llm (to its last), total.",

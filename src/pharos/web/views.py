@@ -43,6 +43,7 @@ class Turn:
     mode: str | None = None
     grounded: bool | None = None
     degraded: bool = False
+    unsupported: int = 0
     sources: tuple[SourceLine, ...] = ()
 
 
@@ -63,6 +64,7 @@ class StoredMessage(Protocol):
     mode: str | None
     grounded: bool | None
     degraded: bool | None
+    unsupported: list[int]
 
 
 def turns(
@@ -113,5 +115,6 @@ def _answer(project_id: ProjectId | None, message: StoredMessage, sources: Seque
         mode=message.mode,
         grounded=message.grounded,
         degraded=bool(message.degraded),
+        unsupported=len(message.unsupported),
         sources=lines if message.grounded else (),
     )

@@ -85,8 +85,10 @@ def upgrade() -> None:
     for table in FENCED:
         fence(table)
     op.execute("insert into answer_cache default values")
+    op.execute("alter table messages add column unsupported integer[] default '{}' not null")
 
 
 def downgrade() -> None:
+    op.execute("alter table messages drop column unsupported")
     for statements in reversed(TABLES):
         op.execute(f"drop table {statements.split()[2]} cascade")

@@ -13,8 +13,14 @@ let following = true;
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (running) stop(running, form.dataset.turns).catch((error) => toast(error.message, { bad: true }));
-  else ask(question.value.trim());
+  if (!running) ask(question.value.trim());
+});
+
+// Not by the form: it cannot be sent while the field for the question is empty.
+button.addEventListener("click", (event) => {
+  if (!running) return;
+  event.preventDefault();
+  stop(running, form.dataset.turns).catch((error) => toast(error.message, { bad: true }));
 });
 
 question.addEventListener("keydown", (event) => {
@@ -130,6 +136,7 @@ const handlers = {
     answer.isWhole = true;
     answer.card.classList.toggle("turn--unfounded", data.grounded === false);
     answer.card.querySelector("[data-unfounded]").hidden = data.grounded !== false;
+    answer.card.querySelector("[data-unsupported]").hidden = !data.unsupported?.length;
     if (data.grounded !== false) showSources(answer);
     keepInView(answer);
   },
