@@ -285,8 +285,9 @@ async def test_a_form_is_told_before_anything_is_stored() -> None:
     async def nobody(_host: str, _port: int) -> Sequence[str]:
         raise OSError
 
-    with pytest.raises(Unavailable, match="spelt"):
-        await check_address("https://provder.example", allow_private=False, resolve=nobody)
+    for url, ask in (("https://provder.example", nobody), (f"https://{'a' * 70}.example", resolve)):
+        with pytest.raises(Unavailable, match="spelt"):
+            await check_address(url, allow_private=False, resolve=ask)
 
 
 @pytest.mark.parametrize("url", ["https://api.openai.com/v1", "http://provider.example:8080", "https://bücher.example"])

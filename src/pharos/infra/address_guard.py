@@ -31,6 +31,8 @@ MAX_REPLY_BYTES = 16 * 1024 * 1024
 """The longest answer that is read: 512 vectors of 3072 numbers, or a streamed answer of 60,000 tokens."""
 CONNECT_SECONDS = 5.0
 
+UNKNOWN_NAME = (OSError, UnicodeError)
+"""What asking for a name raises; the second one for a name in no form that names have."""
 CARRIED_HEADERS = frozenset(
     {
         "accept", "accept-encoding", "anthropic-version", "authorization", "connection", "content-length",
@@ -178,8 +180,9 @@ async def check_address(url: str, *, allow_private: bool, resolve: Resolve = res
     refuse_url(url)
     parts = httpx2.URL(url)
     try:
-        await _allowed_addresses(parts.host, parts.port or 443, allow_private=allow_private, resolve=resolve)
-    except OSError as error:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await _allowed_addresses(parts.host, parts.port or 443, allow_private=allow_private, resolve=resolve)
+    except UNKNOWN_NAME as error:
         raise Unavailable(
             f"No address is known for {parts.host}. Check how it is spelt.", code="provider_unreachable"
         ) from error
@@ -212,8 +215,8 @@ class _GuardedNetwork(httpcore2.AsyncNetworkBackend):
                 )
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout("the name was not resolved in time") from error
-        except OSError as error:
-            raise httpcore2.ConnectError(f"the name is not known: {error.strerror or type(error).__name__}") from error
+        except UNKNOWN_NAME as error:
+            raise httpcore2.ConnectError("the name is not known") from error
         for address in addresses[:-1]:
             try:
                 return await self._network.connect_tcp(
