@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import struct
@@ -31,6 +32,7 @@ Fault = Literal[
     "truncated",  # JSON that ends in the middle
     "huge",  # `huge_bytes` of text
     "huge_line",  # as much without a line end
+    "bomb",  # `huge_bytes` of blanks, packed small
     "redirect",  # 307 to `redirect_to`
     "error_event",  # the first word, then the stream says that it failed
     "no_words",  # an answer without text
@@ -180,6 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(STATUS[fault], {"type": "error", "error": error}, extra)
         elif fault == "redirect":
             self._send(307, b"", "text/plain", {"Location": provider.redirect_to})
+        elif fault == "bomb":
+            packed = gzip.compress(b" " * provider.huge_bytes)
+            self._send(200, packed, "text/event-stream", {"Content-Encoding": "gzip"})
         elif fault == "hang_up":
             self.close_connection = True
         elif fault == "not_json":

@@ -110,6 +110,7 @@ REFUSALS: list[tuple[Fault, type[PharosError], str]] = [
     ("not_json", Unavailable, "provider_answer_bad"),
     ("truncated", Unavailable, "provider_answer_bad"),
     ("huge_line", Unavailable, "provider_answer_bad"),
+    ("bomb", Unavailable, "provider_answer_bad"),
     ("redirect", Invalid, "provider_address_refused"),
 ]
 
@@ -241,6 +242,7 @@ async def test_vectors_come_in_the_order_of_their_texts_with_length_one(embeddin
         ("wrong_dimension", "provider_answer_bad"),
         ("nan", "provider_answer_bad"),
         ("huge", "provider_answer_bad"),
+        ("bomb", "provider_answer_bad"),
         ("not_json", "provider_answer_bad"),
         ("truncated", "provider_answer_bad"),
         ("failed", "provider_failed"),

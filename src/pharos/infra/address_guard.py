@@ -30,6 +30,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 """The longest answer that is read: 512 vectors of 3072 numbers, or a streamed answer of 60,000 tokens."""
 CONNECT_SECONDS = 5.0
+KEEP_IDLE_SECONDS = 30.0
 
 UNKNOWN_NAME = (OSError, UnicodeError)
 """What asking for a name raises; the second one for a name in no form that names have."""
@@ -154,6 +155,10 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
         refuse_url(request.url)
         response = await super().handle_async_request(request)
         assert isinstance(response.stream, httpx2.AsyncByteStream)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            # A thousand times its size may come out of it; counting what arrives would not see that.
+            await response.aclose()
+            raise ReplyTooLong("The provider's answer is packed, which nobody asked for. Check its address.")
         response.stream = _Bounded(response.stream, self._max_reply_bytes)
         return response
 
@@ -191,6 +196,7 @@ async def check_address(url: str, *, allow_private: bool, resolve: Resolve = res
 async def _carry_little(request: httpx2.Request) -> None:
     for name in set(request.headers) - CARRIED_HEADERS:
         del request.headers[name]
+    request.headers["accept-encoding"] = "identity"
 
 
 class _GuardedNetwork(httpcore2.AsyncNetworkBackend):
