@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from pharos.infra.blobs import BlobStore
+from pharos.infra.cache import Cache
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.db import Database, create_database
 from pharos.infra.ids import TenantId
@@ -41,6 +42,7 @@ class Runtime:
     blobs: BlobStore
     embedding: EmbeddingModel
     models: Models
+    cache: Cache = field(default_factory=Cache)
     sign_ins: Recent[UUID, Any] = field(default_factory=lambda: Recent(seconds=SIGN_IN_SECONDS, most=20_000))
     uses: dict[tuple[TenantId, str, UUID], datetime] = field(default_factory=dict)
 
@@ -52,6 +54,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     limits = Limits(settings, db)
     vault = Vault(settings)
     models = Models(settings, db, vault)
+    cache = Cache(settings.redis_url)
     async with open_embedding(settings) as embedding:
         try:
             yield Runtime(
@@ -63,8 +66,10 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
                 blobs=BlobStore(settings.blob_root),
                 embedding=embedding,
                 models=models,
+                cache=cache,
             )
         finally:
+            await cache.close()
             await models.close()
             await limits.close()
             await db.dispose()
