@@ -77,8 +77,10 @@ async def test_against_a_running_server_models_are_listed_and_a_cited_answer_is_
             try:
                 assert MODEL in [model.id async for model in client.models.list()]
                 assert (await client.models.retrieve(MODEL)).id == MODEL
-                stream = await client.chat.completions.create(model=MODEL, messages=ASKED, stream=True)
-                chunks = [chunk async for chunk in stream]
+                stream = await client.chat.completions.create(
+                    model=MODEL, messages=ASKED, stream=True, stream_options={"include_usage": True}
+                )
+                *chunks, counted = [chunk async for chunk in stream]
                 whole = await client.chat.completions.create(model=MODEL, messages=ASKED)
                 with pytest.raises(openai.AuthenticationError) as refused:
                     await client.with_options(api_key="sk-somebody-elses").models.list()
@@ -92,6 +94,8 @@ async def test_against_a_running_server_models_are_listed_and_a_cited_answer_is_
     assert len({chunk.id for chunk in chunks}) == 1
     (citation,) = chunks[-1].model_extra["citations"] if chunks[-1].model_extra else []
     assert (citation["index"], citation["document"], citation["text"]) == (1, "note.txt", SENTENCE)
+    assert counted.usage is not None
+    assert counted.usage.completion_tokens == len(provider.words)
     assert whole.choices[0].message.content == "".join(provider.words)
     assert whole.model_extra is not None
     assert (whole.model_extra["mode"], whole.model_extra["grounded"]) == ("model", True)
@@ -111,7 +115,7 @@ async def test_without_a_model_the_answer_is_made_of_cited_sentences(
 async def test_what_was_said_before_reaches_the_model_and_instructions_of_the_caller_do_not(
     runtime: Runtime, member: Principal, project_id: ProjectId
 ) -> None:
-    model = FakeChat()
+    model = FakeChat(QUESTION)  # which is also what it makes of the follow-up question
     messages: Any = [
         {"role": "system", "content": "Talk like a pirate."},
         {"role": "user", "content": "What is a keeper?"},
@@ -120,11 +124,11 @@ async def test_what_was_said_before_reaches_the_model_and_instructions_of_the_ca
     ]
     async with client_of(with_model(runtime, model), await make_key(runtime, member)) as client:
         await client.chat.completions.create(model="pharos", messages=messages)
-    (request,) = model.requests
+    request = model.requests[-1]
     said = [(message.role, message.content) for message in request.messages[1:-1]]
     assert said == [("user", "What is a keeper?"), ("assistant", "Somebody who trims lamps.")]
     assert request.messages[-1].content.endswith(QUESTION)
-    assert "pirate" not in str(request)
+    assert "pirate" not in str(model.requests)
 
 
 async def test_a_model_that_fails_in_the_middle_ends_the_stream_with_an_error_of_the_clients_own(

@@ -53,6 +53,7 @@ class Answer:
     unsupported: list[int] = field(default_factory=list)
     conversation_id: str = ""
     sources: list[Source] = field(default_factory=list)
+    made_by: object = None
 
 
 class Stop:
@@ -154,7 +155,7 @@ async def answer_turn(
 
     Without a model, or when it fails before its first word, the answer is made of cited sentences; when nothing
     relevant was found it says so and no model is asked. A model that fails later ends the turn with `error`, and one
-    that was stopped before its first word leaves no draft.
+    that was stopped before its first word leaves no draft. Raises what ails a model that was wished for by name.
     """
     stop = stop or Stop()
     with ANSWER_SECONDS.labels("total").time():
@@ -167,14 +168,20 @@ async def answer_turn(
             yield Event("text", {"delta": kept.body})
             yield kept
             return
-        async for told in _make_answer(runtime, principal, turn, candidates, stop):
+        async for told in _make_answer(runtime, principal, turn, candidates, stop=stop, is_wished=wish is not None):
             if isinstance(told, Draft) and key is not None and not stop.is_asked:
                 await keep_answer(runtime, key, told)
             yield told
 
 
 async def _make_answer(
-    runtime: Runtime, principal: Principal, turn: Turn, candidates: tuple[Candidate, ...], stop: Stop
+    runtime: Runtime,
+    principal: Principal,
+    turn: Turn,
+    candidates: tuple[Candidate, ...],
+    *,
+    stop: Stop,
+    is_wished: bool,
 ) -> AsyncIterator[Event | Draft]:
     """As `answer_turn`, by searching and asking a model, if there is one."""
     with ANSWER_SECONDS.labels("rewrite").time():
@@ -204,11 +211,13 @@ async def _make_answer(
             if reply.shown:
                 yield Event("error", {"error": error.code, "message": "Failed to generate response."})
                 return
+            if is_wished:
+                raise
     if stop.is_asked and not reply.text:
         return
     if reply.text:
         draft = await _verified(runtime, _from_model(reply, found))
-        yield _sources_event(draft)
+        yield _sources_event(draft, call)
     else:
         # The model was asked and said nothing; where nothing was found it is not asked, and nothing is missing.
         draft = _from_extract(extract, degraded=found.degraded or bool(candidates))
@@ -224,8 +233,14 @@ def done_event(draft: Draft) -> Event:
     return Event("done", {**told, "unsupported": list(draft.unsupported)})
 
 
-def _sources_event(draft: Draft) -> Event:
-    return Event("sources", {"sources": [asdict(source) for source in draft.sources]})
+def _sources_event(draft: Draft, call: Call | None = None) -> Event:
+    """The passages, and with a `call` which model read them, in how many tokens, and who had failed before (LP-20)."""
+    sources: dict[str, object] = {"sources": [asdict(source) for source in draft.sources]}
+    if call is None:
+        return Event("sources", sources)
+    usage = asdict(call.usage) if call.usage is not None else None
+    made = {"provider": call.provider, "model": call.model, "usage": usage, "failed_over_from": call.failed_over_from}
+    return Event("sources", {**sources, "made_by": made})
 
 
 @dataclass
@@ -320,6 +335,7 @@ async def gather_answer(events: AsyncIterator[Event]) -> Answer:
                 listed = event.data["sources"]
                 assert isinstance(listed, list)
                 answer.sources = [Source(**source) for source in listed]
+                answer.made_by = event.data.get("made_by")
             case "done":
                 answer.answer, answer.grounded = str(event.data["text"]), bool(event.data["grounded"])
                 answer.confidence = float(str(event.data["confidence"]))

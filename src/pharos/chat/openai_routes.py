@@ -105,8 +105,9 @@ async def complete(
     turns.start(runtime, client, turn, wish=wish)
     told = turns.follow(runtime, client.tenant_id, turn.message_id)
     if not body.stream:
-        answer = await gather_answer(events_of(told))
-        return JSONResponse(completion(body.model, str(turn.message_id), answer.answer, _facts(asdict(answer))))
+        facts = asdict(await gather_answer(events_of(told)))
+        beside = _facts(facts) | {"usage": _usage(facts["made_by"])}
+        return JSONResponse(completion(body.model, str(turn.message_id), facts["answer"], beside))
     lines = _lines(told, turn, body, request_id=request_id_of(request))
     return StreamingResponse(lines, media_type="text/event-stream", headers=HEADERS)
 
@@ -151,7 +152,7 @@ async def _lines(
                     facts |= event.data
         yield chunk(body.model, message_id, {}, facts=_facts(facts))
         if body.stream_options is not None and body.stream_options.include_usage:
-            yield usage_chunk(body.model, message_id, facts.get("usage"))
+            yield usage_chunk(body.model, message_id, _usage(facts.get("made_by")))
         yield END
 
 
@@ -159,9 +160,17 @@ def _facts(told: Mapping[str, Any]) -> dict[str, Any]:
     """What stands beside OpenAI's fields, of what a turn tells and of a gathered answer alike."""
     facts = {
         name: told.get(name)
-        for name in ("grounded", "confidence", "mode", "degraded", "unsupported", "conversation_id")
+        for name in ("grounded", "confidence", "mode", "degraded", "unsupported", "conversation_id", "made_by")
     }
     return {"citations": told.get("sources", []), **facts}
+
+
+def _usage(made_by: Mapping[str, Any] | None) -> dict[str, int] | None:
+    """The tokens the model took for this answer; none where no model was asked."""
+    if made_by is None or made_by["usage"] is None:
+        return None
+    prompt, answer = made_by["usage"]["prompt_tokens"], made_by["usage"]["completion_tokens"]
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
 async def _find_project(runtime: Runtime, client: Principal, model: str) -> tuple[ProjectId, str | None]:
