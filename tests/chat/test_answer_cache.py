@@ -17,6 +17,7 @@ from tests.redis_server import RedisServer, needs_redis
 
 from pharos.access.models import ProjectGrant
 from pharos.chat.answer import Answer, answer_question, gather_answer
+from pharos.chat.answer_cache import forget_answers
 from pharos.identity.principal import Principal
 from pharos.infra import cache as cache_module
 from pharos.infra.cache import Cache
@@ -120,7 +121,7 @@ async def test_whatever_an_answer_rests_on_makes_the_kept_one_unreachable(
                 )
         case "cleared":
             async with system_transaction(world.db) as session:
-                await session.execute(text("update answer_cache set cleared_at = clock_timestamp()"))
+                await forget_answers(session)
     await ask(world, tenant.admin, project_id)
     assert len(model.requests) == 2
     if change == "a memory":

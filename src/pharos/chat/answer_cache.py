@@ -11,9 +11,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sqlalchemy import text
+from sqlalchemy import func, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.chat.history import Draft, Source, Turn
+from pharos.chat.models import AnswerCache
 from pharos.chat.prompt import PROMPT_VERSION
 from pharos.identity.principal import Principal
 from pharos.infra.metrics import CACHE_HITS, CACHE_MISSES
@@ -74,3 +76,8 @@ async def keep_answer(runtime: Runtime, key: str, draft: Draft) -> None:
     """Keep a whole answer of a model that lacked nothing."""
     if draft.mode == "model" and not draft.degraded:
         await runtime.cache.put(key, json.dumps(asdict(draft)).encode())
+
+
+async def forget_answers(session: AsyncSession) -> None:
+    """No answer that is kept now, in whatever process or store, counts any more."""
+    await session.execute(update(AnswerCache).values(cleared_at=func.clock_timestamp()))

@@ -10,7 +10,7 @@ from pharos.chat.history import Turn
 from pharos.identity.principal import Principal
 from pharos.infra.errors import PharosError
 from pharos.infra.logs import get_logger
-from pharos.library.terms import UNSPACED, query_words
+from pharos.library.terms import FALLBACK_LANGUAGE, UNSPACED, detect_language, query_words, terms_of
 from pharos.providers.contract import Call, Candidate, ChatMessage, ChatRequest
 from pharos.runtime import Runtime
 
@@ -47,7 +47,8 @@ def standalone(question: str, history: Sequence[tuple[str, str]]) -> str:
     if last is None or not leans_on_history(question):
         return question
     known = {term for word in query_words(question) for term in word}
-    added = [word for word in re.findall(r"[\w'’-]+", last) if _says_something(word, known)]
+    language = detect_language(last) or FALLBACK_LANGUAGE
+    added = [word for word in re.findall(r"[\w'’-]+", last) if _says_something(word, language, known)]
     return f"{question} {' '.join(dict.fromkeys(added))}" if added else question
 
 
@@ -76,6 +77,6 @@ async def find_search_text(
     return rewritten if 0 < len(rewritten) <= MAX_REWRITTEN_CHARACTERS else by_rule
 
 
-def _says_something(word: str, known: set[int]) -> bool:
-    terms = {term for each in query_words(word) for term in each}
-    return bool(terms) and terms.isdisjoint(known)
+def _says_something(word: str, language: str, known: set[int]) -> bool:
+    terms = terms_of(word, language).keys()
+    return bool(terms) and known.isdisjoint(terms)
