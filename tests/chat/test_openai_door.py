@@ -18,6 +18,7 @@ from tests.conftest import RunJobs
 from tests.fakes import FakeChat, with_model
 from tests.make import MadeTenant, make_document, make_project
 from tests.provider_server import provider_server
+from tests.providers.worlds import make_provider, patient
 from tests.test_serve import start_web, wait_for
 
 from pharos.app import create_app
@@ -273,3 +274,23 @@ async def test_a_person_asks_with_an_access_token_too(as_member: httpx.AsyncClie
     assert (await as_member.get(f"/v1/models/{MODEL}")).json()["name"] == NAME
     answer = await as_member.post("/v1/chat/completions", json={"model": MODEL, "messages": ASKED, "stream": True})
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.contract("LP-20", part="the answer says who had failed before")
+async def test_an_answer_says_which_model_made_it_and_who_had_failed_before(
+    runtime: Runtime, tenant: MadeTenant, member: Principal, project_id: ProjectId
+) -> None:
+    world = patient(runtime)
+    with provider_server() as broken, provider_server() as good:
+        broken.always = "failed"
+        await make_provider(world, tenant.id, broken.openai_url, name="first", is_default=True)
+        await make_provider(world, tenant.id, good.anthropic_url, name="second", kind="anthropic", models=["lamp"])
+        async with client_of(world, await make_key(runtime, member)) as client:
+            answer = await client.chat.completions.create(model=MODEL, messages=ASKED)
+        await world.models.close()
+    assert answer.choices[0].message.content == "".join(good.words)
+    assert answer.model_extra is not None
+    made_by = answer.model_extra["made_by"]
+    assert (made_by["provider"], made_by["model"], made_by["failed_over_from"]) == ("second", "lamp", ["first"])
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == len(good.words)
