@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select, text
 from tests.conftest import open_client
 from tests.make import MadeTenant, make_person, make_tenant
@@ -296,4 +297,7 @@ async def test_the_environments_provider_is_shared_read_only_and_comes_last(
     assert (only.provider, only.is_shared, only.allows_private, only.key) == ("environment", True, True, None)
     await make_provider(runtime, tenant.id, provider.openai_url, name="own", is_default=True)
     assert [one.provider for one in await models.resolve(tenant.id)] == ["own", "environment"]
+    vendor = settings.model_copy(update={"llm_url": None, "llm_key": SecretStr(KEY), "llm_model": "gpt-4o-mini"})
+    (*_, known) = await Models(vendor, runtime.db, runtime.vault).resolve(tenant.id)
+    assert (known.provider, known.kind, known.preset) == ("environment", "openai", "openai")
     await models.close()

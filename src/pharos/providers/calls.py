@@ -129,7 +129,7 @@ class Models:
     async def ping(self, tenant_id: TenantId, candidate: Candidate) -> Call:
         """Ask for one word, past breaker and budget: somebody wants to know now. Raises what `ChatModel.stream` does.
 
-        It is recorded and paid like any call; a success counts for the breaker.
+        It is recorded and paid like any call, and its failure counts; it does not close an open breaker.
         """
         call = Call(purpose="test")
         async with aclosing(self._attempt(tenant_id, candidate, breaker.Passed(), PING, call)) as pieces:

@@ -19,6 +19,7 @@ from pharos.infra.settings import Settings
 from pharos.infra.vault import PREFIX_CHARACTERS, UnreadableSecret, Vault, sealed_secrets
 from pharos.providers.contract import Candidate, Kind
 from pharos.providers.models import Provider
+from pharos.providers.presets import PRESETS
 
 log = get_logger(__name__)
 
@@ -120,13 +121,15 @@ def of_environment(settings: Settings) -> list[Known]:
     if settings.llm_model is None or (settings.llm_url is None and settings.llm_key is None):
         return []
     key = settings.llm_key.get_secret_value() if settings.llm_key else None
+    address = (settings.llm_url or PRESETS["openai"].base_url).rstrip("/")
+    preset = next((one for one in PRESETS.values() if one.needs_key and one.base_url == address), None)
     # Another address or another key is another provider: it starts with a closed breaker and a full budget.
     mark = hashlib.sha256(f"{settings.llm_url}\n{key}".encode()).hexdigest()[:12]
     return [
         Known(
             id=None,
             name=ENVIRONMENT,
-            kind="openai" if key else "local",
+            kind="local" if key is None else preset.kind if preset is not None else "openai",
             base_url=settings.llm_url,
             models=(settings.llm_model,),
             is_default=True,
@@ -134,6 +137,8 @@ def of_environment(settings: Settings) -> list[Known]:
             state_key=f"{ENVIRONMENT}:{mark}",
             label=ENVIRONMENT,
             key=key,
+            preset=preset.name if preset is not None else None,
+            status_page=preset.status_page if preset is not None else None,
             allows_private=True,  # the operator's own word
         )
     ]

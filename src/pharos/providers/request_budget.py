@@ -71,7 +71,8 @@ async def take_place(db: Database, candidate: Candidate, *, paused_seconds: floa
     if candidate.requests_per_minute is not None:
         values = {"limit": candidate.requests_per_minute, "window": WINDOW_SECONDS, "most_wait": most}
         row = await db.fetch(TAKE, {"key": candidate.state_key, **values})
-        assert row is not None  # the breaker, which is passed first, has made it
+        if row is None:  # the provider was changed just now, and starts anew
+            return 0.0
         REQUESTS_LEFT.labels(candidate.label, "minute").set(int(row.remaining))
         wait = float(row.wait)
     if wait > most:
