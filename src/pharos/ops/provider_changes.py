@@ -22,7 +22,7 @@ from pharos.infra.errors import Conflict, Invalid, NotAllowed, NotFound, PharosE
 from pharos.infra.ids import TenantId, new_id
 from pharos.infra.models import Secret
 from pharos.infra.vault import Vault
-from pharos.providers.breaker import forget_states
+from pharos.providers.breaker import forget_states, reset_breakers
 from pharos.providers.choice import KEY_KIND, Known, key_prefix
 from pharos.providers.contract import Call, Kind
 from pharos.providers.models import Provider, TenantModelSettings
@@ -144,14 +144,27 @@ async def remove_provider(runtime: Runtime, principal: Principal, provider_id: U
 
 
 async def ping_provider(runtime: Runtime, principal: Principal, provider_id: UUID, *, model: str | None = None) -> Call:
-    """Ask a provider for one word, now. Raises what it answers instead, and `Conflict` when it lacks key or model."""
+    """Ask a provider for one word, now.
+
+    Raises what it answers instead, with its own words, and `Conflict` when it lacks key or model.
+    """
     row = await get_managed(runtime, principal, provider_id)
     key = await _present_key(runtime, row)
     model = model or next(iter(row.models), None)
     if model is None or (key is None and row.kind != "local"):
         raise Conflict(f"{row.name} has no {'key' if model else 'model'} yet. Enter one first.", code="llm_disabled")
     known = await _as_known(runtime, row, key)
-    return await runtime.models.ping(TenantId(row.tenant_id), known.candidate(model))
+    try:
+        return await runtime.models.ping(TenantId(row.tenant_id), known.candidate(model))
+    except PharosError as error:
+        error.message += _said(error)
+        raise
+
+
+async def reset_breaker(runtime: Runtime, principal: Principal, provider_id: UUID) -> int:
+    """Close a provider's breaker and end its pause; returns 1 where it was not closed, else 0."""
+    row = await get_managed(runtime, principal, provider_id)
+    return await reset_breakers(runtime.db, [str(row.id)])
 
 
 async def list_managed(runtime: Runtime, principal: Principal) -> list[Provider]:
@@ -230,8 +243,12 @@ async def _try_out(runtime: Runtime, row: Provider, key: str | None, *, ping: bo
             raise Invalid("It offers no model. Name one.", code="no_such_model")
         return await runtime.models.ping(TenantId(row.tenant_id), known.candidate(row.models[0]))
     except PharosError as error:
-        said = f" It said: {error.cause_words}" if error.cause_words else ""
-        raise Invalid(f"Not saved. {error.message}{said}", code=error.code) from error
+        raise Invalid(f"Not saved. {error.message}{_said(error)}", code=error.code) from error
+
+
+def _said(error: PharosError) -> str:
+    """The provider's own words, for who manages it."""
+    return f" It said: {error.cause_words}" if error.cause_words else ""
 
 
 async def _as_known(runtime: Runtime, row: Provider, key: str | None) -> Known:

@@ -246,6 +246,12 @@ async def ping_provider(provider_id: UUID, principal: CurrentPerson, runtime: Cu
     return _answered(await provider_changes.ping_provider(runtime, principal, provider_id))
 
 
+@router.post("/providers/{provider_id}/breaker/reset", status_code=204)
+async def reset_breaker(provider_id: UUID, principal: CurrentPerson, runtime: CurrentRuntime) -> None:
+    """Close a provider's breaker in all processes, as a restart does."""
+    await provider_changes.reset_breaker(runtime, principal, provider_id)
+
+
 @router.get("/providers/settings")
 async def read_model_settings(principal: CurrentPerson, runtime: CurrentRuntime) -> ModelSettings:
     """Whether models are on, whether shared providers may be used, and the budgets."""
