@@ -1,26 +1,22 @@
 """Turns of other web processes, as their rows tell them: polled, and sooner when the database hints at news.
 
-The row is the truth. A hint comes over a connection of its own, which is open only while somebody follows such a turn;
-when it is lost, followers read a little later and miss nothing.
+The row is the truth. A hint comes over the process's line to the database; when that is lost, followers read a little
+later and miss nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
-import psycopg
-
 from pharos.chat.answer_html import answer_html
 from pharos.chat.history import Source, list_sources
 from pharos.chat.models import Message
 from pharos.chat.turn_rows import (
-    CHANNEL,
     TERMINAL,
     ToldEvent,
     TurnView,
@@ -28,14 +24,9 @@ from pharos.chat.turn_rows import (
     read_events,
     view_turn,
 )
-from pharos.infra.database_roles import connection_urls
-from pharos.infra.errors import PharosError
 from pharos.infra.ids import MessageId, TenantId
-from pharos.infra.logs import get_logger
 from pharos.infra.sse import Told
 from pharos.runtime import Runtime
-
-log = get_logger(__name__)
 
 POLL_SECONDS = 0.5
 SIGN_OF_LIFE_SECONDS = 15.0
@@ -43,19 +34,21 @@ LOOK_FOR_LOST_SECONDS = 2.0
 
 
 class TurnNews:
-    """What followers of other processes' turns wait for; one line to the database for all of them."""
+    """What followers of other processes' turns wait for."""
 
     def __init__(self) -> None:
         self._waiting: dict[UUID, asyncio.Event] = {}
-        self._followers = 0
-        self._listener: asyncio.Task[None] | None = None
+
+    def hear(self, payload: str) -> None:
+        """Something became of the turn with this id."""
+        with contextlib.suppress(ValueError):
+            if (news := self._waiting.pop(UUID(payload), None)) is not None:
+                news.set()
 
     async def follow(
         self, runtime: Runtime, tenant_id: TenantId, turn_id: MessageId, after: int
     ) -> AsyncIterator[Told | None]:
         """The events of a turn after number `after`, to its end; None is a sign of life."""
-        self._listen(runtime)
-        self._followers += 1
         at, alive_at, looked_at = after, time.monotonic(), 0.0
         try:
             while True:
@@ -82,32 +75,6 @@ class TurnNews:
                         await news.wait()
         finally:
             self._waiting.pop(turn_id, None)
-            self._followers -= 1
-            if not self._followers and self._listener is not None:
-                self._listener.cancel()
-
-    async def close(self) -> None:
-        """Close the line."""
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
-
-    def _listen(self, runtime: Runtime) -> None:
-        if self._listener is None or self._listener.done() or self._listener.cancelling():
-            # Of no request: its log lines must not carry the id of whoever came first.
-            self._listener = asyncio.create_task(self._hear(runtime), context=contextvars.Context())
-
-    async def _hear(self, runtime: Runtime) -> None:
-        url = connection_urls(runtime.settings).direct
-        try:
-            async with await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=10) as line:
-                await line.execute(f"listen {CHANNEL}")
-                async for notice in line.notifies():
-                    with contextlib.suppress(ValueError):
-                        if (news := self._waiting.pop(UUID(notice.payload), None)) is not None:
-                            news.set()
-        except (psycopg.Error, OSError, PharosError) as error:
-            log.warning("turns.not_heard", error=type(error).__name__)
 
 
 async def _read(

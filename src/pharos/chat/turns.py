@@ -123,7 +123,6 @@ class Turns:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._writer is not None:
             self._writer.cancel()
-        await self.news.close()
 
     async def _run(self, runtime: Runtime, running: Running, wish: str | None) -> None:
         try:
@@ -153,7 +152,7 @@ class Turns:
             else:
                 running.tell(told)
         if not running.is_ending:
-            nothing = {"stopped": True, "text": "", "html": "", "grounded": None}
+            nothing = {"stopped": True, "text": "", "html": "", "grounded": False, "confidence": 0.0, "unsupported": []}
             await self._end(runtime, running, "stopped", Event("done", nothing))
 
     async def _end(
