@@ -28,7 +28,7 @@ def breaches(path: str, source: str) -> Iterator[str]:
 @pytest.mark.contract("LP-23")
 def test_only_the_calls_reach_a_model() -> None:
     files = {str(file.relative_to(SOURCE)): file.read_text() for file in SOURCE.rglob("*.py")}
-    assert MAY_IMPORT | MAY_OPEN <= files.keys()
+    assert files.keys() >= MAY_IMPORT | MAY_OPEN
     assert [breach for path, source in files.items() for breach in breaches(path, source)] == []
 
 
