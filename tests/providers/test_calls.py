@@ -17,8 +17,10 @@ from tests.providers.worlds import KEY, Waits, make_provider, patient
 from pharos.infra.errors import LimitReached, NotAllowed, PharosError, Unavailable
 from pharos.infra.metrics import REGISTRY
 from pharos.providers.breaker import list_standings, note_standings, reset_breakers
+from pharos.providers.calls import Models
 from pharos.providers.contract import Call, Candidate, ChatMessage, ChatRequest
 from pharos.providers.models import LlmCall
+from pharos.providers.openai import OpenAIChat
 from pharos.runtime import Runtime
 
 REQUEST = ChatRequest((ChatMessage("user", "Who keeps the light?"),))
@@ -336,6 +338,43 @@ async def test_a_provider_that_asks_to_wait_is_left_alone_that_long(
         await ask(world, tenant)
     assert len(provider.asked) == asked
     assert series("rag_circuit_breaker_state", name=candidate.label) == 0
+
+
+@pytest.mark.contract("LP-22", part="a storm of refusals ends with the first")
+async def test_a_storm_of_429_leaves_the_provider_alone_and_its_breaker_closed(
+    world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    await make_provider(world, tenant.id, provider.openai_url, is_default=True)
+    (candidate,) = await world.models.resolve(tenant.id)
+    provider.always, provider.retry_after_seconds = "rate_limited", 120
+    await fail(world, tenant)
+    asked = len(provider.asked)
+    storm = await asyncio.gather(*(ask(world, tenant) for _ in range(20)), return_exceptions=True)
+    assert {type(one) for one in storm} == {LimitReached}
+    assert len(provider.asked) == asked
+    assert series("rag_circuit_breaker_state", name=candidate.label) == 0
+
+
+@pytest.mark.contract("LP-19", part="a time-out counts as an outage and is not tried twice")
+async def test_a_provider_that_is_silent_is_asked_once_and_left_for_another(
+    runtime: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    def impatient(candidate: Candidate) -> OpenAIChat:
+        options = {"base_url": candidate.base_url, "key": candidate.key, "allows_private": True}
+        return OpenAIChat(name=candidate.model, silence_seconds=0.3, **options)  # type: ignore[arg-type]
+
+    models = Models(runtime.settings, runtime.db, runtime.vault, open_model=impatient)
+    with provider_server(Provider(always="slow")) as silent:
+        await make_provider(runtime, tenant.id, silent.openai_url, name="silent", is_default=True)
+        await make_provider(runtime, tenant.id, provider.openai_url, name="spare")
+        call, candidates = Call(), await models.resolve(tenant.id)
+        said = [piece async for piece in models.stream(tenant.id, candidates, REQUEST, call)]
+        assert ("".join(said), call.failed_over_from, len(silent.asked)) == (ANSWER, ("silent",), 1)
+        silent.release.set()
+    (standing,) = [one for one in await list_standings(runtime.db) if one.key == candidates[0].state_key]
+    assert standing.failures == 1
+    assert [row.status for row in await calls_of(runtime, tenant)] == ["provider_timed_out", "ok"]
+    await models.close()
 
 
 @asynccontextmanager
