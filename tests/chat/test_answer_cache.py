@@ -24,7 +24,7 @@ from pharos.infra.cache import Cache
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import NotAllowed
 from pharos.infra.ids import ConversationId, DocumentId, ProjectId, new_id
-from pharos.infra.metrics import CACHE_HITS, CACHE_MISSES, FALLBACK_ACTIVE
+from pharos.infra.metrics import ANSWER_SECONDS, CACHE_HITS, CACHE_MISSES, FALLBACK_ACTIVE, render_metrics
 from pharos.library.delete import delete_documents
 from pharos.runtime import Runtime
 
@@ -58,6 +58,7 @@ async def ask(
 
 
 @pytest.mark.contract("CH-06")
+@pytest.mark.contract("ME-14")
 async def test_the_same_question_is_answered_without_the_model_and_counted(
     world: Runtime, tenant: MadeTenant, project_id: ProjectId, model: FakeChat
 ) -> None:
@@ -70,6 +71,9 @@ async def test_the_same_question_is_answered_without_the_model_and_counted(
     )  # fmt: skip
     assert again.conversation_id != first.conversation_id
     assert (CACHE_HITS._value.get() - hits, CACHE_MISSES._value.get() - misses) == (1, 1)
+    told = render_metrics().decode()
+    assert "rag_cache_hits_total" in told
+    assert "rag_cache_misses_total" in told
     await ask(world, tenant.admin, project_id, QUESTION, first.conversation_id)
     assert len(model.requests) > 1, "in the middle of a conversation the question means something else"
 
@@ -134,6 +138,18 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.mark.contract("ME-18", part="retrieve, LLM and its first word, total")
+async def test_an_answer_tells_where_its_time_went(world: Runtime, tenant: MadeTenant, project_id: ProjectId) -> None:
+    def counts() -> dict[str, float]:
+        samples = next(iter(ANSWER_SECONDS.collect())).samples
+        return {one.labels["stage"]: one.value for one in samples if one.name.endswith("_count")}
+
+    before = counts()
+    await ask(world, tenant.admin, project_id)
+    stages = ("rewrite", "retrieve", "first_word", "llm", "total")
+    assert {stage: counts()[stage] - before.get(stage, 0) for stage in stages} == dict.fromkeys(stages, 1)
 
 
 @needs_redis

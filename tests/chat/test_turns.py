@@ -20,6 +20,7 @@ from pharos.chat.turn_rows import EVENTS_KEPT_SECONDS, forget_events, interrupt_
 from pharos.chat.turns import Turns
 from pharos.infra.errors import Unavailable
 from pharos.infra.ids import MessageId, ProjectId
+from pharos.infra.metrics import STREAMS_ACTIVE
 from pharos.infra.sse import Told
 from pharos.providers.contract import ChatRequest
 from pharos.runtime import Runtime
@@ -155,6 +156,8 @@ async def test_a_turn_goes_on_when_everybody_has_left(
     ]
 
 
+@pytest.mark.contract("RE-03")
+@pytest.mark.contract("ME-09")
 async def test_a_stop_from_any_process_keeps_what_was_said_and_reads_the_model_no_further(
     runtime: Runtime, tenant: MadeTenant, project_id: ProjectId
 ) -> None:
@@ -163,10 +166,13 @@ async def test_a_stop_from_any_process_keeps_what_was_said_and_reads_the_model_n
     async with open_client(world, tenant.admin) as here, open_client(world, tenant.admin) as elsewhere:
         asked = asyncio.create_task(here.post(f"/chat/projects/{project_id}", json={"question": QUESTION}))
         await speaker.holds.wait()
+        listening = STREAMS_ACTIVE.labels("/chat/projects/{project_id}")
+        assert listening._value.get() == 1
         async with runtime.db.transaction(tenant.id) as session:
             turn_id = (await session.execute(text("select id from turns where state = 'running'"))).scalar_one()
         assert (await elsewhere.post(f"/chat/turns/{turn_id}/stop")).status_code == 204
         body = (await asked).text
+        assert listening._value.get() == 0
         assert '"text": "On Pharos [1]' in body
         assert '"stopped": true' in body
         assert "never" not in body

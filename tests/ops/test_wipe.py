@@ -148,6 +148,7 @@ def test_every_table_of_the_schema_is_classed(database_server: Server, database_
 @pytest.mark.contract("WM-03")
 @pytest.mark.contract("WM-04")
 @pytest.mark.contract("LP-09")
+@pytest.mark.contract("CH-08", part="removed by wipe")
 async def test_a_wipe_removes_what_its_dry_run_counted_and_keeps_the_shell(
     installation: Runtime, lived_in: MadeTenant
 ) -> None:

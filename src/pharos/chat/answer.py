@@ -30,6 +30,7 @@ MAX_QUESTION_CHARACTERS = 2000
 PASSAGES_READ = 8
 """Passages an answer may rest on; more crowd out a small model's context and rarely hold the answer."""
 
+FAILED = "Failed to generate response."
 NOT_FOUND = "I did not find this in these documents."
 
 
@@ -209,7 +210,7 @@ async def _make_answer(
         except PharosError as error:
             log.warning("model.failed", model=call.model, code=error.code, begun=bool(reply.shown))
             if reply.shown:
-                yield Event("error", {"error": error.code, "message": "Failed to generate response."})
+                yield Event("error", {"error": error.code, "message": _failure_words(principal)})
                 return
             if is_wished:
                 raise
@@ -225,6 +226,12 @@ async def _make_answer(
         yield _sources_event(draft)
         yield Event("text", {"delta": draft.body})
     yield draft
+
+
+def _failure_words(principal: Principal) -> str:
+    """What went wrong is for the log; who can mend it is told where (CH-03)."""
+    mends = principal.platform_role in {"engineer", "superadmin"}
+    return f"{FAILED} The cause is in the log; see /engineer/providers." if mends else FAILED
 
 
 def done_event(draft: Draft) -> Event:
