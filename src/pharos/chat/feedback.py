@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select, true
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
+from pharos.access.models import Project
+from pharos.access.projects import visible_projects
 from pharos.chat.history import get_conversation
-from pharos.chat.models import Feedback, Message
+from pharos.chat.models import Conversation, Feedback, Message, TurnRow
 from pharos.identity.principal import Principal
 from pharos.identity.unproved import Unproved, prove
 from pharos.infra.errors import NotFound, PharosError, Unavailable
@@ -80,6 +83,63 @@ async def list_ratings(
         .where(Message.conversation_id == conversation_id, Feedback.given_by == _giver(principal))
     )
     return {MessageId(row.message_id): row.rating for row in await session.execute(rated)}
+
+
+@dataclass(frozen=True)
+class RatedDown:
+    """An answer that did not help, its question, and what was said about it."""
+
+    id: UUID
+    project_id: UUID
+    project: str
+    question: str
+    answer: str
+    mode: str | None
+    comment: str
+    given_at: datetime
+
+
+async def list_rated_down(
+    session: AsyncSession, principal: Principal, *, before: UUID | None = None, limit: int
+) -> list[RatedDown]:
+    """Answers rated down in the projects that the principal sees, the opinions newest first.
+
+    `before` is the id of the last one seen.
+    """
+    question, earlier = aliased(Message), aliased(Message)
+    before_it = (
+        select(earlier.body)
+        .where(earlier.conversation_id == Message.conversation_id, earlier.role == "user", earlier.id < Message.id)
+        .order_by(earlier.id.desc())
+        .limit(1)
+        .correlate(Message)
+        .scalar_subquery()
+    )
+    rows = await session.execute(
+        select(Feedback, Message, Project, func.coalesce(question.body, before_it, "").label("question"))
+        .join(Message, Message.id == Feedback.message_id)
+        .join(Conversation, Conversation.id == Message.conversation_id)
+        .join(Project, Project.id == Conversation.project_id)
+        .outerjoin(TurnRow, TurnRow.id == Message.id)
+        .outerjoin(question, question.id == TurnRow.question_id)
+        .where(Feedback.rating == "down", Project.id.in_(visible_projects(principal)))
+        .where(Feedback.id < before if before is not None else true())
+        .order_by(Feedback.id.desc())
+        .limit(limit)
+    )
+    return [
+        RatedDown(
+            id=row.Feedback.id,
+            project_id=row.Project.id,
+            project=row.Project.name,
+            question=row.question,
+            answer=row.Message.body,
+            mode=row.Message.mode,
+            comment=row.Feedback.comment,
+            given_at=row.Feedback.given_at,
+        )
+        for row in rows
+    ]
 
 
 def spool_feedback(runtime: Runtime, shown: Unproved, given: Given) -> None:

@@ -27,6 +27,8 @@ from pharos.web.account_pages import router as account_pages
 from pharos.web.admin_pages import router as admin_pages
 from pharos.web.html import HEADERS, STATIC, page
 from pharos.web.mail_door_pages import router as mail_door_pages
+from pharos.web.model_pages import models_lead
+from pharos.web.model_pages import router as model_pages
 from pharos.web.reader import document_view
 from pharos.web.views import BLANKS, Turn, turns
 from pharos.web.visit import CurrentVisit, Visit
@@ -59,6 +61,7 @@ def add_pages(app: FastAPI) -> None:
     app.include_router(mail_door_pages)
     app.include_router(account_pages)
     app.include_router(admin_pages)
+    app.include_router(model_pages)
 
 
 @router.get("/")
@@ -162,6 +165,7 @@ async def project_page(
         conversation_id=conversation,
         shared=shared,
         messages=said,
+        models_page=await models_lead(visit),
         max_upload_bytes=visit.runtime.settings.max_upload_bytes,
     )
 
