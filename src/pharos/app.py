@@ -16,7 +16,10 @@ from fastapi.dependencies.models import Dependant
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos import __version__
+from pharos.access.news import CHANNEL as APP_EVENTS
+from pharos.access.news import Bells
 from pharos.access.routes import router as access
+from pharos.access.socket_routes import router as news_socket
 from pharos.chat.feedback import feedback_upkeep
 from pharos.chat.feedback_routes import router as feedback
 from pharos.chat.openai_format import openai_error
@@ -24,6 +27,7 @@ from pharos.chat.openai_routes import router as openai_door
 from pharos.chat.routes import router as chat
 from pharos.chat.shared_routes import router as shared
 from pharos.chat.turn_routes import router as chat_turns
+from pharos.chat.turn_rows import CHANNEL as TURN_NEWS
 from pharos.chat.turns import Turns
 from pharos.identity.account_routes import router as account
 from pharos.identity.audit_routes import router as audit
@@ -59,6 +63,8 @@ log = get_logger(__name__)
 
 STREAMED_BODIES = re.compile(r"/projects/[^/]+/documents")
 DRAIN_SECONDS = 30
+MOST_SAID_BYTES = 4096
+"""Of one message of a WebSocket's client, which has nothing to say."""
 TURNS_END_SECONDS = DRAIN_SECONDS + 1.0
 """An answer has ended or is marked as interrupted before the supervisor loses patience, after 35 seconds."""
 
@@ -68,13 +74,16 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_runtime(settings) as opened, sign_in_upkeep(opened), feedback_upkeep(opened):
+        async with open_runtime(settings) as opened:
             app.state.runtime = opened
-            await reset_breakers(opened.db)  # a start gives every provider another chance (LP-21)
-            try:
-                yield
-            finally:
-                await app.state.turns.close()
+            opened.notices.on(TURN_NEWS, app.state.turns.news.hear)
+            opened.notices.on(APP_EVENTS, app.state.bells.hear)
+            async with sign_in_upkeep(opened), feedback_upkeep(opened):
+                await reset_breakers(opened.db)  # a start gives every provider another chance (LP-21)
+                try:
+                    yield
+                finally:
+                    await app.state.turns.close()
 
     app = FastAPI(
         title="Pharos",
@@ -85,6 +94,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
         openapi_url="/api/openapi.json",
     )
     app.state.turns = Turns()
+    app.state.bells = Bells()
     if runtime is not None:
         app.state.runtime = runtime
     app.include_router(health)
@@ -109,6 +119,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
         backup_download,
     ):
         app.include_router(router, dependencies=[Depends(count_stranger)])
+    app.include_router(news_socket)
     add_pages(app)
     add_error_handlers(app, answer_error)
     app.add_middleware(EveryRequest, settings=settings, streamed=STREAMED_BODIES, render=answer_error)
@@ -157,6 +168,7 @@ def serve(settings: Settings) -> None:
         server_header=False,
         date_header=True,
         timeout_graceful_shutdown=DRAIN_SECONDS,
+        ws_max_size=MOST_SAID_BYTES,
     )
     Server(config).run()
 

@@ -15,6 +15,7 @@ from pharos.infra.database_roles import connection_urls
 from pharos.infra.db import Database, create_database
 from pharos.infra.ids import TenantId
 from pharos.infra.limits import Limits
+from pharos.infra.notices import Notices
 from pharos.infra.recent import Recent
 from pharos.infra.settings import Settings
 from pharos.infra.smtp import MailTransport
@@ -43,6 +44,7 @@ class Runtime:
     embedding: EmbeddingModel
     models: Models
     cache: Cache = field(default_factory=Cache)
+    notices: Notices = field(default_factory=Notices)
     sign_ins: Recent[UUID, Any] = field(default_factory=lambda: Recent(seconds=SIGN_IN_SECONDS, most=20_000))
     uses: dict[tuple[TenantId, str, UUID], datetime] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from datetime import datetime
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
+from pharos.access.news import forget_news
 from pharos.chat.turn_rows import forget_events, interrupt_lost_turns
 from pharos.identity import tasks as identity_tasks
 from pharos.identity.audit_seals import BATCH, seal_logs
@@ -130,6 +131,7 @@ async def sweep(runtime: Runtime) -> None:
         async with runtime.db.transaction(tenant_id) as session:
             await sweep_sessions(session)
             await forget_events(session)
+            await forget_news(session)
             await watch_spend(session, tenant_id)
     # Last: it asks the whole server, and what keeps it from answering must not keep the rest lying.
     await asyncio.to_thread(remove_old_rollback_points, runtime.settings)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pharos.infra import database_errors
@@ -139,7 +140,7 @@ def error_headers(error: PharosError) -> dict[str, str]:
     return {}
 
 
-def client_ip(request: Request, settings: Settings) -> str:
+def client_ip(request: HTTPConnection, settings: Settings) -> str:
     """The address of whoever asks, as text, or "unknown".
 
     `X-Forwarded-For` is believed from trusted proxies only, read from the right: the first hop that is no trusted

@@ -45,6 +45,7 @@ FATES: dict[str, Fate] = {
     "alembic_version": "keep",
     "answer_cache": "keep",
     "api_keys": "empty",
+    "app_events": "empty",
     "audit_log": "empty",
     "audit_seals": "empty",
     "backups": "keep",
@@ -101,6 +102,7 @@ FATES: dict[str, Fate] = {
 EMPTIED = tuple(table for table, fate in FATES.items() if fate == "empty")
 CHANGING_BY_THEMSELVES = {
     "api_keys",  # when each was used last
+    "app_events",
     "audit_log",
     "audit_seals",
     "mails",
