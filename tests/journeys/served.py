@@ -65,9 +65,14 @@ class Announced(uvicorn.Server):
 
 
 @contextmanager
-def serve(urls: DatabaseUrls, data_dir: Path, port: int, *, model: ChatModel | None = None) -> Iterator[Served]:
-    """Serve the pages and the API on `port` while the block runs, with models that cost nothing."""
-    settings = make_settings(urls, data_dir).model_copy(update={"port": port})
+def serve(
+    urls: DatabaseUrls, data_dir: Path, port: int, *, model: ChatModel | None = None, **changed: Any
+) -> Iterator[Served]:
+    """Serve the pages and the API on `port` while the block runs, with models that cost nothing.
+
+    `changed` are settings that are not the tests' own.
+    """
+    settings = make_settings(urls, data_dir).model_copy(update={"port": port, **changed})
     started: list[Served] = []
     is_up, is_over = threading.Event(), asyncio.Event()
 
@@ -83,6 +88,7 @@ def serve(urls: DatabaseUrls, data_dir: Path, port: int, *, model: ChatModel | N
         await is_over.wait()
         server.should_exit = True
         await serving
+        await runtime.models.close()
         await database.dispose()
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)

@@ -290,9 +290,9 @@ def test_a_secret_goes_in_and_never_comes_out(house: MadeTenant, window: OpenWin
     expect(page.get_by_text("Nothing kept here yet.")).to_be_visible()
 
 
-async def made_project(served: Served, owner: Principal) -> ProjectId:
+async def made_project(served: Served, owner: Principal, *, name: str = "Facilities") -> ProjectId:
     """A project with one indexed document, which every member may read."""
-    project_id = await make_project(served.runtime.db, owner, name="Facilities")
+    project_id = await make_project(served.runtime.db, owner, name=name)
     document = await make_document(served.runtime, owner, project_id, name="building-c.txt", content=NOTE)
     await ingest_documents(served.runtime, owner.tenant_id, [DocumentId(document.id)])
     return project_id

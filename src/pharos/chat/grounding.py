@@ -2,7 +2,7 @@
 
 A sentence is compared with the passages whose numbers it carries: by the share of its words that stand there and by the
 cosine to the nearest sentence there. A figure that stands in no cited passage is never supported, however near the
-rest comes. docs/adr/0030-grounding.md has the measurements; what this cannot see is a claim made of the passage's own
+rest comes. docs/adr/0031-grounding.md has the measurements; what this cannot see is a claim made of the passage's own
 words in another order.
 """
 
