@@ -52,6 +52,7 @@ from pharos.ops.metrics_routes import router as metrics
 from pharos.ops.provider_routes import router as providers
 from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.ops.stats import router as stats
+from pharos.ops.system_status import router as system_status
 from pharos.providers.breaker import reset_breakers
 from pharos.retrieval.routes import router as retrieval
 from pharos.runtime import Runtime, open_runtime
@@ -116,6 +117,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
         shared,
         stats,
         providers,
+        system_status,
         backup_download,
     ):
         app.include_router(router, dependencies=[Depends(count_stranger)])

@@ -10,15 +10,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-import uvicorn
 from sqlalchemy import text
+from tests.live_server import live_server
 from tests.make import MadeTenant, make_document, make_person, make_project, make_token
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
 from pharos.access.news import forget_news, read_news
-from pharos.app import create_app
 from pharos.chat.history import open_turn
 from pharos.chat.turn_rows import end_turn
 from pharos.identity.current import COOKIE
@@ -26,7 +25,6 @@ from pharos.identity.principal import Principal
 from pharos.identity.recognise import find_by_session_token
 from pharos.identity.sign_in import open_session, sign_out
 from pharos.identity.tokens import csrf_token
-from pharos.infra.embedded_postgres import free_port
 from pharos.infra.ids import ProjectId
 from pharos.runtime import Runtime
 
@@ -36,17 +34,8 @@ WITHIN_SECONDS = 5.0
 @pytest.fixture
 async def served(runtime: Runtime) -> AsyncIterator[str]:
     """The address of `/ws` on a server of its own runtime: what the test writes comes from another process."""
-    port = free_port()
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(runtime.settings), port=port, log_config=None, timeout_graceful_shutdown=1)
-    )
-    serving = asyncio.create_task(server._serve())  # without its hold on the signals
-    while not server.started or not server.config.app.state.runtime.notices.is_open:  # type: ignore[union-attr]
-        await asyncio.sleep(0.01)
-        assert not serving.done()
-    yield f"ws://127.0.0.1:{port}/ws"
-    server.should_exit = True
-    await serving
+    async with live_server(runtime.settings) as url:
+        yield f"ws{url.removeprefix('http')}/ws"
 
 
 @asynccontextmanager

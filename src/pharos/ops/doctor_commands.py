@@ -20,7 +20,7 @@ from pharos.infra.terminal import AsJson, echo_json, echo_table, run_async
 from pharos.ops.check_data import DataReport, check_data, describe, repair_data
 from pharos.ops.config_commands import read_settings
 from pharos.ops.disk import find_disks
-from pharos.ops.listen import refuse_busy_port
+from pharos.ops.listen import local_url, refuse_busy_port
 from pharos.ops.running import read_state
 from pharos.ops.secrets_check import (
     find_overdue,
@@ -28,6 +28,7 @@ from pharos.ops.secrets_check import (
     refuse_bad_signing_secrets,
     refuse_wrong_secrets,
 )
+from pharos.ops.socket_probe import probe_socket
 from pharos.ops.standing import Standing, read_standing
 from pharos.runtime import Runtime, open_runtime
 
@@ -216,6 +217,12 @@ def _judge_data(reports: list[DataReport]) -> str:
     return said
 
 
+def check_socket() -> str:
+    """The one word is what the runbooks promise of this check (RE-01)."""
+    run_async(probe_socket(local_url(Settings())))
+    return "OK"
+
+
 async def _with_runtime(look: Callable[[Runtime], Awaitable[Found]]) -> Found:
     async with open_runtime(Settings()) as runtime:
         return await look(runtime)
@@ -236,6 +243,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "disk": check_disk,
     "backup": check_backup,
     "data": check_data_fits,
+    "ws": check_socket,
 }
 NEEDS = {
     "migrations": "db",
@@ -245,8 +253,8 @@ NEEDS = {
     "backup": "migrations",
     "data": "migrations",
 }
-ONLY_BY_NAME = ("data",)
-"""Reads every row of the index: minutes where there are millions of passages."""
+ONLY_BY_NAME = ("data", "ws")
+"""`data` reads every row of the index: minutes where there are millions of passages. `ws` wants a running server."""
 
 
 def examine(names: list[str], checks: Mapping[str, Callable[[], str]] = CHECKS) -> list[Finding]:
