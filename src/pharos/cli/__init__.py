@@ -38,6 +38,7 @@ COMMANDS = {
     "pharos.library.queue_commands": ("queue",),
     "pharos.retrieval.commands": ("search", "eval"),
     "pharos.chat.commands": ("ask",),
+    "pharos.chat.chat_commands": ("chat",),
     "pharos.library.models_commands": ("models",),
     "pharos.providers.embedder.commands": ("embedder",),
     "pharos.cli.processes": ("web", "worker"),
