@@ -81,7 +81,7 @@ def serve(
         database = create_database(settings.database_url, pool_size=5)
         runtime = with_model(make_runtime(settings, database), model)
         app = create_app(settings, runtime=runtime)
-        server = Announced(uvicorn.Config(app, port=port, log_config=None, access_log=False, ws="none"))
+        server = Announced(uvicorn.Config(app, port=port, log_config=None, access_log=False))
         server.is_up = is_up
         started.append(Served(runtime, settings.base_url, asyncio.get_running_loop()))
         serving = asyncio.create_task(server.serve())

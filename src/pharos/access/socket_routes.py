@@ -34,6 +34,8 @@ router = APIRouter()
 REFUSED, TRY_LATER = 1008, 1013
 LOOK_AGAIN_SECONDS = 15.0
 """How long a hint may be missing, and how long a session that ended may go on hearing."""
+DEAF_SECONDS = 2.0
+"""As often as a page would ask by itself, while this process cannot hear hints."""
 PAUSE_SECONDS = 0.2
 """Between two looks of a socket: a folder that is taken in changes many documents a second."""
 SEND_SECONDS = 10.0
@@ -110,7 +112,7 @@ async def _tell(runtime: Runtime, socket: WebSocket, after: int | None) -> None:
         at, is_new = reading.at, False
         if not has_moved:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+                async with asyncio.timeout(LOOK_AGAIN_SECONDS if runtime.notices.is_open else DEAF_SECONDS):
                     await bell.wait()
         await asyncio.sleep(PAUSE_SECONDS if reading.news else 0)
 
