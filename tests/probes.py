@@ -18,7 +18,7 @@ from sqlalchemy import text
 from tests.make import MadeTenant, make_person
 
 from pharos.access.models import Project, ProjectGrant, ShareRequest
-from pharos.chat.models import Conversation, Message
+from pharos.chat.models import Conversation, Message, TurnRow
 from pharos.identity.models import (
     ApiKey,
     AuditEntry,
@@ -90,7 +90,10 @@ def _rows(tenant_id: TenantId, user_id: UUID, mark: str) -> Iterator[tuple[str, 
     document = {"name": f"{mark}.txt", "sha256": new_id().hex * 2, "size_bytes": 1, "media_type": "text/plain"}
     yield "document", Document(**key, id=new_id(), project_id=project.id, status="failed", reason=mark, **document)
     yield "conversation", conversation
-    yield "message", Message(**key, id=new_id(), conversation_id=conversation.id, role="user", body=mark)
+    message = Message(**key, id=new_id(), conversation_id=conversation.id, role="user", body=mark)
+    yield "message", message
+    ended = {"state": "failed", "owner": mark}
+    yield "turn", TurnRow(**key, id=new_id(), conversation_id=conversation.id, question_id=message.id, **ended)
     grant = {"grantee_kind": "user", "grantee_id": user_id, "tier": "use"}
     yield "grant", ProjectGrant(**key, id=new_id(), project_id=project.id, granted_by=mark, **grant)
     asked = {"conversation_id": conversation.id, "requested_by": user_id, "message": mark}
