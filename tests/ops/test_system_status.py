@@ -15,17 +15,6 @@ from pharos.ops.socket_probe import probe_socket
 from pharos.runtime import Runtime
 
 SERVICES = {"database", "schema", "email", "storage", "pubsub", "websocket", "rateLimiting", "queue", "cache"}
-    "database",
-    "schema",
-    "email",
-    "storage",
-    "pubsub",
-    "websocket",
-    "rateLimiting",
-    "queue",
-    "cache",
-    "vectors",
-}
 
 
 @pytest.mark.contract("HE-07", part="probes of database, schema, storage, pubsub, websocket, limits, queue, providers")
