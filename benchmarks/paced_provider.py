@@ -21,11 +21,19 @@ class Speaker:
     def __init__(self, words: int, words_a_second: float) -> None:
         self.words = words
         self.pause_seconds = 1 / words_a_second
-        base: dict[str, object] = {"id": "chatcmpl-1", "created": 1, "model": "paced", "object": "chat.completion.chunk"}
+        base: dict[str, object] = {
+            "id": "chatcmpl-1",
+            "created": 1,
+            "model": "paced",
+            "object": "chat.completion.chunk",
+        }
         word: dict[str, object] = {"choices": [{"index": 0, "delta": {"content": "WORD"}}]}
         self._before, self._after = f"data: {json.dumps(base | word)}\n\n".split("WORD")
         usage = {"prompt_tokens": 100, "completion_tokens": words, "total_tokens": words + 100}
-        last = [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": usage}]
+        last: list[dict[str, object]] = [
+            {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+            {"choices": [], "usage": usage},
+        ]
         self._end = "".join(f"data: {json.dumps(base | part)}\n\n" for part in last) + "data: [DONE]\n\n"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
