@@ -215,7 +215,6 @@ def look_at_everything(
         page.wait_for_load_state("networkidle")
 
 
-@pytest.mark.contract("CH-01", part="no document makes the reader's browser call anybody")
 def test_a_hundred_poisoned_documents_make_no_browser_call_anybody(served: Served, browser: Browser) -> None:
     with listening() as canary:
         documents = poisoned(canary)
