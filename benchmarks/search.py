@@ -42,6 +42,7 @@ from pharos.infra.smtp import MailTransport
 from pharos.infra.vault import Vault
 from pharos.library.passages import dense_literal, sparse_literal
 from pharos.library.terms import terms_of
+from pharos.providers.calls import Models
 from pharos.providers.embedder.client import EmbedderClient
 from pharos.retrieval.search import find_passages, search, search_parameters, search_statement
 from pharos.runtime import Runtime
@@ -135,15 +136,16 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         if time.monotonic() > deadline:
             raise Unavailable("The embedder did not start. `pharos models prepare` makes its model.")
         await asyncio.sleep(0.2)
+    vault = Vault(settings)
     yield Runtime(
         settings=settings,
         db=db,
         limits=Limits(settings, db),
-        vault=Vault(settings),
+        vault=vault,
         mail=MailTransport(settings),
         blobs=BlobStore(settings.blob_root),
         embedding=client,
-        chat_model=None,
+        models=Models(settings, db, vault),
     )
     await client.close()
     await db.dispose()

@@ -40,6 +40,7 @@ from pharos.infra.settings import Settings
 from pharos.infra.smtp import MailTransport
 from pharos.infra.vault import Vault
 from pharos.library import tasks
+from pharos.providers.calls import Models
 from pharos.runtime import Runtime
 
 pytest_plugins = ["tests.contract_plugin"]
@@ -134,15 +135,16 @@ def runtime(settings: Settings, db: Database) -> Runtime:
 
 
 def make_runtime(settings: Settings, db: Database) -> Runtime:
+    vault = Vault(settings)
     return Runtime(
         settings=settings,
         db=db,
         limits=Limits(settings, db),
-        vault=Vault(settings),
+        vault=vault,
         mail=MailTransport(settings),
         blobs=BlobStore(settings.blob_root),
         embedding=FakeEmbedding(),
-        chat_model=None,
+        models=Models(settings, db, vault),
     )
 
 

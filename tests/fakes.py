@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pharos.providers.contract import ChatRequest, ModelState
+from pharos.providers.calls import Models
+from pharos.providers.contract import ChatModel, ChatRequest, ModelState
+from pharos.runtime import Runtime
 
 
 class FakeEmbedding:
@@ -47,3 +51,18 @@ class FakeChat:
         self.requests.append(request)
         for word in re.findall(r"\S+\s*", self.reply):
             yield word
+
+    async def list_models(self) -> list[str]:
+        return [self.name]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def with_model(runtime: Runtime, model: ChatModel | None) -> Runtime:
+    """The same world in which the operator has named `model`; it has a breaker and a budget of its own."""
+    if model is None:
+        return runtime
+    address = f"http://{secrets.token_hex(6)}.invalid/v1"
+    settings = runtime.settings.model_copy(update={"llm_url": address, "llm_model": model.name})
+    return replace(runtime, models=Models(settings, runtime.db, runtime.vault, open_model=lambda _: model))

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from tests.make import MadeTenant, make_person
 
 from pharos.access.models import Project, ProjectGrant, ShareRequest
-from pharos.chat.models import Conversation, Message
+from pharos.chat.models import Conversation, Message, TurnRow
 from pharos.identity.models import (
     ApiKey,
     AuditEntry,
@@ -32,6 +32,7 @@ from pharos.infra.db import Database, Table
 from pharos.infra.ids import TenantId, new_id
 from pharos.infra.models import Mail
 from pharos.library.models import Document
+from pharos.providers.models import Provider
 from pharos.runtime import Runtime
 from pharos.tables import metadata
 
@@ -89,7 +90,10 @@ def _rows(tenant_id: TenantId, user_id: UUID, mark: str) -> Iterator[tuple[str, 
     document = {"name": f"{mark}.txt", "sha256": new_id().hex * 2, "size_bytes": 1, "media_type": "text/plain"}
     yield "document", Document(**key, id=new_id(), project_id=project.id, status="failed", reason=mark, **document)
     yield "conversation", conversation
-    yield "message", Message(**key, id=new_id(), conversation_id=conversation.id, role="user", body=mark)
+    message = Message(**key, id=new_id(), conversation_id=conversation.id, role="user", body=mark)
+    yield "message", message
+    ended = {"state": "failed", "owner": mark}
+    yield "turn", TurnRow(**key, id=new_id(), conversation_id=conversation.id, question_id=message.id, **ended)
     grant = {"grantee_kind": "user", "grantee_id": user_id, "tier": "use"}
     yield "grant", ProjectGrant(**key, id=new_id(), project_id=project.id, granted_by=mark, **grant)
     asked = {"conversation_id": conversation.id, "requested_by": user_id, "message": mark}
@@ -100,13 +104,25 @@ def _rows(tenant_id: TenantId, user_id: UUID, mark: str) -> Iterator[tuple[str, 
     token = {"purpose": "invitation", "email": f"{mark}@example.org", "token_hash": new_id().hex, "expires_at": later}
     yield "invitation", OneTimeToken(**key, id=new_id(), **token)
     yield "mail", Mail(**key, id=new_id(), recipient=f"{mark}@example.org", subject=mark)
+    asked_at = {"kind": "local", "base_url": f"https://{mark}.invalid", "models": [mark]}
+    yield "provider", Provider(**key, id=new_id(), name=f"{mark}-{new_id().hex}", **asked_at)
     yield "audit entry", AuditEntry(**key, id=new_id(), actor=mark, action="test.made", subject=mark)
     yield "security event", SecurityEvent(**key, id=new_id(), event_type="test_made", severity="low", subject=mark)
 
 
 async def delete_everything(runtime: Runtime, tenant: MadeTenant, ids: Ids) -> None:
     """Remove what `make_everything` made; logs only grow, so their rows stay."""
-    tables = ("mails", "one_time_tokens", "sessions", "api_keys", "projects", "groups", "departments", "memberships")
+    tables = (
+        "mails",
+        "providers",
+        "one_time_tokens",
+        "sessions",
+        "api_keys",
+        "projects",
+        "groups",
+        "departments",
+        "memberships",
+    )
     async with runtime.db.transaction(tenant.id) as session:
         for table in tables:
             column = "user_id" if table == "memberships" else "id"

@@ -22,7 +22,8 @@ OPEN_TO_ALL = {
     "/bootstrap/status", "/bootstrap/init", "/auth/login", "/auth/token", "/auth/refresh",
     "/api/auth/magic-link/request", "/api/auth/magic-link/verify", "/api/auth/session", "/auth/password/forgot",
     "/auth/password/reset", "/auth/email/confirm", "/invitations/accept",
-    "/api/v1/share/{token}", "/api/v1/share/{token}/questions",
+    "/api/v1/share/{token}", "/api/v1/share/{token}/questions", "/api/v1/share/{token}/stream",
+    "/api/v1/share/{token}/turns/{turn_id}/events", "/api/v1/share/{token}/turns/{turn_id}/stop",
 }  # fmt: skip
 
 

@@ -17,16 +17,28 @@ from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.embedded_postgres import free_port
 
 
-def start_web(database_url: str, data_dir: Path, port: int) -> subprocess.Popen[str]:
+def start_web(database_url: str, data_dir: Path, port: int, **settings: str) -> subprocess.Popen[str]:
     environment = {
         "PATH": os.environ["PATH"],
         "PHAROS_DATABASE_URL": database_url,
         "PHAROS_DATA_DIR": str(data_dir),
         "PHAROS_PORT": str(port),
         "PHAROS_ENCRYPTION_KEY": ENCRYPTION_KEY,
+        **settings,
     }
     command = [sys.executable, "-m", "pharos", "web"]
     return subprocess.Popen(command, env=environment, cwd=data_dir, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(web: subprocess.Popen[str], port: int) -> None:
+    """Until it listens; what it said instead is the failure's text."""
+    assert web.stderr is not None
+    said = []
+    for line in web.stderr:
+        if f"Listening on port {port}" in line:
+            return
+        said.append(line)
+    pytest.fail("".join(["it never listened:\n", *said]))
 
 
 @pytest.mark.contract("LO-08", part="the port it listens on")
@@ -35,11 +47,7 @@ def test_it_says_where_it_listens_serves_and_ends_when_told(database_urls: Datab
     port = free_port()
     with start_web(database_urls.app, tmp_path, port) as web:
         assert web.stderr is not None
-        for line in web.stderr:
-            if f"Listening on port {port}" in line:
-                break
-        else:
-            pytest.fail("it never listened")
+        wait_for(web, port)
         assert httpx.get(f"http://127.0.0.1:{port}/health/ready").json()["status"] == "ready"
         assert httpx.get(f"http://127.0.0.1:{port}/projects").status_code == 401
         web.send_signal(signal.SIGTERM)

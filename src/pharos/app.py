@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,9 +16,19 @@ from fastapi.dependencies.models import Dependant
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos import __version__
+from pharos.access.news import CHANNEL as APP_EVENTS
+from pharos.access.news import Bells
 from pharos.access.routes import router as access
+from pharos.access.socket_routes import router as news_socket
+from pharos.chat.feedback import feedback_upkeep
+from pharos.chat.feedback_routes import router as feedback
+from pharos.chat.openai_format import openai_error
+from pharos.chat.openai_routes import router as openai_door
 from pharos.chat.routes import router as chat
 from pharos.chat.shared_routes import router as shared
+from pharos.chat.turn_routes import router as chat_turns
+from pharos.chat.turn_rows import CHANNEL as TURN_NEWS
+from pharos.chat.turns import Turns
 from pharos.identity.account_routes import router as account
 from pharos.identity.audit_routes import router as audit
 from pharos.identity.current import KNOWS_WHO_ASKS, get_runtime
@@ -38,8 +49,11 @@ from pharos.library.routes import router as library
 from pharos.ops.backup.download import router as backup_download
 from pharos.ops.health import router as health
 from pharos.ops.metrics_routes import router as metrics
+from pharos.ops.provider_routes import router as providers
 from pharos.ops.secrets_check import refuse_wrong_secrets
 from pharos.ops.stats import router as stats
+from pharos.ops.system_status import router as system_status
+from pharos.providers.breaker import reset_breakers
 from pharos.retrieval.routes import router as retrieval
 from pharos.runtime import Runtime, open_runtime
 from pharos.web.errors import NOT_INITIALIZED, error_page, wants_page
@@ -50,6 +64,10 @@ log = get_logger(__name__)
 
 STREAMED_BODIES = re.compile(r"/projects/[^/]+/documents")
 DRAIN_SECONDS = 30
+MOST_SAID_BYTES = 4096
+"""Of one message of a WebSocket's client, which has nothing to say."""
+TURNS_END_SECONDS = DRAIN_SECONDS + 1.0
+"""An answer has ended or is marked as interrupted before the supervisor loses patience, after 35 seconds."""
 
 
 def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI:
@@ -57,9 +75,16 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_runtime(settings) as opened, sign_in_upkeep(opened):
+        async with open_runtime(settings) as opened:
             app.state.runtime = opened
-            yield
+            opened.notices.on(TURN_NEWS, app.state.turns.news.hear)
+            opened.notices.on(APP_EVENTS, app.state.bells.hear)
+            async with sign_in_upkeep(opened), feedback_upkeep(opened):
+                await reset_breakers(opened.db)  # a start gives every provider another chance (LP-21)
+                try:
+                    yield
+                finally:
+                    await app.state.turns.close()
 
     app = FastAPI(
         title="Pharos",
@@ -69,6 +94,8 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
+    app.state.turns = Turns()
+    app.state.bells = Bells()
     if runtime is not None:
         app.state.runtime = runtime
     app.include_router(health)
@@ -84,11 +111,17 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
         library,
         retrieval,
         chat,
+        chat_turns,
+        feedback,
+        openai_door,
         shared,
         stats,
+        providers,
+        system_status,
         backup_download,
     ):
         app.include_router(router, dependencies=[Depends(count_stranger)])
+    app.include_router(news_socket)
     add_pages(app)
     add_error_handlers(app, answer_error)
     app.add_middleware(EveryRequest, settings=settings, streamed=STREAMED_BODIES, render=answer_error)
@@ -106,18 +139,19 @@ def _identifies(dependant: Dependant) -> bool:
 
 
 async def answer_error(request: Request, error: PharosError) -> Response:
-    """An error as JSON, or as a page where a browser asks for one.
+    """An error as JSON, as a page where a browser asks for one, and as OpenAI's clients read it under `/v1`.
 
     Who is not known on an installation that has no account yet is told that, and a browser is led to the setup (ID-02).
     """
-    is_page = wants_page(request)
+    is_openai = request.url.path.startswith("/v1/")
+    is_page = wants_page(request) and not is_openai
     is_stranger = isinstance(error, NotSignedIn) or (isinstance(error, NotFound) and is_page)
     if is_stranger and await _awaits_setup(request):
         words = "Set this installation up first: `pharos setup-link` prints the address."
         error = Unavailable(words, code=NOT_INITIALIZED)
     if is_page:
         return error_page(request, error, request_id=request_id_of(request), visit=await _visit(request, error))
-    return json_error(request, error)
+    return openai_error(request, error) if is_openai else json_error(request, error)
 
 
 def serve(settings: Settings) -> None:
@@ -136,6 +170,7 @@ def serve(settings: Settings) -> None:
         server_header=False,
         date_header=True,
         timeout_graceful_shutdown=DRAIN_SECONDS,
+        ws_max_size=MOST_SAID_BYTES,
     )
     Server(config).run()
 
@@ -154,6 +189,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             log.info(f"Listening on port {self.config.port}", host=self.config.host)  # noqa: G004 - the promised words
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # From now on, and not from the end of the requests, run the seconds that an answer in the making still has.
+        self.config.app.state.turns.ends_at = time.monotonic() + TURNS_END_SECONDS  # type: ignore[union-attr]
+        await super().shutdown(sockets)
 
 
 async def _visit(request: Request, error: PharosError) -> dict[str, Any]:

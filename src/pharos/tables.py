@@ -7,7 +7,8 @@ from pharos.infra import models as infra
 from pharos.infra.db import Table
 from pharos.library import models as library
 from pharos.ops import models as ops
+from pharos.providers import models as providers
 
-__all__ = ["access", "chat", "identity", "infra", "library", "metadata", "ops"]
+__all__ = ["access", "chat", "identity", "infra", "library", "metadata", "ops", "providers"]
 
 metadata = Table.metadata

@@ -13,6 +13,8 @@ from datetime import datetime
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
+from pharos.access.news import forget_news
+from pharos.chat.turn_rows import forget_events, interrupt_lost_turns
 from pharos.identity import tasks as identity_tasks
 from pharos.identity.audit_seals import BATCH, seal_logs
 from pharos.identity.sessions import sweep_sessions
@@ -36,6 +38,7 @@ from pharos.ops.backup.scratch_folder import sweep_scratch
 from pharos.ops.backup.store import list_backups
 from pharos.ops.log_files import log_file, open_log
 from pharos.ops.secrets_check import refuse_wrong_secrets
+from pharos.ops.spend_watch import watch_spend
 from pharos.runtime import Runtime, open_runtime
 
 log = get_logger(__name__)
@@ -107,12 +110,13 @@ async def rescue(runtime: Runtime) -> None:
 
 
 async def recover(runtime: Runtime) -> int:
-    """Queue documents and mails that no live job knows of, in every tenant; returns how many documents."""
+    """Queue documents and mails that no live job knows of, end answers nobody makes; returns how many documents."""
     recovered = mails = 0
     for tenant_id in await tenant_ids(runtime):
         async with runtime.db.transaction(tenant_id) as session:
             recovered += await recover_documents(session)
             mails += await recover_mails(session, tenant_id=tenant_id)
+            await interrupt_lost_turns(session)
     if recovered or mails:
         log.warning("work.recovered", documents=recovered, mails=mails)
     return recovered
@@ -129,6 +133,9 @@ async def sweep(runtime: Runtime) -> None:
         await sweep_blobs(runtime, tenant_id)
         async with runtime.db.transaction(tenant_id) as session:
             await sweep_sessions(session)
+            await forget_events(session)
+            await forget_news(session)
+            await watch_spend(session, tenant_id)
     await asyncio.to_thread(sweep_scratch, runtime.settings.data_dir)
     # Last: it asks the whole server, and what keeps it from answering must not keep the rest lying.
     await asyncio.to_thread(remove_old_rollback_points, runtime.settings)

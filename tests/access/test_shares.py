@@ -209,7 +209,7 @@ async def test_a_guests_question_changes_nothing_but_their_branch(
     await client.post(f"{link}/questions", json={"question": QUESTION})
     after = await prints()
     changed = {table for table in after if after[table] != before[table]}
-    assert changed == {"conversations", "messages", "message_sources", "rate_limits"}
+    assert changed == {"conversations", "messages", "message_sources", "rate_limits", "turns", "turn_events"}
 
 
 async def test_a_guest_reaches_no_other_project_and_no_other_route(

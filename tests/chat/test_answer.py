@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
 from tests.conftest import RunJobs
+from tests.fakes import with_model
 from tests.make import MadeTenant, make_document, make_person, make_project
 
-from pharos.chat.answer import NOT_FOUND, Answer, Event, answer_question, gather_answer
+from pharos.chat.answer import NOT_FOUND, Answer, answer_question, gather_answer
 from pharos.chat.history import list_messages, list_sources
+from pharos.chat.models import Message
 from pharos.infra.errors import Invalid, NotFound, PharosError, Unavailable
 from pharos.infra.ids import ConversationId, DocumentId, ProjectId
 from pharos.library.documents import get_text
@@ -37,6 +39,12 @@ class Model:
                 raise piece
             yield piece
 
+    async def list_models(self) -> list[str]:
+        return [self.name]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
 
 async def library(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> ProjectId:
     project = await make_project(runtime.db, tenant.admin)
@@ -48,7 +56,7 @@ async def library(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> Pr
 async def ask(
     runtime: Runtime, tenant: MadeTenant, project: ProjectId, question: str = QUESTION, model: ChatModel | None = None
 ) -> Answer:
-    world = replace(runtime, chat_model=model)
+    world = with_model(runtime, model)
     return await gather_answer(answer_question(world, tenant.admin, project_id=project, question=question))
 
 
@@ -92,6 +100,18 @@ async def test_a_models_answer_is_streamed_with_only_true_citations(
     assert answer.grounded
 
 
+async def test_a_sentence_that_its_cited_passage_does_not_say_is_named(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    project = await library(runtime, tenant, run_jobs)
+    true, false = "The lighthouse was built on the island of Pharos [1].", "It cost 800 talents of silver [1]."
+    answer = await ask(runtime, tenant, project, model=Model(f"{true} {false}"))
+    assert (answer.grounded, answer.unsupported) == (True, [len(f"{true} {false}")])
+    async with runtime.db.transaction(tenant.id) as session:
+        stored = (await session.execute(select(Message).where(Message.role == "assistant"))).scalar_one()
+    assert stored.unsupported == answer.unsupported
+
+
 async def test_a_model_that_cites_nothing_is_not_grounded(
     runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
 ) -> None:
@@ -112,12 +132,14 @@ async def test_a_model_that_fails_later_ends_the_turn_with_an_error(
     runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
 ) -> None:
     project = await library(runtime, tenant, run_jobs)
-    world = replace(runtime, chat_model=Model("On Pha", Unavailable("It went away.")))
+    world = with_model(runtime, Model("On Pha", Unavailable("It went away.")))
     events = [e async for e in answer_question(world, tenant.admin, project_id=project, question=QUESTION)]
     assert [event.name for event in events] == ["meta", "text", "error"]
-    assert events[-1] == Event("error", {"error": "unavailable", "message": "Failed to generate response."})
+    assert events[-1].data["error"] == "unavailable"
+    assert str(events[-1].data["message"]).startswith("Failed to generate response.")
 
 
+@pytest.mark.contract("CH-08", part="conversations and messages persist")
 @pytest.mark.contract("PD-05")
 async def test_a_conversation_belongs_to_its_person_and_its_project(
     runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import asdict
-
 import pytest
 
-from pharos.chat.answer import Event
-from pharos.chat.answer_html import answer_html, passage_path, with_html
+from pharos.chat.answer_html import answer_html, passage_path
 from pharos.chat.history import Source
 from pharos.infra.ids import ProjectId, new_id
 
@@ -17,22 +13,20 @@ SOURCE = Source(index=1, document_id="d", document='a "b".pdf', page=3, start=7,
 TEXT = "2*3*4 is 24. [1] <script>alert(1)</script> [2]"
 
 
-async def turn(mode: str) -> AsyncIterator[Event]:
-    yield Event("meta", {"mode": mode})
-    yield Event("sources", {"sources": [asdict(SOURCE)]})
-    yield Event("text", {"delta": TEXT})
-    yield Event("done", {"grounded": True, "text": TEXT})
-
-
 @pytest.mark.parametrize(("mode", "shown"), [("extractive", "2*3*4 is 24."), ("model", "2<em>3</em>4 is 24.")])
-async def test_the_last_event_carries_the_answer_as_it_will_be_stored(mode: str, shown: str) -> None:
-    events = [event async for event in with_html(turn(mode), project_id=PROJECT)]
-    html = str(events[-1].data["html"])
-    assert html == answer_html(TEXT, mode=mode, project_id=PROJECT, sources=[SOURCE])
+def test_quotations_keep_their_stars_and_a_models_words_are_markdown(mode: str, shown: str) -> None:
+    html = answer_html(TEXT, mode=mode, project_id=PROJECT, sources=[SOURCE])
     assert shown in html
     assert "<script" not in html
     assert html.count("<a ") == 1
-    assert [event.name for event in events] == ["meta", "sources", "text", "done"]
+
+
+def test_a_mark_of_doubt_stands_behind_the_sentence_and_cannot_be_written_by_a_model() -> None:
+    html = answer_html(
+        "So [1].\ue000 No [1].", mode="model", project_id=PROJECT, sources=[SOURCE], unsupported=[len("So [1].")]
+    )
+    assert html.count('<sup class="doubt">?</sup>') == 1
+    assert "No" in html.split("</sup>")[1]
 
 
 def test_a_number_opens_the_characters_it_stands_for() -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import select
 from tests.conftest import RunJobs, open_client
-from tests.fakes import FakeChat
+from tests.fakes import FakeChat, with_model
 from tests.make import MadeTenant, make_document, make_project
 
 from pharos.chat.models import Conversation, Message
+from pharos.identity.api_keys import create_key
 from pharos.identity.principal import Principal
+from pharos.infra.errors import Unavailable
 from pharos.infra.ids import ProjectId
+from pharos.providers.contract import ChatRequest
 from pharos.runtime import Runtime
 
 QUESTION = "Where was the lighthouse of Alexandria built?"
@@ -99,7 +102,7 @@ async def test_a_model_streams_and_is_held_to_its_sources(
     runtime: Runtime, member: Principal, project_id: ProjectId
 ) -> None:
     model = FakeChat("It was built on the island of Pharos [1].")
-    async with open_client(replace(runtime, chat_model=model), member) as client:
+    async with open_client(with_model(runtime, model), member) as client:
         answer = await client.post(f"/chat/projects/{project_id}", json={"question": QUESTION})
     names = [name for name, _ in events_of(answer.text)]
     assert names.count("text") > 1
@@ -107,6 +110,54 @@ async def test_a_model_streams_and_is_held_to_its_sources(
     assert len(model.requests) == 1
 
 
+@pytest.mark.contract("CH-01")
+async def test_a_program_asks_with_its_key_through_every_door(
+    runtime: Runtime, tenant: MadeTenant, member: Principal, project_id: ProjectId
+) -> None:
+    async with runtime.db.transaction(tenant.id) as session:
+        _, key = await create_key(session, tenant.admin, name="a program", user_id=None, scopes=["ask"])
+    asked = {"question": QUESTION, "projectId": str(project_id)}
+    async with open_client(runtime) as client:
+        client.headers["X-API-Key"] = key
+        whole = await client.post("/chat", json=asked)
+        streams = [await client.post(path, json=asked) for path in ("/chat/stream", f"/chat/projects/{project_id}")]
+        turn_id = streams[0].headers["x-turn-id"]
+        again = await client.get(f"/chat/turns/{turn_id}/events", headers={"Last-Event-ID": "3"})
+        said = await client.post("/feedback", json={"messageId": turn_id, "rating": "up"})
+    assert "island of Pharos" in whole.json()["answer"]
+    assert [events_of(stream.text)[-1][0] for stream in streams] == ["done", "done"]
+    assert events_of(again.text) == events_of(streams[0].text)[3:]
+    assert said.status_code == 201
+
+
+class Broken(FakeChat):
+    """Fails after its first word."""
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str]:
+        self.requests.append(request)
+        yield "On "
+        raise Unavailable("It went away.", code="provider_failed", cause_words="500 out of lamps")
+
+
+@pytest.mark.contract("CH-03", part="the HTTP error; engineers are led to the providers")
+async def test_a_model_that_fails_is_a_short_sentence_and_for_engineers_a_way_to_the_providers(
+    runtime: Runtime, tenant: MadeTenant, member: Principal, project_id: ProjectId
+) -> None:
+    asked = {"question": QUESTION, "projectId": str(project_id)}
+    world = with_model(runtime, Broken())
+    async with open_client(world, member) as client:
+        failed = await client.post("/chat", json=asked)
+        streamed = events_of((await client.post("/chat/stream", json=asked)).text)[-1]
+    assert (failed.status_code, failed.json()["error"]) == (503, "provider_failed")
+    assert failed.json()["message"] == "Failed to generate response."
+    assert "lamps" not in failed.text
+    assert streamed == ("error", {"error": "provider_failed", "message": "Failed to generate response."})
+    async with open_client(world, tenant.admin) as client:
+        told = events_of((await client.post("/chat/stream", json=asked)).text)[-1][1]
+    assert told["message"] == "Failed to generate response. The cause is in the log; see /engineer/providers."
+
+
+@pytest.mark.contract("CH-02")
 async def test_ways_of_answering_are_told(as_member: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
     assert (await as_member.get("/chat/config")).json() == {"docs": True, "web": False, "deep": False}
     assert (await client.get("/chat/config")).status_code == 401

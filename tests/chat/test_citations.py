@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pharos.chat.answer import Reply, _stream
 from pharos.chat.citations import check_citations, safe_prefix
 
 PIECES = ["It turns", " [1]", "[2]", " [9]", "[1, 2]", "[2,77]", "[", "]", " ", ". ", "[x]", "[0]"]
@@ -40,3 +43,17 @@ def test_what_was_shown_of_a_growing_answer_is_never_taken_back(answer: str, giv
         assert now.startswith(shown) or shown.startswith(now)
         shown = max(shown, now, key=len)
     assert check_citations(answer, given=given).text.startswith(shown)
+
+
+async def test_what_is_shown_word_by_word_is_what_the_whole_text_becomes() -> None:
+    chance = random.Random(3)
+    parts = [" ", "[1]", "[2", "]", "[9]", " [3]", "a", "b. ", "[1, 9]", "[", "\n"]
+    for _ in range(500):
+        said = chance.choices(parts, k=chance.randrange(1, 25))
+
+        async def words(said: list[str] = said) -> AsyncIterator[str]:
+            for word in said:
+                yield word
+
+        shown = "".join([piece async for piece in _stream(words(), Reply(), given=4)])
+        assert shown == check_citations("".join(said), given=4).text, said

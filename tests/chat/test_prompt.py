@@ -8,7 +8,14 @@ from pathlib import Path
 
 from tests.chat.passages import passage
 
-from pharos.chat.prompt import MAX_HISTORY_CHARACTERS, RULES, build_prompt
+from pharos.chat.prompt import (
+    LETTERS_A_TOKEN,
+    MAX_HISTORY_TOKENS,
+    MAX_MEMORY_TOKENS,
+    RULES,
+    build_prompt,
+    estimate_tokens,
+)
 
 PRIVACY = Path(__file__).parents[2] / "docs" / "guide" / "privacy.md"
 
@@ -38,7 +45,11 @@ def test_passages_carry_the_numbers_an_answer_cites_and_their_page() -> None:
 
 
 def test_the_oldest_part_of_a_long_history_is_left_out() -> None:
-    history = [("user", "old " + "x" * MAX_HISTORY_CHARACTERS), ("assistant", "newer"), ("user", "newest")]
+    history = [
+        ("user", "old " + "x" * int(MAX_HISTORY_TOKENS * LETTERS_A_TOKEN)),
+        ("assistant", "newer"),
+        ("user", "newest"),
+    ]
     request = build_prompt("Who?", [], history=history, instructions="Be brief.")
     assert [message.content for message in request.messages[1:-1]] == ["newer", "newest"]
     assert "Be brief." in request.messages[0].content
@@ -50,6 +61,7 @@ def test_a_model_is_sent_what_the_privacy_page_lists_and_nothing_else() -> None:
         [replace(passage("Ada kept it.", page=3), heading="Not sent")],
         history=[("user", "Where is it?"), ("assistant", "On the island.")],
         instructions="Be brief.",
+        memories=["Light means the lamp.", "x" * int(MAX_MEMORY_TOKENS * LETTERS_A_TOKEN)],
     )
     sent = "\n".join(message.content for message in request.messages)
     mark = re.search(r"with the mark (\w+)\.", sent)
@@ -62,8 +74,17 @@ def test_a_model_is_sent_what_the_privacy_page_lists_and_nothing_else() -> None:
         "Where is it?",
         "On the island.",
         "Be brief.",
+        "Light means the lamp.",
     ]
-    fixed = [mark[1], "The project asks for this:", "passage", "from", "end of", "Question:"]
+    fixed = [
+        mark[1],
+        "The project asks for this:",
+        "The project wants you to know:",
+        "passage",
+        "from",
+        "end of",
+        "Question:",
+    ]
     for part in [RULES.format(mark=mark[1]), *listed, *fixed]:
         assert part in sent, part
         sent = sent.replace(part, "")
@@ -72,4 +93,12 @@ def test_a_model_is_sent_what_the_privacy_page_lists_and_nothing_else() -> None:
 
 
 def test_the_privacy_page_says_how_much_of_a_conversation_is_sent() -> None:
-    assert f"{MAX_HISTORY_CHARACTERS:,} characters" in PRIVACY.read_text()
+    words = PRIVACY.read_text()
+    letters = MAX_HISTORY_TOKENS * LETTERS_A_TOKEN
+    assert f"up to {MAX_HISTORY_TOKENS:,} tokens (about {letters:,.0f} letters)" in words
+    assert f"up to {MAX_MEMORY_TOKENS} tokens" in words
+
+
+def test_a_script_without_spaces_takes_a_token_for_each_character() -> None:
+    assert estimate_tokens("灯塔在哪里") == 5
+    assert 5 <= estimate_tokens("Where is the lighthouse?") <= 8

@@ -18,7 +18,7 @@ from pharos.identity.models import ApiKey, Membership, SignInSession, User
 from pharos.identity.principal import Principal, operator
 from pharos.identity.recognise import find_by_api_key, find_by_claims, find_by_session_token
 from pharos.identity.sign_in import open_session, sign_out
-from pharos.identity.sign_in_news import listen, sign_in_upkeep, write_uses
+from pharos.identity.sign_in_news import hear_of_sign_ins, sign_in_upkeep, write_uses
 from pharos.identity.tokens import AccessClaims, read_access_token
 from pharos.infra.db import create_database
 from pharos.infra.errors import NotSignedIn
@@ -49,7 +49,8 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 @pytest.fixture
 async def listening(runtime: Runtime) -> AsyncIterator[Runtime]:
     """A process that hears of changes, as a web process does."""
-    heard = asyncio.create_task(listen(runtime))
+    hear_of_sign_ins(runtime)
+    heard = asyncio.create_task(runtime.notices.listen(str(runtime.settings.database_url)))
     await until(lambda: runtime.sign_ins.is_listening)
     yield runtime
     heard.cancel()

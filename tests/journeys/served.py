@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, ViewportSize
 from tests.conftest import make_runtime, make_settings
+from tests.fakes import with_model
 
 from pharos.app import create_app
 from pharos.identity.current import COOKIE
@@ -21,6 +22,7 @@ from pharos.identity.principal import Principal
 from pharos.identity.sign_in import Origin, open_session
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.db import create_database
+from pharos.providers.contract import ChatModel
 from pharos.runtime import Runtime
 
 T = TypeVar("T")
@@ -63,24 +65,30 @@ class Announced(uvicorn.Server):
 
 
 @contextmanager
-def serve(urls: DatabaseUrls, data_dir: Path, port: int) -> Iterator[Served]:
-    """Serve the pages and the API on `port` while the block runs, with models that cost nothing."""
-    settings = make_settings(urls, data_dir).model_copy(update={"port": port})
+def serve(
+    urls: DatabaseUrls, data_dir: Path, port: int, *, model: ChatModel | None = None, **changed: Any
+) -> Iterator[Served]:
+    """Serve the pages and the API on `port` while the block runs, with models that cost nothing.
+
+    `changed` are settings that are not the tests' own.
+    """
+    settings = make_settings(urls, data_dir).model_copy(update={"port": port, **changed})
     started: list[Served] = []
     is_up, is_over = threading.Event(), asyncio.Event()
 
     async def main() -> None:
         assert settings.database_url is not None
         database = create_database(settings.database_url, pool_size=5)
-        runtime = make_runtime(settings, database)
+        runtime = with_model(make_runtime(settings, database), model)
         app = create_app(settings, runtime=runtime)
-        server = Announced(uvicorn.Config(app, port=port, log_config=None, access_log=False, ws="none"))
+        server = Announced(uvicorn.Config(app, port=port, log_config=None, access_log=False))
         server.is_up = is_up
         started.append(Served(runtime, settings.base_url, asyncio.get_running_loop()))
         serving = asyncio.create_task(server.serve())
         await is_over.wait()
         server.should_exit = True
         await serving
+        await runtime.models.close()
         await database.dispose()
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)

@@ -41,7 +41,7 @@ OWN_PASSWORD = "five other words that rhyme"
 SECRET = "sk-proj-0123456789-the-rest-is-nobodys-business"
 NOTE = b"The pumps of building C are serviced twice a year, in April and in October."
 QUESTION = "When are the pumps of building C serviced?"
-SECTIONS = ("people", "organisation", "shares", "keys", "secrets", "audit", "security")
+SECTIONS = ("people", "organisation", "shares", "models", "keys", "secrets", "feedback", "audit", "security")
 
 
 class OpenWindow(Protocol):
@@ -290,9 +290,9 @@ def test_a_secret_goes_in_and_never_comes_out(house: MadeTenant, window: OpenWin
     expect(page.get_by_text("Nothing kept here yet.")).to_be_visible()
 
 
-async def made_project(served: Served, owner: Principal) -> ProjectId:
+async def made_project(served: Served, owner: Principal, *, name: str = "Facilities") -> ProjectId:
     """A project with one indexed document, which every member may read."""
-    project_id = await make_project(served.runtime.db, owner, name="Facilities")
+    project_id = await make_project(served.runtime.db, owner, name=name)
     document = await make_document(served.runtime, owner, project_id, name="building-c.txt", content=NOTE)
     await ingest_documents(served.runtime, owner.tenant_id, [DocumentId(document.id)])
     return project_id
@@ -429,12 +429,13 @@ def test_everything_is_reached_in_order_and_done_with_the_keyboard_alone(house: 
         assert page.evaluate("document.activeElement.matches(':focus-visible')")
         return str(name)
 
-    order = [tab() for _ in range(11)]
-    tabs = ["People", "Departments and groups", "Shares", "API keys", "Secrets", "Audit log", "Security events"]
+    order = [tab() for _ in range(13)]
+    tabs = ["People", "Departments and groups", "Shares", "Models", "API keys", "Secrets", "Feedback", "Audit log"]
+    tabs.append("Security events")
     assert order[:2] == ["Skip to the content", "Pharos"]
     assert order[2].startswith("Account")
-    assert order[3:10] == tabs
-    assert order[10] == "Invite somebody"
+    assert order[3:12] == tabs
+    assert order[12] == "Invite somebody"
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     page.keyboard.type("grace@example.org")
@@ -459,7 +460,12 @@ def test_no_page_runs_out_of_its_window_whatever_it_shows(
     project_id, group_id = served.run(full_house(served, house, long_word))
     page = window(house.admin, "/account", viewport=viewport, dark=dark)
     paths = [f"/admin/{section}" for section in SECTIONS] + [f"/admin/groups/{group_id}"]
-    paths += ["/account", f"/projects/{project_id}/people", f"/admin/people/{house.admin.user_id}"]
+    paths += [
+        "/account",
+        f"/projects/{project_id}/people",
+        f"/projects/{project_id}/instructions",
+        f"/admin/people/{house.admin.user_id}",
+    ]
     for path in paths:
         page.goto(served.origin + path)
         if path == "/admin/organisation":

@@ -60,6 +60,18 @@ async def test_this_machine_reads_the_same_series_at_both_addresses(runtime: Run
     assert {"http_requests", "pharos_rate_limit_hits", "pharos_rate_limit_failed_open"} <= families[0]
 
 
+@pytest.mark.contract("ME-03", part="the runbook's own prefix")
+async def test_series_of_ours_are_there_under_another_prefix_where_one_is_named(runtime: Runtime) -> None:
+    named = replace(runtime, settings=runtime.settings.model_copy(update={"metrics_aliases": "nyxcore"}))
+    async with asking_from(named, "127.0.0.1") as here:
+        text = (await here.get("/metrics")).text
+    families = {family.name for family in text_string_to_metric_families(text)}
+    ours = {name for name in families if name.startswith("pharos_")}
+    assert {"pharos_llm_call_duration_seconds", "pharos_llm_calls", "pharos_llm_tokens", "pharos_llm_cost_usd"} <= ours
+    assert {name.replace("pharos_", "nyxcore_", 1) for name in ours} <= families
+    assert not any(name.startswith("nyxcore_rag") for name in families)
+
+
 @pytest.mark.contract("ME-02", part="closed to all but this machine and administrators; Basic auth comes later")
 @pytest.mark.parametrize("path", PATHS)
 async def test_nobody_else_reads_them(

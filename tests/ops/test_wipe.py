@@ -23,6 +23,8 @@ from tests.conftest import ENCRYPTION_KEY, make_runtime
 from tests.make import MadeTenant, make_document, make_person, make_project
 from tests.ops.kill_at import kill_at
 from tests.postgres import Server
+from tests.providers.worlds import KEY as PROVIDER_KEY
+from tests.providers.worlds import make_provider
 from typer.testing import CliRunner, Result
 
 from pharos import tables
@@ -103,6 +105,7 @@ async def lived_in(installation: Runtime) -> MadeTenant:
         )
         await save_tenant_secret(session, runtime.vault, admin, kind="llm", name="default", value="sk-" + "1" * 30)
         await record_audit(session, admin, action="test.done", subject="test:1")
+    await make_provider(runtime, tenant_id, "https://lamp.example/v1", is_default=True)
     await open_session(runtime, admin)
     return MadeTenant(tenant_id, "default", admin)
 
@@ -143,6 +146,8 @@ def test_every_table_of_the_schema_is_classed(database_server: Server, database_
 @pytest.mark.contract("WM-02", part="emptied in one transaction, keys and tenants kept, dry run as effect")
 @pytest.mark.contract("WM-03")
 @pytest.mark.contract("WM-04")
+@pytest.mark.contract("LP-09")
+@pytest.mark.contract("CH-08", part="removed by wipe")
 async def test_a_wipe_removes_what_its_dry_run_counted_and_keeps_the_shell(
     installation: Runtime, lived_in: MadeTenant
 ) -> None:
@@ -156,7 +161,9 @@ async def test_a_wipe_removes_what_its_dry_run_counted_and_keeps_the_shell(
     gone = {table for table in plan.rows if after[table] == 0}
     assert gone == set(plan.rows) - {"audit_log"}
     kept = {table for table, fate in FATES.items() if fate == "keep"}
-    assert {table: after[table] for table in kept} == {**{t: before[t] for t in kept}, "secrets": 1}
+    assert {table: after[table] for table in kept} == {**{t: before[t] for t in kept}, "secrets": 2}
+    (provider,) = await installation.models.resolve(lived_in.id)
+    assert (provider.base_url, provider.key) == ("https://lamp.example/v1", PROVIDER_KEY)
     assert not await is_initialised(installation)
     assert await is_setup_token(installation, done.setup_link.partition("token=")[2])
     async with installation.db.transaction(lived_in.id) as session:
@@ -341,7 +348,7 @@ async def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_the_next_wipe_is
     assert not half[0].exists()
 
 
-@pytest.mark.contract("CH-05", part="sessions are ended only when asked, of all tenants")
+@pytest.mark.contract("CH-05")
 @pytest.mark.contract("WM-05")
 async def test_clearing_signs_out_only_when_asked(installation: Runtime, lived_in: MadeTenant) -> None:
     async def open_sessions() -> int:
@@ -350,11 +357,12 @@ async def test_clearing_signs_out_only_when_asked(installation: Runtime, lived_i
 
     assert await open_sessions() == 1
     assert (await pharos(installation, "cache", "clear")).exit_code == 0
+    assert (await pharos(installation, "cache", "clear", "--responses")).stdout == "Answers are made anew.\n"
     dry = await pharos(installation, "cache", "clear", "--sessions", "--dry-run", "--json")
     assert json.loads(dry.stdout) == {"sessions_ended": 1, "dry_run": True}
     assert await open_sessions() == 1
     done = await pharos(installation, "cache", "clear", "--sessions")
-    assert done.stdout == "Ended 1 sessions; everybody signs in again.\n"
+    assert done.stdout == "Answers are made anew.\nEnded 1 sessions; everybody signs in again.\n"
     assert await open_sessions() == 0
     async with installation.db.transaction(lived_in.id) as session:
         assert "sessions.cleared" in [entry.action for entry in await list_audit(session)]

@@ -18,6 +18,8 @@ from tests.web.test_pages import BROWSER
 
 from pharos.access import grants, shares
 from pharos.chat.answer import answer_question, gather_answer
+from pharos.chat.feedback import Given, store_feedback
+from pharos.chat.history import list_messages
 from pharos.chat.shared import request_share
 from pharos.identity import api_keys, tenant_secrets
 from pharos.identity.audit import record_audit
@@ -32,10 +34,12 @@ from pharos.identity.sign_in import Origin, open_session
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict
-from pharos.infra.ids import ConversationId, DocumentId, new_id
+from pharos.infra.ids import ConversationId, DocumentId, MessageId, new_id
 from pharos.library.ingest import ingest_documents
+from pharos.library.project_settings import change_project_settings
 from pharos.ops.backup.signing import public_key
 from pharos.ops.models import Drill
+from pharos.providers.models import Provider
 from pharos.runtime import Runtime
 from pharos.web.admin_pages import SECTIONS
 
@@ -81,11 +85,18 @@ async def furnish(runtime: Runtime, house: MadeTenant, name: str) -> dict[str, A
         )
         _, token = await shares.approve(session, admin, request_id=asked.id, days=1)
         await request_share(session, admin, conversation_id=ConversationId(UUID(answer.conversation_id)), message=name)
+        messages = await list_messages(session, conversation_id=ConversationId(UUID(answer.conversation_id)))
+        await store_feedback(session, admin, Given(MessageId(messages[-1].id), "down", name, datetime.now(UTC)))
+        session.add(
+            Provider(tenant_id=house.id, name=name, kind="openai", base_url="https://lamp.example/v1", models=[name])
+        )
+        await change_project_settings(session, admin, project_id=project_id, instructions=name, memories=[name])
     return {"person": person.user_id, "project": project_id, "group": group.id, "token": token}
 
 
 def pages_of(ids: dict[str, Any]) -> list[str]:
-    own = ["/account", f"/projects/{ids['project']}/people", f"/projects/{ids['project']}", f"/share/{ids['token']}"]
+    own = [f"/projects/{ids['project']}/instructions"]
+    own += ["/account", f"/projects/{ids['project']}/people", f"/projects/{ids['project']}", f"/share/{ids['token']}"]
     return [*SECTION_PATHS, f"/admin/people/{ids['person']}", f"/admin/groups/{ids['group']}", *own]
 
 
@@ -109,7 +120,8 @@ async def test_no_page_shows_a_row_of_another_tenant(runtime: Runtime, tenant: M
             assert "Theirs-alone" not in (await browser.get(path)).text, path
         for path in (f"/admin/people/{foreign['person']}", f"/admin/groups/{foreign['group']}"):
             assert (await browser.get(path)).status_code == 404
-        assert (await browser.get(f"/projects/{foreign['project']}/people")).status_code == 404
+        for page in ("people", "instructions"):
+            assert (await browser.get(f"/projects/{foreign['project']}/{page}")).status_code == 404
 
 
 @pytest.mark.parametrize("platform_role", ["none", "engineer"])
@@ -124,6 +136,47 @@ async def test_who_does_not_administrate_gets_the_page_that_says_so(
             assert reply.status_code == 403, path
             assert "Not allowed" in reply.text
         assert "/admin" not in (await browser.get("/")).text
+
+
+@pytest.mark.contract("LP-01", part="the page where providers are added")
+async def test_the_installations_models_are_for_its_engineers_and_told_to_them_where_none_answers(
+    runtime: Runtime, tenant: MadeTenant
+) -> None:
+    default = await ensure_default_tenant(runtime)
+    engineer = await make_person(runtime.db, default, platform_role="engineer")
+    head = await make_person(runtime.db, default, platform_role="superadmin")
+    project_id = await make_project(runtime.db, head, name=f"Works {new_id().hex}")
+    async with browser_of(runtime, engineer) as browser:
+        shown = await browser.get("/engineer/providers")
+        assert (shown.status_code, "Add a provider" in shown.text) == (200, True)
+        assert 'href="/engineer/providers"' in (await browser.get("/")).text
+        assert "No model is configured" in (await browser.get(f"/projects/{project_id}")).text
+    for other in (tenant.admin, await make_person(runtime.db, default)):
+        async with browser_of(runtime, other) as browser:
+            assert (await browser.get("/engineer/providers")).status_code == 403
+            assert "/engineer/providers" not in (await browser.get("/")).text
+
+
+@pytest.mark.parametrize("tier", ["use", "edit"])
+async def test_what_a_project_asks_of_answers_is_for_who_manages_it(
+    runtime: Runtime, tenant: MadeTenant, tier: Any
+) -> None:
+    project_id = await make_project(runtime.db, tenant.admin, name="Works")
+    someone = await make_person(runtime.db, tenant.id)
+    assert someone.user_id is not None
+    async with runtime.db.transaction(tenant.id) as session:
+        give = grants.give(
+            session, tenant.admin, project_id=project_id, kind="user", grantee_id=someone.user_id, tier=tier
+        )
+        await give
+    asked = {"instructions": "Be brief.", "memories": ["The lamp is called Ada.", " "], "model": "lamp/large"}
+    async with open_client(runtime, someone) as client:
+        assert (await client.put(f"/projects/{project_id}/settings", json=asked)).status_code == 403
+    async with open_client(runtime, tenant.admin) as client:
+        changed = await client.put(f"/projects/{project_id}/settings", json=asked)
+        assert changed.json() == asked | {"memories": ["The lamp is called Ada."]}
+        emptied = await client.put(f"/projects/{project_id}/settings", json={"model": "", "memories": []})
+        assert emptied.json() == {"instructions": "Be brief.", "memories": [], "model": None}
 
 
 async def test_nobody_is_led_to_the_sign_in_page(client: httpx.AsyncClient) -> None:

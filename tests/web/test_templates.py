@@ -44,6 +44,7 @@ PERSON = {
         email=HOSTILE,
         administrates=True,
         manages_groups=False,
+        manages_installation=True,
         places=[SimpleNamespace(slug=HOSTILE, name=HOSTILE, is_here=here) for here in (True, False)],
     ),
     "csrf_token": HOSTILE,
@@ -58,6 +59,7 @@ WORKBENCH = {
     "conversation_id": "c",
     "max_upload_bytes": 1000,
     "can_share": True,
+    "models_page": "/admin/models",
     "shared": None,
 }
 READER = {**PERSON, "project": PROJECT, "document": document("indexed"), "is_code": True}
@@ -131,6 +133,56 @@ SECURITY: dict[str, Any] = {
     "counts": [],
     "following": "x",
 }
+PROVIDER = Anything(
+    id="n",
+    kind="openai",
+    preset=None,
+    base_url=HOSTILE,
+    models=[HOSTILE],
+    key_prefix=HOSTILE,
+    key_length=51,
+    requests_per_minute=28,
+    status_page=HOSTILE,
+    is_default=False,
+)
+LOCAL = Anything(
+    id="l",
+    kind="local",
+    preset=None,
+    base_url=HOSTILE,
+    models=[],
+    key_prefix="",
+    key_length=0,
+    requests_per_minute=None,
+    status_page=None,
+    is_default=True,
+)
+OFFER = Anything(models=(HOSTILE,), state="open")
+PROVIDERS: dict[str, Any] = {
+    "managed": [
+        Anything(provider=PROVIDER, state="open", requests_left=3),
+        Anything(provider=LOCAL, state="closed", requests_left=None),
+    ],
+    "presets": [Anything(title=HOSTILE)],
+    "preset_facts": {HOSTILE: HOSTILE},
+    "shared": False,
+    "allows_private": False,
+}
+MODELS: dict[str, Any] = PROVIDERS | {
+    "answering": OFFER,
+    "installations": [OFFER],
+    "rules": Anything(
+        llm_enabled=True, use_shared_providers=True, budget_warn_micro=None, budget_stop_micro=50_000_000
+    ),
+    "spend": Anything(month_micro=1, today_micro=2, calls=3, unpriced=1, is_anomalous=True),
+    "lines": [
+        Anything(provider=HOSTILE, model=HOSTILE, calls=1, failed=1, prompt_tokens=1, completion_tokens=1, cost_micro=1)
+    ],
+    "manages_installation": True,
+}
+OFF = Anything(llm_enabled=False, use_shared_providers=False, budget_warn_micro=1, budget_stop_micro=None)
+RATED = Anything(project_id="p", question=HOSTILE, answer=HOSTILE, mode="model", comment=HOSTILE, given_at=AT)
+KEPT = Anything(instructions=HOSTILE, memories=(HOSTILE,), model=HOSTILE)
 OTHER = {**ROLES, "someone": SOMEONE, "visible": [ACCESS], "account": ACCOUNT, "is_self": False, "role_is_fixed": False}
 OWN = {**ROLES, "someone": SOMEONE, "visible": [], "account": OPEN, "is_self": True, "role_is_fixed": True}
 ADMINISTRATION: list[tuple[str, str, dict[str, Any]]] = [
@@ -145,6 +197,10 @@ ADMINISTRATION: list[tuple[str, str, dict[str, Any]]] = [
     ("shares", "shares", {"waiting": [], "decided": [], "titles": {}}),
     ("keys", "keys", KEYS),
     ("secrets", "secrets", {"secrets": [Anything(kind="llm", length=51, is_enabled=False)], "kinds": ("llm",)}),
+    ("models", "models", MODELS),
+    ("models", "models", MODELS | {"managed": [], "answering": None, "installations": [], "lines": [], "rules": OFF}),
+    ("feedback", "feedback", {"rated": [RATED], "following": "x"}),
+    ("feedback", "feedback", {"rated": [], "following": None}),
     ("secrets", "secrets", {"secrets": [], "kinds": ("llm", "github")}),
     ("audit", "audit", {"entries": [Anything(detail={HOSTILE: HOSTILE})], "actor": HOSTILE, "action": "", **LISTED}),
     ("audit", "audit", {"entries": [], "actor": "", "action": "", "following": None}),
@@ -183,6 +239,9 @@ PAGES: list[tuple[str, dict[str, Any]]] = [
     ("account.html", {**PERSON, **KEYS, "email": HOSTILE, "sessions": [SESSION] * 2, "current": "t", "keys": []}),
     ("project_people.html", PEOPLE_OF_A_PROJECT),
     ("project_people.html", PEOPLE_OF_A_PROJECT | {"grants": [], "groups": [], "departments": []}),
+    ("project_instructions.html", {**PERSON, "project": PROJECT, "kept": KEPT, "models": [HOSTILE]}),
+    ("engineer_providers.html", {**PERSON, **PROVIDERS, "shared": True, "given": [OFFER]}),
+    ("engineer_providers.html", {**PERSON, **PROVIDERS, "managed": [], "given": []}),
     ("shared.html", SHARED),
     *(
         (f"admin_{name}.html", {**PERSON, "sections": SECTIONS, "section": section, **context})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -13,6 +14,8 @@ from pharos.identity.principal import ORG_POSITIONS, PLATFORM_ROLES
 from pharos.identity.security import SEVERITIES
 from pharos.identity.tenant_secrets import KINDS as KINDS_OF_SECRETS
 from pharos.ops.backup.store import FAILED, OFFSITE, VERIFIED_STATE, WRITTEN
+from pharos.providers.breaker import STATE_NUMBERS
+from pharos.providers.contract import Kind
 from pharos.web.admin_pages import OF_THE_INSTALLATION, SECTIONS
 from pharos.web.html import SPOKEN_PREFIXES
 from pharos.web.translate import CATALOGS, DEFAULT, catalog, languages, pick_language, translator
@@ -38,6 +41,8 @@ KINDS = {
     "keys.scope_%s": SCOPES,
     "secrets.kind_%s": KINDS_OF_SECRETS,
     "shares.%s": ("closed", "rejected"),
+    "models.kind_%s": get_args(Kind),
+    "models.state_%s": tuple(STATE_NUMBERS),
 }
 ERROR_KINDS = ("403", "404", "422", "429", "500", "503")
 MAIL_KINDS = ("link", "forgot", "enter", "address")

@@ -37,6 +37,7 @@ class Project(Table):
     is_handbook: Mapped[bool] = mapped_column(server_default="false")
     instructions: Mapped[str] = mapped_column(Text, server_default="")
     passage_count: Mapped[int] = mapped_column(server_default="0")
+    model: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
+from pharos.chat.answer_cache import find_answer, find_key, keep_answer
 from pharos.chat.citations import check_citations, safe_prefix
 from pharos.chat.extractive import Extract, Quotation, extract_answer
+from pharos.chat.follow_up import find_search_text
+from pharos.chat.grounding import find_unsupported
 from pharos.chat.history import Draft, Source, Turn, close_turn, open_turn
 from pharos.chat.prompt import build_prompt
 from pharos.identity.principal import Principal
-from pharos.infra.errors import Invalid, PharosError
+from pharos.infra.errors import Invalid, PharosError, Unavailable
 from pharos.infra.ids import ConversationId, ProjectId
 from pharos.infra.logs import get_logger
-from pharos.providers.contract import ChatModel, ChatRequest
+from pharos.infra.metrics import ANSWER_SECONDS, CLAIMS_UNSUPPORTED
+from pharos.providers.contract import Call, Candidate
 from pharos.retrieval.search import FoundPassage, SearchOutcome, search
 from pharos.runtime import Runtime
 
@@ -25,6 +30,7 @@ MAX_QUESTION_CHARACTERS = 2000
 PASSAGES_READ = 8
 """Passages an answer may rest on; more crowd out a small model's context and rarely hold the answer."""
 
+FAILED = "Failed to generate response."
 NOT_FOUND = "I did not find this in these documents."
 
 
@@ -45,8 +51,70 @@ class Answer:
     grounded: bool = False
     confidence: float = 0.0
     degraded: bool = False
+    unsupported: list[int] = field(default_factory=list)
     conversation_id: str = ""
     sources: list[Source] = field(default_factory=list)
+    made_by: object = None
+
+
+class Stop:
+    """Somebody's wish to hear no more: the model is not read on, and what it has said becomes the answer."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self._reader: asyncio.Task[object] | None = None
+
+    def ask(self) -> None:
+        """End the reading now, or before it begins; nothing else of the turn is cut off."""
+        self.is_asked = True
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def until(self, pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+        """The pieces until somebody asks to stop."""
+        if self.is_asked:
+            return
+        self._reader = asyncio.current_task()
+        try:
+            async for piece in pieces:
+                yield piece
+        except asyncio.CancelledError:
+            if not self.is_asked or self._reader is None:
+                raise
+            self._reader.uncancel()
+        finally:
+            self._reader = None
+
+
+async def begin_turn(
+    runtime: Runtime,
+    principal: Principal,
+    *,
+    project_id: ProjectId,
+    question: str,
+    conversation_id: ConversationId | None = None,
+    earlier: Sequence[tuple[str, str]] = (),
+    wish: str | None = None,
+    owner: str | None = None,
+) -> Turn:
+    """Store a question, and with an `owner` the turn that answers it as theirs.
+
+    `earlier` are (role, body) of a conversation that this one goes on from; `wish` names a model. Raises `Invalid`,
+    `NotFound`, `NotAllowed`, and `Unavailable` for a model that was wished for and is not there.
+    """
+    question = _checked(question)
+    if wish is not None:
+        await runtime.models.resolve(principal.tenant_id, wish)
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        return await open_turn(
+            session,
+            principal,
+            project_id=project_id,
+            question=question,
+            conversation_id=conversation_id,
+            earlier=earlier,
+            owner=owner,
+        )
 
 
 async def answer_question(
@@ -57,52 +125,129 @@ async def answer_question(
     question: str,
     conversation_id: ConversationId | None = None,
     earlier: Sequence[tuple[str, str]] = (),
+    wish: str | None = None,
 ) -> AsyncIterator[Event]:
-    """Answer in a project: `meta`, then `sources` and `text` in the order they are known, then `done`.
+    """Answer in this very call, for callers that nobody listens to elsewhere: the events of `answer_turn`, then `done`.
 
-    `earlier` are (role, body) of a conversation that this one goes on from.
+    Raises as `begin_turn` does, before the first event.
+    """
+    turn = await begin_turn(
+        runtime,
+        principal,
+        project_id=project_id,
+        question=question,
+        conversation_id=conversation_id,
+        earlier=earlier,
+        wish=wish,
+    )
+    async for told in answer_turn(runtime, principal, turn, wish=wish):
+        if isinstance(told, Event):
+            yield told
+            continue
+        async with runtime.db.transaction(principal.tenant_id) as session:
+            await close_turn(session, principal, turn, told)
+        yield done_event(told)
+
+
+async def answer_turn(
+    runtime: Runtime, principal: Principal, turn: Turn, *, wish: str | None = None, stop: Stop | None = None
+) -> AsyncIterator[Event | Draft]:
+    """`meta`, then `sources` and `text` in the order they are known; last the draft, which the caller stores.
 
     Without a model, or when it fails before its first word, the answer is made of cited sentences; when nothing
-    relevant was found it says so and no model is asked. A model that fails later ends the turn with `error`.
-    Raises `Invalid` and `NotFound` before the first event.
+    relevant was found it says so and no model is asked. A model that fails later ends the turn with `error`, and one
+    that was stopped before its first word leaves no draft. Raises what ails a model that was wished for by name.
     """
-    question = _checked(question)
-    async with runtime.db.transaction(principal.tenant_id) as session:
-        turn = await open_turn(
-            session,
-            principal,
-            project_id=project_id,
-            question=question,
-            conversation_id=conversation_id,
-            earlier=earlier,
-        )
-    found = await search(runtime, principal, text=question, project_id=project_id, limit=PASSAGES_READ)
+    stop = stop or Stop()
+    with ANSWER_SECONDS.labels("total").time():
+        candidates = await _find_models(runtime, principal, turn, wish)
+        key = await find_key(runtime, principal, turn, candidates)
+        kept = await find_answer(runtime, key) if key is not None and not turn.is_anew else None
+        if kept is not None:
+            yield Event("meta", _meta(turn, mode=kept.mode, degraded=kept.degraded))
+            yield _sources_event(kept)
+            yield Event("text", {"delta": kept.body})
+            yield kept
+            return
+        async for told in _make_answer(runtime, principal, turn, candidates, stop=stop, is_wished=wish is not None):
+            if isinstance(told, Draft) and key is not None and not stop.is_asked:
+                await keep_answer(runtime, key, told)
+            yield told
+
+
+async def _make_answer(
+    runtime: Runtime,
+    principal: Principal,
+    turn: Turn,
+    candidates: tuple[Candidate, ...],
+    *,
+    stop: Stop,
+    is_wished: bool,
+) -> AsyncIterator[Event | Draft]:
+    """As `answer_turn`, by searching and asking a model, if there is one."""
+    with ANSWER_SECONDS.labels("rewrite").time():
+        question = await find_search_text(runtime, principal, turn, candidates)
+    with ANSWER_SECONDS.labels("retrieve").time():
+        found = await search(runtime, principal, text=question, project_id=turn.project_id, limit=PASSAGES_READ)
     extract = extract_answer(question, found)
-    reply = Reply()
-    if runtime.chat_model is not None and extract.is_answered:
+    candidates = candidates if extract.is_answered else ()
+    reply, call = Reply(), Call()
+    if candidates:
         yield Event("meta", _meta(turn, mode="model", degraded=found.degraded))
-        request = build_prompt(question, found.passages, history=turn.history, instructions=turn.instructions)
+        request = build_prompt(
+            turn.question,
+            found.passages,
+            history=turn.history,
+            instructions=turn.instructions,
+            memories=turn.memories,
+        )
         try:
-            async for piece in _stream(runtime.chat_model, request, reply, given=len(found.passages)):
+            words = stop.until(runtime.models.stream(principal.tenant_id, candidates, request, call))
+            async for piece in _stream(words, reply, given=len(found.passages)):
                 yield Event("text", {"delta": piece})
+            ANSWER_SECONDS.labels("first_word").observe(call.first_token_seconds or 0.0)
+            ANSWER_SECONDS.labels("llm").observe(call.seconds)
         except PharosError as error:
-            log.warning("model.failed", model=runtime.chat_model.name, code=error.code, begun=bool(reply.shown))
+            log.warning("model.failed", model=call.model, code=error.code, begun=bool(reply.shown))
             if reply.shown:
-                yield Event("error", {"error": error.code, "message": "Failed to generate response."})
+                yield Event("error", {"error": error.code, "message": _failure_words(principal)})
                 return
+            if is_wished:
+                raise
+    if stop.is_asked and not reply.text:
+        return
     if reply.text:
-        draft = _from_model(reply, found)
-        yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
+        draft = await _verified(runtime, _from_model(reply, found))
+        yield _sources_event(draft, call)
     else:
         # The model was asked and said nothing; where nothing was found it is not asked, and nothing is missing.
-        model_failed = runtime.chat_model is not None and extract.is_answered
-        draft = _from_extract(extract, degraded=found.degraded or model_failed)
+        draft = _from_extract(extract, degraded=found.degraded or bool(candidates))
         yield Event("meta", _meta(turn, mode="extractive", degraded=draft.degraded))
-        yield Event("sources", {"sources": [asdict(source) for source in draft.sources]})
+        yield _sources_event(draft)
         yield Event("text", {"delta": draft.body})
-    async with runtime.db.transaction(principal.tenant_id) as session:
-        await close_turn(session, principal, turn, draft)
-    yield Event("done", {"grounded": draft.grounded, "confidence": draft.confidence, "text": draft.body})
+    yield draft
+
+
+def _failure_words(principal: Principal) -> str:
+    """What went wrong is for the log; who can mend it is told where (CH-03)."""
+    mends = principal.platform_role in {"engineer", "superadmin"}
+    return f"{FAILED} The cause is in the log; see /engineer/providers." if mends else FAILED
+
+
+def done_event(draft: Draft) -> Event:
+    """What ends a turn that has an answer."""
+    told = {"grounded": draft.grounded, "confidence": draft.confidence, "text": draft.body}
+    return Event("done", {**told, "unsupported": list(draft.unsupported)})
+
+
+def _sources_event(draft: Draft, call: Call | None = None) -> Event:
+    """The passages, and with a `call` which model read them, in how many tokens, and who had failed before (LP-20)."""
+    sources: dict[str, object] = {"sources": [asdict(source) for source in draft.sources]}
+    if call is None:
+        return Event("sources", sources)
+    usage = asdict(call.usage) if call.usage is not None else None
+    made = {"provider": call.provider, "model": call.model, "usage": usage, "failed_over_from": call.failed_over_from}
+    return Event("sources", {**sources, "made_by": made})
 
 
 @dataclass
@@ -113,18 +258,39 @@ class Reply:
     shown: int = 0
 
 
-async def _stream(model: ChatModel, request: ChatRequest, reply: Reply, *, given: int) -> AsyncIterator[str]:
-    """The model's words as they come, citations checked; a mark is held back until it is whole."""
-    async for piece in model.stream(request):
+async def _find_models(runtime: Runtime, principal: Principal, turn: Turn, wish: str | None) -> tuple[Candidate, ...]:
+    """The models to ask, or none: without one the answer is extractive (C-31), but a wish is not passed over."""
+    try:
+        return await runtime.models.resolve(principal.tenant_id, wish, project=turn.model)
+    except PharosError as error:
+        if wish is not None:
+            raise
+        log.info("model.none", code=error.code)
+        return ()
+
+
+async def _stream(words: AsyncIterator[str], reply: Reply, *, given: int) -> AsyncIterator[str]:
+    """The model's words as they come, citations checked; a mark is held back until it is whole.
+
+    Only what is not settled is checked again: checking all of a long answer at each word took most of its time.
+    """
+    settled, shown = 0, 0
+    cited: tuple[int, ...] = ()
+    async for piece in words:
         reply.text += piece
-        checked = check_citations(reply.text[: safe_prefix(reply.text)], given=given).text
-        if len(checked) > reply.shown:
-            yield checked[reply.shown :]
-            reply.shown = len(checked)
-    whole = check_citations(reply.text, given=given).text
-    if len(whole) > reply.shown:
-        yield whole[reply.shown :]
-        reply.shown = len(whole)
+        open_text = reply.text[settled:]
+        safe = safe_prefix(open_text)
+        checked = check_citations(open_text[:safe], given=given, before=cited)
+        if len(checked.text) > shown:
+            yield checked.text[shown:]
+            reply.shown += len(checked.text) - shown
+            shown = len(checked.text)
+        if safe == len(open_text) and not open_text.endswith("]"):
+            settled, shown, cited = len(reply.text), 0, checked.cited
+    rest = check_citations(reply.text[settled:], given=given, before=cited).text
+    if len(rest) > shown:
+        yield rest[shown:]
+        reply.shown += len(rest) - shown
 
 
 def _from_model(reply: Reply, found: SearchOutcome) -> Draft:
@@ -136,6 +302,14 @@ def _from_model(reply: Reply, found: SearchOutcome) -> Draft:
     return Draft(
         checked.text, "model", grounded=bool(sources), confidence=confidence, degraded=found.degraded, sources=sources
     )
+
+
+async def _verified(runtime: Runtime, draft: Draft) -> Draft:
+    """The draft with the sentences named that the passages they cite do not support."""
+    passages = {source.index: source.text for source in draft.sources}
+    found = await find_unsupported(runtime.embedding, draft.body, passages)
+    CLAIMS_UNSUPPORTED.inc(len(found))
+    return replace(draft, unsupported=tuple(claim.end for claim in found))
 
 
 def _from_extract(extract: Extract, *, degraded: bool) -> Draft:
@@ -178,11 +352,15 @@ async def gather_answer(events: AsyncIterator[Event]) -> Answer:
                 listed = event.data["sources"]
                 assert isinstance(listed, list)
                 answer.sources = [Source(**source) for source in listed]
+                answer.made_by = event.data.get("made_by")
             case "done":
                 answer.answer, answer.grounded = str(event.data["text"]), bool(event.data["grounded"])
                 answer.confidence = float(str(event.data["confidence"]))
+                ends = event.data["unsupported"]
+                assert isinstance(ends, list)
+                answer.unsupported = ends
             case "error":
-                raise PharosError(str(event.data["message"]), code=str(event.data["error"]))
+                raise Unavailable(str(event.data["message"]), code=str(event.data["error"]))
     return answer
 
 

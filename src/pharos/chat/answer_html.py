@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlencode
 
-from pharos.chat.answer import Event
 from pharos.chat.history import Source
 from pharos.infra.ids import ProjectId
 from pharos.infra.render import CitationLink, render_markdown, render_quoted
 
 
-def answer_html(body: str, *, mode: str | None, project_id: ProjectId | None, sources: Sequence[Source]) -> str:
+def answer_html(
+    body: str,
+    *,
+    mode: str | None,
+    project_id: ProjectId | None,
+    sources: Sequence[Source],
+    unsupported: Sequence[int] = (),
+) -> str:
     """The safe fragment that the page shows for a stored answer and at the end of a stream.
 
     What a model wrote is markdown; an extractive answer is quoted text and keeps every character. Without a project the
-    numbers lead to the quotations on the same page.
+    numbers lead to the quotations on the same page. Behind the offsets `unsupported` stands
+    the mark of a sentence that its passages do not support.
     """
     links = {
         source.index: CitationLink(href=passage_path(project_id, source), title=_title(source)) for source in sources
     }
-    return (render_markdown if mode == "model" else render_quoted)(body, citations=links)
-
-
-async def with_html(events: AsyncIterator[Event], *, project_id: ProjectId) -> AsyncIterator[Event]:
-    """The events of a turn as the browser gets them: `done` also carries `html`, the answer rendered and sanitised."""
-    mode: str | None = None
-    sources: list[Source] = []
-    async for event in events:
-        if event.name == "meta":
-            mode = str(event.data["mode"])
-        elif event.name == "sources":
-            listed = event.data["sources"]
-            assert isinstance(listed, list)
-            sources = [Source(**source) for source in listed]
-        elif event.name == "done":
-            html = answer_html(str(event.data["text"]), mode=mode, project_id=project_id, sources=sources)
-            event = Event("done", event.data | {"html": html})  # noqa: PLW2901 - the one event that is changed
-        yield event
+    return (render_markdown if mode == "model" else render_quoted)(body, citations=links, doubtful_ends=unsupported)
 
 
 def passage_path(project_id: ProjectId | None, source: Source) -> str:

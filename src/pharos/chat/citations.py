@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MARKS = re.compile(r"(\s?)((?:\[\d{1,3}(?:\s*,\s*\d{1,3})*\])+)")
@@ -19,13 +20,13 @@ class CitedText:
     dropped: int
 
 
-def check_citations(text: str, *, given: int) -> CitedText:
-    """Keep the marks that point to one of the passages 1 to `given`.
+def check_citations(text: str, *, given: int, before: Sequence[int] = ()) -> CitedText:
+    """Keep the marks that point to one of the passages 1 to `given`; `before` is what the text before this one cites.
 
     >>> check_citations("It turns [3]. It shines [9].", given=4)
     CitedText(text='It turns [1]. It shines.', cited=(3,), dropped=1)
     """
-    order: list[int] = []
+    order = list(before)
     dropped = 0
 
     def renumber(marks: re.Match[str]) -> str:

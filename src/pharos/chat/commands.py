@@ -38,6 +38,7 @@ def ask(
                 "confidence": answer.confidence,
                 "mode": answer.mode,
                 "degraded": answer.degraded,
+                "unsupported": answer.unsupported,
                 "sources": [asdict(source) for source in answer.sources],
             }
         )
@@ -48,6 +49,9 @@ def ask(
     for source in answer.sources:
         page = f", page {source.page}" if source.page else ""
         echo_line(f"[{source.index}] {source.document}{page}, characters {source.start}-{source.end}")
+    if answer.unsupported:
+        number = len(answer.unsupported)
+        echo_line(f"Not supported by the passages cited: {number} of its sentences. Read them before you rely on it.")
     if answer.degraded:
         echo_line(
             "A part of the search, or the model, did not answer: this was made without it. `pharos doctor` says which."

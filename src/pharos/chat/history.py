@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.projects import require, visible_projects
-from pharos.chat.models import Conversation, Message, MessageSource
+from pharos.chat.models import Conversation, Message, MessageSource, TurnRow
 from pharos.identity.principal import Principal
-from pharos.infra.errors import NotFound
+from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.ids import ConversationId, MessageId, ProjectId, new_id
+from pharos.library.models import ProjectMemory
 
-HISTORY_MESSAGES = 6
+HISTORY_MESSAGES = 30
+"""Read at most; how many of them a model is given is counted in tokens."""
+MEMORIES_READ = 50
 TITLE_CHARACTERS = 80
 
 
@@ -38,17 +41,31 @@ class Source:
 
 @dataclass(frozen=True)
 class Turn:
-    """An opened turn: the question is stored, the answer will be `message_id`."""
+    """An opened turn: the question is stored, the answer will be `message_id`; `model` is the project's setting.
+
+    `memories` are what the project wants every answer to know. `replaces` is an earlier answer to the same question,
+    which goes when this one is there; `is_anew`: somebody wants another answer than they got.
+    """
 
     conversation_id: ConversationId
+    project_id: ProjectId
     message_id: MessageId
+    question_id: MessageId
+    question: str
     history: tuple[tuple[str, str], ...]
     instructions: str
+    model: str | None = None
+    memories: tuple[str, ...] = ()
+    replaces: MessageId | None = None
+    is_anew: bool = False
 
 
 @dataclass(frozen=True)
 class Draft:
-    """An answer before it is stored. `degraded`: a part of the search or the model did not answer."""
+    """An answer before it is stored. `degraded`: a part of the search or the model did not answer.
+
+    `unsupported` are the offsets in `body` where sentences end that the passages they cite do not support.
+    """
 
     body: str
     mode: Literal["extractive", "model"]
@@ -56,6 +73,7 @@ class Draft:
     confidence: float
     degraded: bool
     sources: tuple[Source, ...]
+    unsupported: tuple[int, ...] = ()
 
 
 async def open_turn(
@@ -66,10 +84,12 @@ async def open_turn(
     question: str,
     conversation_id: ConversationId | None,
     earlier: Sequence[tuple[str, str]] = (),
+    owner: str | None = None,
 ) -> Turn:
     """Store a question in its conversation (a new one without an id) and read what was said before.
 
-    `earlier` are (role, body) of a conversation that this one goes on from.
+    `earlier` are (role, body) of a conversation that this one goes on from; with an `owner`, the process that answers,
+    the turn is stored too.
     """
     project = await require(session, principal, project_id, "use")
     if conversation_id is None:
@@ -91,19 +111,95 @@ async def open_turn(
                 "This conversation belongs to another project. Start a new one.", code="no_such_conversation"
             )
         history = await list_messages(session, conversation_id=conversation_id)
+    asked = MessageId(new_id())
     session.add(
-        Message(tenant_id=principal.tenant_id, conversation_id=conversation.id, role="user", body=question, id=new_id())
+        Message(tenant_id=principal.tenant_id, conversation_id=conversation.id, role="user", body=question, id=asked)
     )
-    return Turn(
+    await session.flush()
+    turn = Turn(
         conversation_id=ConversationId(conversation.id),
+        project_id=project_id,
         message_id=MessageId(new_id()),
+        question_id=asked,
+        question=question,
         history=(*earlier, *((message.role, message.body) for message in history))[-HISTORY_MESSAGES:],
         instructions=project.instructions,
+        model=project.model,
+        memories=await _list_memories(session, project_id),
+    )
+    if owner is not None:
+        add_turn(session, principal, turn, owner)
+    return turn
+
+
+async def reopen_turn(
+    session: AsyncSession,
+    principal: Principal,
+    *,
+    conversation_id: ConversationId,
+    question_id: MessageId,
+    owner: str,
+) -> Turn:
+    """A new turn for the last question of a conversation; an answer that is there stays until the new one is.
+
+    Raises `Conflict` for an earlier question, and as `open_turn` does.
+    """
+    conversation = await get_conversation(session, principal, conversation_id=conversation_id)
+    project_id = ProjectId(conversation.project_id)
+    project = await require(session, principal, project_id, "use")
+    messages = await list_messages(session, conversation_id=conversation_id)
+    place = next((index for index, message in enumerate(messages) if message.id == question_id), len(messages))
+    later = messages[place + 1 :]
+    if place == len(messages) or any(message.role == "user" for message in later):
+        raise Conflict("Only the last answer of a conversation can be made anew. Ask again.", code="not_the_last")
+    turn = Turn(
+        conversation_id=conversation_id,
+        project_id=project_id,
+        message_id=MessageId(new_id()),
+        question_id=question_id,
+        question=messages[place].body,
+        history=tuple((message.role, message.body) for message in messages[:place])[-HISTORY_MESSAGES:],
+        instructions=project.instructions,
+        model=project.model,
+        memories=await _list_memories(session, project_id),
+        replaces=MessageId(later[-1].id) if later else None,
+        is_anew=True,
+    )
+    answers = select(Message.id).where(Message.conversation_id == conversation_id)
+    await session.execute(
+        delete(TurnRow).where(
+            TurnRow.question_id == question_id, TurnRow.state != "running", TurnRow.id.not_in(answers)
+        )
+    )
+    add_turn(session, principal, turn, owner)
+    return turn
+
+
+async def _list_memories(session: AsyncSession, project_id: ProjectId) -> tuple[str, ...]:
+    """What a project wants every answer to know, the oldest first."""
+    told = select(ProjectMemory.body).where(ProjectMemory.project_id == project_id)
+    found = await session.execute(told.order_by(ProjectMemory.created_at, ProjectMemory.id).limit(MEMORIES_READ))
+    return tuple(found.scalars())
+
+
+def add_turn(session: AsyncSession, principal: Principal, turn: Turn, owner: str) -> None:
+    """The row by which a turn is followed, and by which its end is known when its owner is dead."""
+    session.add(
+        TurnRow(
+            tenant_id=principal.tenant_id,
+            id=turn.message_id,
+            conversation_id=turn.conversation_id,
+            question_id=turn.question_id,
+            owner=owner,
+        )
     )
 
 
 async def close_turn(session: AsyncSession, principal: Principal, turn: Turn, draft: Draft) -> None:
-    """Store the answer and the passages it rests on."""
+    """Store the answer and the passages it rests on, in place of the answer it replaces."""
+    if turn.replaces is not None:
+        await session.execute(delete(Message).where(Message.id == turn.replaces))
+        await session.execute(delete(TurnRow).where(TurnRow.id == turn.replaces))
     session.add(
         Message(
             tenant_id=principal.tenant_id,
@@ -115,6 +211,7 @@ async def close_turn(session: AsyncSession, principal: Principal, turn: Turn, dr
             grounded=draft.grounded,
             confidence=draft.confidence,
             degraded=draft.degraded,
+            unsupported=list(draft.unsupported),
         )
     )
     await session.flush()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Float, ForeignKeyConstraint, Index, Text, func
+from sqlalchemy import CheckConstraint, Float, ForeignKeyConstraint, Index, Integer, Text, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pharos.infra.db import Table
@@ -35,7 +37,10 @@ class Conversation(Table):
 
 
 class Message(Table):
-    """A question or an answer; `mode`, `grounded` and `degraded` are set on answers."""
+    """A question or an answer; `mode`, `grounded` and `degraded` are set on answers.
+
+    `unsupported` are the offsets in `body` where sentences end that their cited passages do not support.
+    """
 
     __tablename__ = "messages"
     __table_args__ = (
@@ -55,6 +60,7 @@ class Message(Table):
     grounded: Mapped[bool | None]
     confidence: Mapped[float | None] = mapped_column(Float)
     degraded: Mapped[bool | None]
+    unsupported: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{}")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -77,3 +83,77 @@ class MessageSource(Table):
     end_char: Mapped[int]
     text: Mapped[str] = mapped_column(Text)
     score: Mapped[float] = mapped_column(Float)
+
+
+class TurnRow(Table):
+    """One answer in the making or made; its id is that of the answer's message.
+
+    `owner` is the web process whose task it is. A running one whose heartbeat is old has lost it.
+    """
+
+    __tablename__ = "turns"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["tenant_id", "conversation_id"], ["conversations.tenant_id", "conversations.id"], ondelete="CASCADE"
+        ),
+        ForeignKeyConstraint(["tenant_id", "question_id"], ["messages.tenant_id", "messages.id"], ondelete="CASCADE"),
+        CheckConstraint("state in ('running', 'done', 'failed', 'stopped', 'interrupted')", name="state"),
+        Index("ix_turns_conversation_id", "tenant_id", "conversation_id"),
+        Index("ix_turns_question_id", "tenant_id", "question_id"),
+        Index("ix_turns_running", "tenant_id", "heartbeat_at", postgresql_where=text("state = 'running'")),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    conversation_id: Mapped[UUID]
+    question_id: Mapped[UUID]
+    state: Mapped[str] = mapped_column(Text, server_default="running")
+    owner: Mapped[str] = mapped_column(Text)
+    heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    is_stop_asked: Mapped[bool] = mapped_column(server_default="false")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+
+
+class TurnEvent(Table):
+    """What a turn has told, numbered from 1; kept until an hour after its end."""
+
+    __tablename__ = "turn_events"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "turn_id"], ["turns.tenant_id", "turns.id"], ondelete="CASCADE"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    turn_id: Mapped[UUID] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(JSONB)
+
+
+class Feedback(Table):
+    """What somebody thinks of an answer; `given_by` is `user:ID` or `key:NAME`, and their last word counts."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "message_id"], ["messages.tenant_id", "messages.id"], ondelete="CASCADE"),
+        UniqueConstraint("tenant_id", "message_id", "given_by"),
+        CheckConstraint("rating in ('up', 'down')", name="rating"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    message_id: Mapped[UUID]
+    given_by: Mapped[str] = mapped_column(Text)
+    rating: Mapped[str] = mapped_column(Text)
+    comment: Mapped[str] = mapped_column(Text, server_default="")
+    given_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class AnswerCache(Table):
+    """Its one row says since when cached answers count; of no tenant."""
+
+    __tablename__ = "answer_cache"
+    __table_args__ = (CheckConstraint("singleton", name="one_row"),)
+
+    singleton: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    cleared_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from dataclasses import asdict
 from typing import Annotated
 from uuid import UUID
@@ -14,22 +12,29 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from pharos.chat.answer import Event, answer_question, gather_answer
-from pharos.chat.answer_html import with_html
+from pharos.chat.answer import Event, begin_turn, gather_answer
+from pharos.chat.history import Turn
+from pharos.chat.turns import Turns
 from pharos.identity.current import CurrentAsker, CurrentPrincipal, CurrentRuntime
 from pharos.identity.principal import Principal
 from pharos.identity.request_limits import count_try
-from pharos.infra.errors import Invalid, PharosError
+from pharos.infra.errors import Invalid
 from pharos.infra.ids import ConversationId, ProjectId
 from pharos.infra.limits import LLM
-from pharos.infra.logs import get_logger
+from pharos.infra.sse import STREAMED, Told, sse_response
 from pharos.library.projects import list_projects
 from pharos.runtime import Runtime
 
-log = get_logger(__name__)
 router = APIRouter(tags=["chat"])
 
-STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+def current_turns(request: Request) -> Turns:
+    """The turns of this process."""
+    turns: Turns = request.app.state.turns
+    return turns
+
+
+CurrentTurns = Annotated[Turns, Depends(current_turns)]
 
 
 class Body(BaseModel):
@@ -39,6 +44,9 @@ class Body(BaseModel):
 class Question(Body):
     question: Annotated[str, Field(min_length=1, max_length=4000)]
     conversation_id: UUID | None = None
+    model: Annotated[
+        str | None, Field(max_length=300, description="`provider/model` or a bare model; else the default.")
+    ] = None
 
 
 class ProjectQuestion(Question):
@@ -59,7 +67,10 @@ class Source(Body):
 
 
 class Answer(Body):
-    """`grounded` is false for an honest "not in these documents"; `degraded`: a part of the search did not answer."""
+    """`grounded` is false for an honest "not in these documents"; `degraded`: a part of the search did not answer.
+
+    `unsupported` are the offsets in `answer` where sentences end that the passages they cite do not support.
+    """
 
     answer: str
     sources: list[Source]
@@ -67,6 +78,7 @@ class Answer(Body):
     confidence: float
     mode: str
     degraded: bool
+    unsupported: list[int]
     conversation_id: UUID
 
 
@@ -90,33 +102,71 @@ async def chat_config(_principal: CurrentPrincipal) -> ChatConfig:
 
 
 @router.post("/chat", dependencies=[Depends(count_question)])
-async def ask(body: ProjectQuestion, principal: CurrentAsker, runtime: CurrentRuntime) -> Answer:
+async def ask(body: ProjectQuestion, principal: CurrentAsker, runtime: CurrentRuntime, turns: CurrentTurns) -> Answer:
     """The whole answer at once."""
     project_id = ProjectId(body.project_id) if body.project_id else await _only_project(runtime, principal)
-    answer = await gather_answer(_turn(runtime, principal, project_id, body))
-    return Answer.model_validate(asdict(answer))
+    turn = await start_turn(runtime, principal, turns, project_id=project_id, body=body)
+    told = turns.follow(runtime, principal.tenant_id, turn.message_id)
+    return Answer.model_validate(asdict(await gather_answer(events_of(told))))
+
+
+@router.post(
+    "/chat/stream", dependencies=[Depends(count_question)], response_class=StreamingResponse, responses=STREAMED
+)
+async def ask_any_streamed(
+    request: Request, body: ProjectQuestion, principal: CurrentAsker, runtime: CurrentRuntime, turns: CurrentTurns
+) -> StreamingResponse:
+    """As `POST /chat`, in events."""
+    project_id = ProjectId(body.project_id) if body.project_id else await _only_project(runtime, principal)
+    turn = await start_turn(runtime, principal, turns, project_id=project_id, body=body)
+    return sse_response(request, turns.follow(runtime, principal.tenant_id, turn.message_id), turn_id=turn.message_id)
 
 
 @router.post(
     "/chat/projects/{project_id}",
     dependencies=[Depends(count_question)],
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}, "description": "meta, sources, text…, done or error"}},
+    responses=STREAMED,
 )
 async def ask_streamed(
-    project_id: ProjectId, body: Question, principal: CurrentAsker, runtime: CurrentRuntime
+    *,
+    request: Request,
+    project_id: ProjectId,
+    body: Question,
+    principal: CurrentAsker,
+    runtime: CurrentRuntime,
+    turns: CurrentTurns,
 ) -> StreamingResponse:
-    """The answer as server-sent events; what forbids a turn is still an ordinary error."""
-    events = with_html(_turn(runtime, principal, project_id, body), project_id=project_id)
-    first = await anext(events)
-    return StreamingResponse(_as_sse(first, events), media_type="text/event-stream", headers=STREAM_HEADERS)
+    """The answer as numbered server-sent events; what forbids a turn is still an ordinary error.
+
+    It goes on when the line is cut: `GET /chat/turns/{id}/events` with `Last-Event-ID` tells the rest.
+    """
+    turn = await start_turn(runtime, principal, turns, project_id=project_id, body=body)
+    return sse_response(request, turns.follow(runtime, principal.tenant_id, turn.message_id), turn_id=turn.message_id)
 
 
-def _turn(runtime: Runtime, principal: Principal, project_id: ProjectId, body: Question) -> AsyncIterator[Event]:
-    conversation_id = ConversationId(body.conversation_id) if body.conversation_id else None
-    return answer_question(
-        runtime, principal, project_id=project_id, question=body.question, conversation_id=conversation_id
+async def start_turn(
+    runtime: Runtime, principal: Principal, turns: Turns, *, project_id: ProjectId, body: Question
+) -> Turn:
+    """Begin to answer a question in this process."""
+    turn = await begin_turn(
+        runtime,
+        principal,
+        project_id=project_id,
+        question=body.question,
+        conversation_id=ConversationId(body.conversation_id) if body.conversation_id else None,
+        wish=body.model,
+        owner=turns.owner,
     )
+    turns.start(runtime, principal, turn, wish=body.model)
+    return turn
+
+
+async def events_of(told: AsyncIterator[Told | None]) -> AsyncIterator[Event]:
+    """What was told, without its numbers."""
+    async for event in told:
+        if event is not None:
+            yield Event(event.name, dict(event.data))  # type: ignore[arg-type]  # only turns tell here
 
 
 async def _only_project(runtime: Runtime, principal: Principal) -> ProjectId:
@@ -125,20 +175,3 @@ async def _only_project(runtime: Runtime, principal: Principal) -> ProjectId:
     if len(found) != 1:
         raise Invalid("Say which project to ask, as `projectId`; `GET /projects` lists them.", code="project_required")
     return found[0].id
-
-
-async def _as_sse(first: Event, rest: AsyncIterator[Event]) -> AsyncIterator[str]:
-    yield _sse(first)
-    try:
-        async with aclosing(rest) as events:  # type: ignore[type-var]
-            async for event in events:
-                yield _sse(event)
-    except PharosError as error:
-        yield _sse(Event("error", {"error": error.code, "message": error.message}))
-    except Exception as error:
-        log.exception("turn.failed", error=type(error).__name__)
-        yield _sse(Event("error", {"error": "internal", "message": "Something went wrong here. Ask again."}))
-
-
-def _sse(event: Event) -> str:
-    return f"event: {event.name}\ndata: {json.dumps(event.data, ensure_ascii=False, default=str)}\n\n"

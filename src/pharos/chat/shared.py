@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.models import ShareRequest
 from pharos.access.shares import NO_LINK, OpenedLink, ask_to_share, open_link
-from pharos.chat.answer import Event, answer_question
-from pharos.chat.history import Source, get_conversation, list_messages, list_sources
+from pharos.chat.answer import begin_turn
+from pharos.chat.history import Source, Turn, get_conversation, list_messages, list_sources
 from pharos.chat.models import Conversation, Message
+from pharos.chat.turn_rows import TurnView, get_turn, list_open_turns
 from pharos.identity.principal import Principal
 from pharos.infra.ids import ConversationId, MessageId, ProjectId
 from pharos.infra.limits import GUEST_QUESTION
@@ -24,7 +25,7 @@ from pharos.runtime import Runtime
 class SharedConversation:
     """What a guest reads: the messages up to the approval, and, with a branch, what they asked since.
 
-    `sources` are those of each answer, by message.
+    `sources` are those of each answer, by message; `open_turns` those of the branch that left no answer, or none yet.
     """
 
     title: str
@@ -32,6 +33,7 @@ class SharedConversation:
     expires_at: datetime
     messages: tuple[Message, ...]
     branch: tuple[Message, ...]
+    open_turns: tuple[TurnView, ...]
     sources: dict[MessageId, list[Source]]
 
 
@@ -63,9 +65,11 @@ async def read_shared(
         messages = await _snapshot(session, link)
         sources = await list_sources(session, conversation_id=link.conversation_id)
         branch: Sequence[Message] = ()
+        open_turns: Sequence[TurnView] = ()
         if branch_id is not None:
             await get_conversation(session, link.guest, conversation_id=branch_id)
             branch = await list_messages(session, conversation_id=branch_id)
+            open_turns = await list_open_turns(session, conversation_id=branch_id)
             sources |= await list_sources(session, conversation_id=branch_id)
     shown = {message.id for message in (*messages, *branch)}
     return SharedConversation(
@@ -74,14 +78,15 @@ async def read_shared(
         expires_at=link.expires_at,
         messages=tuple(messages),
         branch=tuple(branch),
+        open_turns=tuple(open_turns),
         sources={message_id: found for message_id, found in sources.items() if message_id in shown},
     )
 
 
-async def ask_shared(
-    runtime: Runtime, token: str, *, ip: str, question: str, branch_id: ConversationId | None = None
-) -> AsyncIterator[Event]:
-    """A guest's question, in a branch of their own (a new one without an id): the events of `answer_question`.
+async def begin_shared(
+    runtime: Runtime, token: str, *, ip: str, question: str, owner: str, branch_id: ConversationId | None = None
+) -> tuple[Principal, Turn]:
+    """A guest's question, in a branch of their own (a new one without an id): who asks, and the turn that answers.
 
     It reads the link's project and nothing else, and writes the branch and nothing else. Raises as `read_shared` does.
     """
@@ -90,15 +95,24 @@ async def ask_shared(
     async with runtime.db.transaction(link.guest.tenant_id) as session:
         await _shared(session, link)
         earlier = [(message.role, message.body) for message in await _snapshot(session, link)]
-    async for event in answer_question(
+    turn = await begin_turn(
         runtime,
         link.guest,
         project_id=link.project_id,
         question=question,
         conversation_id=branch_id,
         earlier=earlier,
-    ):
-        yield event
+        owner=owner,
+    )
+    return link.guest, turn
+
+
+async def find_shared_turn(runtime: Runtime, token: str, *, ip: str, turn_id: MessageId) -> Principal:
+    """Whose turn it is, if it was asked by this link; any other is `NotFound`."""
+    link = await open_link(runtime, token, ip=ip, is_visit=False)
+    async with runtime.db.transaction(link.guest.tenant_id) as session:
+        await get_turn(session, link.guest, turn_id=turn_id)
+    return link.guest
 
 
 async def _shared(session: AsyncSession, link: OpenedLink) -> Conversation:

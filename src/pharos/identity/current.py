@@ -20,7 +20,7 @@ from pharos.identity.principal import Principal
 from pharos.identity.recognise import SignedIn, find_by_api_key, find_by_claims, find_by_session_token
 from pharos.identity.request_limits import count_request
 from pharos.identity.sign_in import Origin
-from pharos.identity.tokens import csrf_token, read_access_token
+from pharos.identity.tokens import API_KEY_PREFIX, csrf_token, read_access_token
 from pharos.infra.errors import NotAllowed, NotSignedIn
 from pharos.infra.http import client_ip
 from pharos.runtime import Runtime
@@ -60,7 +60,7 @@ async def any_visitor(request: Request) -> Visitor:
     Raises `NotSignedIn`, or `NotAllowed` for a program's key and for a change that may be forged.
     """
     runtime = get_runtime(request)
-    if _offers_key(request):
+    if _offered_key(request) is not None:
         await count_request(request, runtime, None)
         raise NotAllowed("An API key does not open this. Sign in and send `Authorization: Bearer …`.", code=KEY_REFUSED)
     try:
@@ -119,6 +119,11 @@ async def current_asker(request: Request) -> Principal:
     return await _principal(request, scope="ask")
 
 
+async def current_client(request: Request) -> Principal:
+    """As `current_asker`; a key may also come as `Authorization: Bearer`, the only way OpenAI's clients know."""
+    return await _principal(request, scope="ask", is_key_a_bearer=True)
+
+
 async def current_ingester(request: Request) -> Principal:
     """A person, or a program whose key may put documents in and take them out."""
     return await _principal(request, scope="ingest")
@@ -132,9 +137,18 @@ CurrentAdmin = Annotated[Principal, Depends(current_admin)]
 CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
 CurrentReader = Annotated[Principal, Depends(current_reader)]
 CurrentAsker = Annotated[Principal, Depends(current_asker)]
+CurrentClient = Annotated[Principal, Depends(current_client)]
 CurrentIngester = Annotated[Principal, Depends(current_ingester)]
 
-KNOWS_WHO_ASKS = {any_visitor, current_visitor, current_principal, current_reader, current_asker, current_ingester}
+KNOWS_WHO_ASKS = {
+    any_visitor,
+    current_visitor,
+    current_principal,
+    current_reader,
+    current_asker,
+    current_client,
+    current_ingester,
+}
 """Dependencies that identify the caller and count the request as theirs."""
 
 
@@ -159,17 +173,22 @@ def check_csrf_token(visitor: Visitor, sent: str) -> None:
         raise NotAllowed("The page is out of date. Load it again and repeat what you did.", code="bad_csrf_token")
 
 
-def _offers_key(request: Request) -> bool:
-    return API_KEY_HEADER in request.headers and "authorization" not in request.headers
+def _offered_key(request: Request, *, is_key_a_bearer: bool = False) -> str | None:
+    authorization = request.headers.get("authorization")
+    if authorization is None:
+        return request.headers.get(API_KEY_HEADER)
+    token = authorization.partition(" ")[2].strip()
+    return token if is_key_a_bearer and token.startswith(f"{API_KEY_PREFIX}_") else None
 
 
-async def _principal(request: Request, *, scope: Scope | None) -> Principal:
+async def _principal(request: Request, *, scope: Scope | None, is_key_a_bearer: bool = False) -> Principal:
     """A person by any door, or a program whose key has the scope; without one no key opens the route."""
-    if scope is None or not _offers_key(request):
+    key = _offered_key(request, is_key_a_bearer=is_key_a_bearer)
+    if scope is None or key is None:
         return (await current_visitor(request)).principal
     runtime = get_runtime(request)
     try:
-        program = await find_by_api_key(runtime, request.headers[API_KEY_HEADER])
+        program = await find_by_api_key(runtime, key)
     except NotSignedIn:
         await count_request(request, runtime, None)
         raise

@@ -7,26 +7,20 @@ import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-import psycopg
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.identity.recognise import forget_person
 from pharos.infra.database_roles import connection_urls
-from pharos.infra.errors import PharosError
 from pharos.infra.ids import TenantId
 from pharos.infra.logs import get_logger
 from pharos.runtime import Runtime
 
 log = get_logger(__name__)
 
-LISTEN_AGAIN_SECONDS = 1.0
 WRITE_EVERY_SECONDS = 60.0
-# A line that died without a word is noticed within 20 seconds, well before what it kept remembered is old.
-KEEPALIVE: dict[str, Any] = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}
 
 WRITE_USES = {
     "sessions": text(
@@ -49,7 +43,9 @@ WRITE_USES = {
 @contextlib.asynccontextmanager
 async def sign_in_upkeep(runtime: Runtime) -> AsyncIterator[None]:
     """Hear and write while the block runs; at its end what is not written yet is written."""
-    tasks = [asyncio.create_task(_keep_listening(runtime)), asyncio.create_task(_keep_writing(runtime))]
+    hear_of_sign_ins(runtime)
+    url = connection_urls(runtime.settings).direct
+    tasks = [asyncio.create_task(runtime.notices.keep_listening(url)), asyncio.create_task(_keep_writing(runtime))]
     try:
         yield
     finally:
@@ -60,14 +56,14 @@ async def sign_in_upkeep(runtime: Runtime) -> AsyncIterator[None]:
             await write_uses(runtime)
 
 
-async def listen(runtime: Runtime) -> None:
-    """Forget every sign-in that changes, as the database announces it; ends with the connection."""
-    url = connection_urls(runtime.settings).direct
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=10, **KEEPALIVE) as line:
-        await line.execute("listen pharos_sign_ins")
-        runtime.sign_ins.listen()
-        async for notice in line.notifies():
-            hear(runtime, notice.payload)
+def hear_of_sign_ins(runtime: Runtime) -> None:
+    """Forget every sign-in that changes, as the database announces it, and keep none while it cannot be heard."""
+    runtime.notices.on(
+        "pharos_sign_ins",
+        lambda payload: hear(runtime, payload),
+        opened=runtime.sign_ins.listen,
+        lost=lambda: runtime.sign_ins.forget_all(deaf=True),
+    )
 
 
 def hear(runtime: Runtime, payload: str) -> None:
@@ -90,17 +86,6 @@ async def write_uses(runtime: Runtime) -> None:
     for (tenant_id, table), times in batches.items():
         async with runtime.db.transaction(tenant_id) as session:
             await session.execute(WRITE_USES[table], {"ids": list(times), "times": list(times.values())})
-
-
-async def _keep_listening(runtime: Runtime) -> None:
-    while True:
-        try:
-            await listen(runtime)
-        except (psycopg.Error, OSError, PharosError) as error:
-            log.warning("sign_ins.not_heard", error=type(error).__name__)
-        finally:
-            runtime.sign_ins.forget_all(deaf=True)
-        await asyncio.sleep(LISTEN_AGAIN_SECONDS)
 
 
 async def _keep_writing(runtime: Runtime) -> None:

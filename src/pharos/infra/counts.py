@@ -129,7 +129,7 @@ class RedisCounts:
     """Redis or Valkey. Opens no connection before the first hit; what is counted ends with the server."""
 
     def __init__(self, url: str) -> None:
-        self._redis = _client(url)
+        self._redis = open_redis(url)
         self._script = self._redis.register_script(HIT_SCRIPT)
         self._take_back = self._redis.register_script(TAKE_BACK_SCRIPT)
 
@@ -172,7 +172,8 @@ class RedisCounts:
         return [name.decode() async for name in self._redis.scan_iter(match=f"{PREFIX}*", count=1000)]
 
 
-def _client(url: str) -> Redis:
+def open_redis(url: str) -> Redis:
+    """A client with a bounded pool that gives up after a second; it connects when it is first asked."""
     # imported only where Redis is named: it takes a fifth of a second, which every command would pay
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry

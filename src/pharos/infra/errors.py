@@ -12,6 +12,8 @@ class PharosError(Exception):
     """An expected failure.
 
     `details` are facts about it that may be shown to the caller (ids, limits), never secrets or document text.
+    `cause_words` are what a part outside said, such as "401 Incorrect API key": for the log and for engineers only.
+    `retry_after_seconds`: when it works again, where that is known.
     """
 
     code: str = "error"
@@ -19,9 +21,19 @@ class PharosError(Exception):
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, code: str | None = None, **details: object) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retry_after_seconds: float | None = None,
+        cause_words: str = "",
+        **details: object,
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        self.cause_words = cause_words
         if code is not None:
             self.code = code
         self.details = details
@@ -73,13 +85,6 @@ class LimitReached(PharosError):
     http_status = 429
     exit_code = 6
     retryable = True
-
-    def __init__(
-        self, message: str, *, code: str | None = None, retry_after_seconds: float | None = None, **details: object
-    ) -> None:
-        """`retry_after_seconds`: when it works again, where that is known."""
-        super().__init__(message, code=code, **details)
-        self.retry_after_seconds = retry_after_seconds
 
 
 class TooLarge(LimitReached):

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pharos.infra import database_errors
@@ -130,16 +131,16 @@ def json_error(request: Request, error: PharosError) -> Response:
 
 def error_headers(error: PharosError) -> dict[str, str]:
     """What an answer's headers say of an error, as JSON and as a page: when to try again, how to sign in."""
+    if isinstance(error, (LimitReached, Unavailable)) and error.retry_after_seconds is not None:
+        return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
     if isinstance(error, Unavailable):
         return {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    if isinstance(error, LimitReached) and error.retry_after_seconds is not None:
-        return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
     if isinstance(error, NotSignedIn):
         return {"WWW-Authenticate": "Bearer"}
     return {}
 
 
-def client_ip(request: Request, settings: Settings) -> str:
+def client_ip(request: HTTPConnection, settings: Settings) -> str:
     """The address of whoever asks, as text, or "unknown".
 
     `X-Forwarded-For` is believed from trusted proxies only, read from the right: the first hop that is no trusted

@@ -7,6 +7,7 @@ an id or an address would be a series for everybody who asks, and anybody who ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -16,6 +17,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+OURS = re.compile(rb"^(# (?:HELP|TYPE) )?pharos_", re.MULTILINE)
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """From a page out of memory to an answer of a slow model."""
@@ -64,6 +66,29 @@ BACKUP_NOTICES = Gauge(
     ["notice"],
     registry=REGISTRY,
 )
+STREAMS_ACTIVE = Gauge(
+    "pharos_sse_connections_active", "Streams of events that somebody follows now.", ["endpoint"], registry=REGISTRY
+)
+CLAIMS_UNSUPPORTED = Counter(
+    "pharos_unsupported_claims_total", "Sentences of answers that no cited passage supports.", registry=REGISTRY
+)
+TURNS_RUNNING = Gauge("pharos_turns_running", "Answers in the making in this process.", registry=REGISTRY)
+TURNS_ENDED = Counter("pharos_turns_total", "Answers that ended here, by how.", ["state"], registry=REGISTRY)
+FEEDBACK_SPOOLED = Gauge(
+    "pharos_feedback_spooled", "Opinions of answers that wait as files for the database.", registry=REGISTRY
+)
+CACHE_HITS = Counter("rag_cache_hits_total", "Answers given again from the cache.", registry=REGISTRY)
+CACHE_MISSES = Counter("rag_cache_misses_total", "Answers looked for in the cache and not found.", registry=REGISTRY)
+FALLBACK_ACTIVE = Gauge(
+    "pharos_fallback_active", "1 while a store is gone and processes keep for themselves.", ["store"], registry=REGISTRY
+)
+ANSWER_SECONDS = Histogram(
+    "pharos_answer_stage_seconds",
+    "Seconds of a stage of an answer: rewrite, retrieve, first_word (the model's), llm (to its last), total.",
+    ["stage"],
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
 DISK_FREE = Gauge(
     "pharos_disk_free_bytes",
     "Bytes free on the disk of the data, the uploads, the backups.",
@@ -86,6 +111,11 @@ def show_from_start(counter: Counter, sources: Iterable[str]) -> None:
         counter.labels(source)
 
 
-def render_metrics() -> bytes:
-    """All series of this process in the text format 0.0.4."""
-    return generate_latest(REGISTRY)
+show_from_start(TURNS_ENDED, ("done", "failed", "stopped", "interrupted"))
+
+
+def render_metrics(aliases: Iterable[str] = ()) -> bytes:
+    """All series of this process in the text format 0.0.4, ours under each of these other prefixes as well (C-12)."""
+    text = generate_latest(REGISTRY)
+    ours = b"".join(line for line in text.splitlines(keepends=True) if OURS.match(line))
+    return text + b"".join(OURS.sub(rb"\g<1>%s_" % alias.encode(), ours) for alias in aliases)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     ForeignKey,
     ForeignKeyConstraint,
@@ -16,6 +18,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pharos.infra.db import Table
@@ -121,3 +124,24 @@ class BlobLease(Table):
     reason: Mapped[str] = mapped_column(Text)
     since: Mapped[datetime] = mapped_column(server_default=func.now())
     until: Mapped[datetime]
+
+
+class AppEvent(Table):
+    """What happened, numbered from 1 without a gap; the database writes it at the commit of the change itself.
+
+    It concerns `user_id` alone, else who sees `project_id`, else who sees everything.
+    """
+
+    __tablename__ = "app_events"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
+        Index("ix_app_events_at", "tenant_id", "at"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    name: Mapped[str] = mapped_column(Text)
+    project_id: Mapped[UUID | None]
+    user_id: Mapped[UUID | None]
+    data: Mapped[dict[str, Any]] = mapped_column(JSONB)

@@ -8,7 +8,7 @@ on the list below. Images are dropped, since fetching one tells its server what 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,6 +24,8 @@ TAGS = {
 ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}}
 LINK_REL = "noopener nofollow ugc"
 _OUTSIDE_LINK = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
+DOUBT = "\ue000"
+"""Stands for a mark of doubt while a text is rendered: of private use, so no text needs it, and taken out of all."""
 _CITATION = re.compile(r"\[(\d{1,3})\]")
 
 
@@ -35,26 +37,36 @@ class CitationLink:
     title: str
 
 
-def render_markdown(text: str, *, citations: Mapping[int, CitationLink] | None = None) -> str:
-    """Render markdown to a fragment of safe HTML.
+def render_markdown(
+    text: str, *, citations: Mapping[int, CitationLink] | None = None, doubtful_ends: Sequence[int] = ()
+) -> str:
+    """Render markdown to a fragment of safe HTML, with a mark of doubt at each of `doubtful_ends`, offsets in `text`.
 
     `[n]` becomes a link where `citations` has n, and stays text where it has not. Links keep only http, https and
     mailto; a relative address is kept only when it is one of `citations`. Raw HTML in `text` is shown as text.
     """
-    return _render(_markdown(), text, citations or {})
+    return _render(_markdown(), text, citations or {}, doubtful_ends)
 
 
-def render_quoted(text: str, *, citations: Mapping[int, CitationLink] | None = None) -> str:
+def render_quoted(
+    text: str, *, citations: Mapping[int, CitationLink] | None = None, doubtful_ends: Sequence[int] = ()
+) -> str:
     """Render text quoted from documents: paragraphs, `[n]` links, `code`; every other character as it stands.
 
     A quoted sentence is not markdown: 2*3*4 must not lose its stars. It goes on over the end of a line.
     """
-    return _render(_quoted(), text, citations or {})
+    return _render(_quoted(), text, citations or {}, doubtful_ends)
 
 
-def _render(markdown: MarkdownIt, text: str, citations: Mapping[int, CitationLink]) -> str:
+def _render(
+    markdown: MarkdownIt, text: str, citations: Mapping[int, CitationLink], doubtful_ends: Sequence[int]
+) -> str:
+    text = text.replace(DOUBT, " ")
+    for end in sorted(doubtful_ends, reverse=True):
+        text = text[:end] + DOUBT + text[end:]
     html: str = markdown.render(text, {"citations": citations})
-    return _sanitised(html, own_addresses=frozenset(link.href for link in citations.values()))
+    safe = _sanitised(html, own_addresses=frozenset(link.href for link in citations.values()))
+    return safe.replace(DOUBT, '<sup class="doubt">?</sup>')
 
 
 def _sanitised(html: str, *, own_addresses: frozenset[str]) -> str:

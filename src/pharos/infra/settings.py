@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     llm_url: str | None = Field(default=None, description="Base URL of an OpenAI-compatible server.")
     llm_key: SecretStr | None = Field(default=None, description="Its key, where it wants one.")
     llm_model: str | None = Field(default=None, description="The model to ask there.")
+    allow_private_providers: bool = Field(
+        default=False,
+        description="Whether providers entered by tenants may lie on this machine or in private networks, such as a "
+        "local Ollama; the one of `llm_url` always may.",
+    )
     models_dir: Path = Field(
         default=Path(sys.prefix) / "share" / "pharos" / "models", description="Where the local models lie."
     )
@@ -166,6 +171,11 @@ class Settings(BaseSettings):
         default=30, ge=0, le=366, description="Days between two restore drills, which run by themselves; 0: none."
     )
     worker_concurrency: int = Field(default=4, ge=1, le=64, description="Jobs one worker runs at a time.")
+    metrics_aliases: str = Field(
+        default="",
+        description="Prefixes, separated by commas, under which `pharos_` metrics are given as well, so that the "
+        "dashboards of another installation go on: `nyxcore`.",
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
     @field_validator(
@@ -206,6 +216,14 @@ class Settings(BaseSettings):
             ipaddress.ip_network(part)
         return text
 
+    @field_validator("metrics_aliases", mode="after")
+    @classmethod
+    def _prefixes(cls, text: str) -> str:
+        if not re.fullmatch(r"([a-z][a-z0-9_]*(,\s*|$))*", text.strip()):
+            msg = "a prefix has small letters, digits and _, and several are separated by commas"
+            raise ValueError(msg)
+        return text
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -231,6 +249,10 @@ class Settings(BaseSettings):
         host = {"0.0.0.0": "localhost", "127.0.0.1": "localhost", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         host = f"[{host}]" if ":" in host else host
         return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
+
+    @cached_property
+    def metric_prefixes(self) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.metrics_aliases.split(",") if part.strip())
 
     @cached_property
     def trusted_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:

@@ -14,6 +14,7 @@ from pharos.library import delete, documents, projects, schemas, upload
 from pharos.library.folder import ingest_configured
 from pharos.library.models import Passage
 from pharos.library.multipart import read_file_part
+from pharos.library.project_settings import change_project_settings, read_project_settings
 
 router = APIRouter(tags=["library"])
 
@@ -64,6 +65,26 @@ async def unhide_project(project_id: ProjectId, principal: CurrentPrincipal, run
     """Bring a hidden project back into the caller's sight."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         await projects.set_hidden(session, principal, project_id=project_id, is_hidden=False)
+
+
+@router.get("/projects/{project_id}/settings")
+async def read_settings(
+    project_id: ProjectId, principal: CurrentPrincipal, runtime: CurrentRuntime
+) -> schemas.ProjectSettings:
+    """What the project asks of every answer, for who manages it."""
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        found = await read_project_settings(session, principal, project_id=project_id)
+    return schemas.ProjectSettings.model_validate(found)
+
+
+@router.put("/projects/{project_id}/settings")
+async def change_settings(
+    project_id: ProjectId, body: schemas.NewProjectSettings, principal: CurrentPrincipal, runtime: CurrentRuntime
+) -> schemas.ProjectSettings:
+    """Change what is named; it counts from the next question on."""
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        changed = await change_project_settings(session, principal, project_id=project_id, **body.model_dump())
+    return schemas.ProjectSettings.model_validate(changed)
 
 
 @router.get("/projects/{project_id}/documents")

@@ -39,6 +39,22 @@ class NewProject(Body):
     is_private: bool = False
 
 
+class ProjectSettings(Body):
+    """`model`: `provider/model` or a bare model; null is the organisation's default."""
+
+    instructions: str
+    model: str | None
+    memories: list[str]
+
+
+class NewProjectSettings(Body):
+    """What is left out stays; an empty model is the organisation's default, and the memories are replaced together."""
+
+    instructions: Annotated[str | None, Field(max_length=20_000)] = None
+    model: Annotated[str | None, Field(max_length=1000)] = None
+    memories: Annotated[list[str] | None, Field(max_length=1000)] = None
+
+
 class Document(Body):
     """`reason` says why it failed, `warning` what is missing of an indexed one, both for a person."""
 

@@ -25,7 +25,7 @@ from pharos.ops.start_stop import start_detached, stop_running
 app = typer.Typer()
 
 ALIASES = {"api": "web", "app": "web"}
-DATA_FOLDERS = ("outbox", "secrets", "logs", "audit", "tmp", "run")
+DATA_FOLDERS = ("outbox", "secrets", "logs", "audit", "tmp", "run", "spool")
 """What lies in a data directory beside the database and the uploads."""
 
 

@@ -22,13 +22,14 @@ from pharos.ops.backup.restore_journal import read_unfinished
 from pharos.ops.check_data import DataReport, check_data, describe, repair_data
 from pharos.ops.config_commands import read_settings
 from pharos.ops.disk import find_disks
-from pharos.ops.listen import refuse_busy_port
+from pharos.ops.listen import local_url, refuse_busy_port
 from pharos.ops.running import read_state
 from pharos.ops.secrets_check import (
     find_overdue,
     list_known_secrets,
     refuse_wrong_secrets,
 )
+from pharos.ops.socket_probe import probe_socket
 from pharos.ops.standing import Standing, read_standing
 from pharos.runtime import Runtime, open_runtime
 
@@ -224,6 +225,12 @@ def _judge_data(reports: list[DataReport]) -> str:
     return said
 
 
+def check_socket() -> str:
+    """The one word is what the runbooks promise of this check (RE-01)."""
+    run_async(probe_socket(local_url(Settings())))
+    return "OK"
+
+
 async def _with_runtime(look: Callable[[Runtime], Awaitable[Found]]) -> Found:
     async with open_runtime(Settings()) as runtime:
         return await look(runtime)
@@ -245,6 +252,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "backup": check_backup,
     "restore": check_restore,
     "data": check_data_fits,
+    "ws": check_socket,
 }
 NEEDS = {
     "migrations": "db",
@@ -254,8 +262,8 @@ NEEDS = {
     "backup": "migrations",
     "data": "migrations",
 }
-ONLY_BY_NAME = ("data",)
-"""Reads every row of the index: minutes where there are millions of passages."""
+ONLY_BY_NAME = ("data", "ws")
+"""`data` reads every row of the index: minutes where there are millions of passages. `ws` wants a running server."""
 
 
 def examine(names: list[str], checks: Mapping[str, Callable[[], str]] = CHECKS) -> list[Finding]:

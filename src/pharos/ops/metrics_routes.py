@@ -32,6 +32,7 @@ from pharos.infra.metrics import (
     show_from_start,
 )
 from pharos.ops.standing import CODES, Standing, read_standing
+from pharos.providers.breaker import note_standings
 
 log = get_logger(__name__)
 
@@ -69,13 +70,14 @@ def is_of_this_machine(request: Request) -> bool:
 @router.get("/metrics")
 @router.get("/api/v1/metrics")
 async def metrics(_: Annotated[None, Depends(may_read_metrics)], runtime: CurrentRuntime) -> Response:
-    """The series of this web process since its start, and how backups stand, in Prometheus' text format."""
+    """The series of this web process since its start, how backups and providers stand, in Prometheus' text format."""
     try:
         note_standing(await read_standing(runtime))
+        await note_standings(runtime.db)
     except (SQLAlchemyError, PharosError, OSError) as error:
         # Whoever collects must get the other series just then; the age goes on from its last value.
         log.warning("metrics.no_standing", error=type(error).__name__)
-    return Response(render_metrics(), media_type=CONTENT_TYPE)
+    return Response(render_metrics(runtime.settings.metric_prefixes), media_type=CONTENT_TYPE)
 
 
 def note_standing(standing: Standing) -> None:

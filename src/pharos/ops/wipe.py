@@ -43,7 +43,9 @@ LOCK_SECONDS = 20
 Fate = Literal["keep", "empty"]
 FATES: dict[str, Fate] = {
     "alembic_version": "keep",
+    "answer_cache": "keep",
     "api_keys": "empty",
+    "app_events": "empty",
     "audit_log": "empty",
     "audit_seals": "empty",
     "backups": "keep",
@@ -56,10 +58,12 @@ FATES: dict[str, Fate] = {
     "documents": "empty",
     "drills": "keep",
     "encryption_keys": "keep",
+    "feedback": "empty",
     "group_members": "empty",
     "groups": "empty",
     "hidden_projects": "empty",
     "lexicon": "empty",
+    "llm_calls": "keep",  # what was paid stays paid, and counts against the month
     "mails": "empty",
     "memberships": "empty",
     "message_sources": "empty",
@@ -77,6 +81,8 @@ FATES: dict[str, Fate] = {
     "project_members": "empty",
     "project_memories": "empty",
     "projects": "empty",
+    "provider_states": "keep",
+    "providers": "keep",
     "rate_limits": "empty",
     "refresh_tokens": "empty",
     "secrets": "keep",  # keys of providers and tokens; the texts of mails go with their mails
@@ -84,7 +90,10 @@ FATES: dict[str, Fate] = {
     "sessions": "empty",
     "share_requests": "empty",
     "share_tokens": "empty",
+    "tenant_model_settings": "keep",
     "tenants": "keep",
+    "turn_events": "empty",
+    "turns": "empty",
     "users": "empty",
     "vector_spaces": "keep",
 }
@@ -93,6 +102,7 @@ FATES: dict[str, Fate] = {
 EMPTIED = tuple(table for table, fate in FATES.items() if fate == "empty")
 CHANGING_BY_THEMSELVES = {
     "api_keys",  # when each was used last
+    "app_events",
     "audit_log",
     "audit_seals",
     "mails",
@@ -105,6 +115,8 @@ CHANGING_BY_THEMSELVES = {
     "security_events",
     "sessions",
     "share_tokens",  # how often each was used
+    "turn_events",  # of answers that ended long ago they go by themselves
+    "turns",
 }
 CONTENT = tuple(table for table in EMPTIED if table not in CHANGING_BY_THEMSELVES)
 """What people made, and what was made of it: in the backup to the last row and letter, or the wipe refuses."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import text
 
+from pharos.chat.answer_cache import forget_answers
 from pharos.identity.principal import operator
 from pharos.identity.sessions import count_open_sessions, end_all_sessions
 from pharos.infra.db_system import system_transaction
@@ -111,21 +112,26 @@ def _say(done: Wiped) -> None:
 
 @cache_app.command("clear")
 def clear_cache(
+    responses: Annotated[bool, typer.Option("--responses", help="Only the answers that are kept.")] = False,
     sessions: Annotated[bool, typer.Option("--sessions", help="Also sign everybody out, of all tenants.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let web processes forget whom they remember as signed in; nobody is signed out unless --sessions says so."""
-    ended = run_async(_clear_cache(sessions=sessions, dry_run=dry_run))
+    """Let answers and sign-ins that are remembered be found anew; nobody is signed out unless --sessions says so."""
+    if responses and sessions:
+        raise Invalid("--responses leaves sign-ins alone and --sessions ends them: use one of them.", code="one_of_two")
+    ended = run_async(_clear_cache(only_responses=responses, sessions=sessions, dry_run=dry_run))
     if as_json:
         echo_json({"sessions_ended": ended, "dry_run": dry_run})
-    elif sessions:
+        return
+    echo_line("Would forget the answers that are kept." if dry_run else "Answers are made anew.")
+    if sessions:
         echo_line(f"{'Would end' if dry_run else 'Ended'} {ended} sessions; everybody signs in again.")
-    else:
+    elif not responses:
         echo_line("Would forget who is remembered as signed in." if dry_run else "Sign-ins are looked up anew.")
 
 
-async def _clear_cache(*, sessions: bool, dry_run: bool) -> int:
+async def _clear_cache(*, only_responses: bool, sessions: bool, dry_run: bool) -> int:
     ended = 0
     async with open_runtime(Settings()) as runtime:
         for tenant_id, _ in await every_tenant(runtime) if sessions else []:
@@ -136,5 +142,8 @@ async def _clear_cache(*, sessions: bool, dry_run: bool) -> int:
                     ended += await end_all_sessions(session, operator(tenant_id))
         if not dry_run:
             async with system_transaction(runtime.db) as session:
-                await session.execute(text("select pg_notify('pharos_sign_ins', 'all')"))
+                await forget_answers(session)
+                if not only_responses:
+                    await session.execute(text("select pg_notify('pharos_sign_ins', 'all')"))
+            await runtime.cache.clear()
     return ended

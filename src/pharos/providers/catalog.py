@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pharos.infra.settings import Settings
-from pharos.providers.contract import ChatModel, EmbeddingModel, ModelState
+from pharos.providers.contract import Candidate, ChatModel, EmbeddingModel, ModelState
 from pharos.providers.embedder.minilm import DIMENSION, MAX_TOKENS, MODEL_NAME
 
 if TYPE_CHECKING:
@@ -53,25 +53,16 @@ async def open_embedding(settings: Settings) -> AsyncIterator[EmbeddingModel]:
         await embedding.close()
 
 
-def has_chat_model(settings: Settings) -> bool:
-    """Whether a model writes the answers; else they are extracts, and no question leaves the machine."""
-    return settings.llm_model is not None and (settings.llm_url is not None or settings.llm_key is not None)
+def open_chat_model(candidate: Candidate) -> ChatModel:
+    """The wire format a candidate speaks; its SDK takes most of a second to import, once."""
+    if candidate.kind == "anthropic":
+        from pharos.providers.anthropic import AnthropicChat as Chat
+    else:
+        from pharos.providers.openai import OpenAIChat as Chat  # type: ignore[assignment]
 
-
-@asynccontextmanager
-async def open_chat_model(settings: Settings) -> AsyncIterator[ChatModel | None]:
-    """The configured OpenAI-compatible model, or None: answers are then extractive."""
-    if settings.llm_model is None or not has_chat_model(settings):
-        yield None
-        return
-    from pharos.providers.openai import OpenAIChat  # its SDK takes most of a second to import
-
-    model = OpenAIChat(
-        name=settings.llm_model,
-        base_url=settings.llm_url,
-        key=settings.llm_key.get_secret_value() if settings.llm_key else None,
+    return Chat(
+        name=candidate.model,
+        base_url=candidate.base_url,
+        key=candidate.key,
+        allows_private=candidate.allows_private,
     )
-    try:
-        yield model
-    finally:
-        await model.close()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:  # a command that needs no vector need not wait for their library
     import numpy as np
     from numpy.typing import NDArray
+
+Kind = Literal["openai", "anthropic", "local"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,56 @@ class ChatRequest:
     messages: tuple[ChatMessage, ...]
     max_tokens: int = 1024
     temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one call; `is_estimate`: the provider did not count them, they are guessed from the text."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    is_estimate: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model of one provider that may be called, with what the call needs.
+
+    `state_key` names its breaker and budget; `label` names it in metrics. `allows_private`: its address may be of this
+    machine or of a private network, which is the operator's own word.
+    """
+
+    provider: str
+    kind: Kind
+    base_url: str | None
+    model: str
+    state_key: str
+    label: str
+    key: str | None = field(default=None, repr=False)
+    key_prefix: str = ""
+    preset: str | None = None
+    is_shared: bool = False
+    allows_private: bool = False
+    requests_per_minute: int | None = None
+    status_page: str | None = None
+
+
+@dataclass
+class Call:
+    """What became of one call; filled while it runs.
+
+    `purpose` says what it is for, in metrics and in the record of spend. `cost_micro` is None where no price is known.
+    `failed_over_from` are the providers that were tried before, in order. `first_token_seconds` counts from the call.
+    """
+
+    purpose: str = "answer"
+    provider: str = ""
+    model: str = ""
+    usage: Usage | None = None
+    cost_micro: int | None = None
+    seconds: float = 0.0
+    first_token_seconds: float | None = None
+    failed_over_from: tuple[str, ...] = ()
 
 
 ModelState = Literal["ready", "loading", "down"]
@@ -51,6 +103,24 @@ class ChatModel(Protocol):
 
     name: str
 
-    def stream(self, request: ChatRequest) -> AsyncIterator[str]:
-        """Pieces of the answer in order. Raises `Unavailable`, `LimitReached` or `NotAllowed` (a bad key)."""
+    def stream(self, request: ChatRequest) -> AsyncIterator[str | Usage]:
+        """Pieces of the answer in order, and once what it took, if the provider says.
+
+        Raises, with the provider's own words in `cause_words` (its status first, the key taken out):
+        `NotAllowed` (`provider_key_refused`: 401 and 403), `LimitReached` (`provider_rate_limited`, with the seconds
+        the provider asks to wait), `Unavailable` (`provider_unreachable`, `provider_timed_out`, `provider_failed`,
+        `provider_answer_bad`: not JSON, cut off, too long; `no_such_model`) and `Invalid` (`provider_refused`: 400,
+        such as a prompt that is too long).
+        """
         ...
+
+    async def list_models(self) -> list[str]:
+        """The names the provider offers, in its order. Raises what `stream` raises."""
+        ...
+
+    async def close(self) -> None:
+        """Close its connections."""
+        ...
+
+
+OpenModel = Callable[[Candidate], ChatModel]

@@ -84,5 +84,5 @@ async def shared_page(
         shared=shared,
         conversation_id=conversation,
         messages=turns(None, shared.messages, shared.sources),
-        branch=turns(None, shared.branch, shared.sources),
+        branch=turns(None, shared.branch, shared.sources, open_turns=shared.open_turns),
     )

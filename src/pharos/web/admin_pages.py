@@ -30,7 +30,7 @@ from pharos.web.visit import CurrentVisit, Visit
 router = APIRouter(prefix="/admin", include_in_schema=False)
 
 Words = Annotated[str, Query(max_length=200)]
-SECTIONS = ("people", "organisation", "shares", "keys", "secrets", "audit", "security")
+SECTIONS = ("people", "organisation", "shares", "models", "keys", "secrets", "feedback", "audit", "security")
 OF_THE_INSTALLATION = ("backups",)
 GIVEN_ROLES = tuple(role for role in PLATFORM_ROLES if role != "superadmin")  # nobody is made one here (F-02)
 PAGE_ROWS = 50
@@ -73,7 +73,7 @@ async def people_page(request: Request, visit: AdminVisit, q: Words = "", after:
         people, following = await list_people(session, words=q, after=after, limit=PAGE_ROWS)
         invited = await invitations.list_invitations(session)
         departments = await list_departments(session)
-    return await _page(
+    return await admin_page(
         request,
         visit,
         "people",
@@ -96,7 +96,7 @@ async def person_page(request: Request, user_id: UUID, visit: AdminVisit) -> Res
         departments = await list_departments(session)
         visible = await explain.list_what(session, visit.principal.tenant_id, person=someone)
     is_self = user_id == visit.principal.user_id
-    return await _page(
+    return await admin_page(
         request,
         visit,
         "people",
@@ -120,7 +120,7 @@ async def organisation_page(request: Request, visit: GroupsVisit) -> Response:
         departments = [each for each in await list_departments(session) if led in {None, each.id}]
         groups = [each for each in await list_groups(session) if led in {None, each.department_id}]
         called = await name_of(session, visit.principal.tenant_id)
-    return await _page(request, visit, "organisation", departments=departments, groups=groups, called=called)
+    return await admin_page(request, visit, "organisation", departments=departments, groups=groups, called=called)
 
 
 @router.get("/groups/{group_id}")
@@ -135,7 +135,7 @@ async def group_page(request: Request, group_id: UUID, visit: GroupsVisit, q: Wo
         raise NotFound("There is no such group.", code="no_such_group")
     inside = {member.user_id for member in members}
     others = [person for person in found if person.id not in inside]
-    return await _page(
+    return await admin_page(
         request,
         visit,
         "organisation",
@@ -155,7 +155,7 @@ async def shares_page(request: Request, visit: AdminVisit) -> Response:
         titles = await list_titles(session, conversation_ids=[each.conversation_id for each in asked])
     waiting = [each for each in asked if each.state == "pending"]
     decided = [each for each in asked if each.state != "pending"]
-    return await _page(request, visit, "shares", waiting=waiting, decided=decided, titles=titles)
+    return await admin_page(request, visit, "shares", waiting=waiting, decided=decided, titles=titles)
 
 
 @router.get("/keys")
@@ -164,7 +164,7 @@ async def keys_page(request: Request, visit: AdminVisit) -> Response:
     async with visit.transaction() as session:
         keys = await api_keys.list_keys(session, visit.principal)
         owners = await api_keys.list_owners(session, keys)
-    return await _page(
+    return await admin_page(
         request,
         visit,
         "keys",
@@ -182,7 +182,7 @@ async def secrets_page(request: Request, visit: AdminVisit) -> Response:
     """Keys of model providers and other services, with age and last use; never a value."""
     async with visit.transaction() as session:
         kept = await tenant_secrets.list_tenant_secrets(session, visit.principal.tenant_id)
-    return await _page(request, visit, "secrets", secrets=kept, kinds=tenant_secrets.KINDS)
+    return await admin_page(request, visit, "secrets", secrets=kept, kinds=tenant_secrets.KINDS)
 
 
 @router.get("/audit")
@@ -194,7 +194,7 @@ async def audit_page(
         entries = await audit.list_audit(
             session, actor=actor or None, action=action or None, before=before, limit=PAGE_ROWS
         )
-    return await _page(
+    return await admin_page(
         request, visit, "audit", entries=entries, actor=actor, action=action, following=_following(entries)
     )
 
@@ -217,7 +217,7 @@ async def security_page(
             session, event_type=kind or None, severity=severity, person=who or None, before=before, limit=PAGE_ROWS
         )
         counts = await security.count_security_events(session, since=since)
-    return await _page(
+    return await admin_page(
         request,
         visit,
         "security",
@@ -238,7 +238,7 @@ async def backups_page(request: Request, visit: OperatorVisit) -> Response:
     standing = await read_standing(visit.runtime, fresh=True)
     drills = [(drill, Markup(render_markdown(drill.report))) for drill in standing.drills]  # noqa: S704 - sanitised
     signer = await asyncio.to_thread(own_key, visit.runtime.settings)
-    return await _page(request, visit, "backups", standing=standing, drills=drills, signer=signer)
+    return await admin_page(request, visit, "backups", standing=standing, drills=drills, signer=signer)
 
 
 def _following(rows: list[Any]) -> UUID | None:
@@ -246,7 +246,8 @@ def _following(rows: list[Any]) -> UUID | None:
     return rows[-1].id if len(rows) == PAGE_ROWS else None
 
 
-async def _page(request: Request, visit: Visit, section: str, *, template: str = "", **context: Any) -> Response:
+async def admin_page(request: Request, visit: Visit, section: str, *, template: str = "", **context: Any) -> Response:
+    """A page of a section, `admin_SECTION.html` unless another template is named."""
     name = template or f"admin_{section}.html"
     sections = await _sections(visit)
     return page(request, name, **visit.context, sections=sections, section=section, **context)

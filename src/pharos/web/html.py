@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup, escape
 
 from pharos.identity.audit import detail_words
+from pharos.providers.spend import dollars
 from pharos.web.translate import catalog, pick_language, translator
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -99,6 +100,7 @@ def environment() -> Environment:
     jinja.filters["size"] = human_size
     jinja.filters["moment"] = moment
     jinja.filters["span"] = span
+    jinja.filters["dollars"] = dollars
     jinja.filters["commands"] = commands
     jinja.filters["device"] = device
     jinja.filters["detail"] = detail_words

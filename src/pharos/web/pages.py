@@ -11,6 +11,8 @@ from starlette.types import Scope
 
 from pharos.access.shares import find_last_request
 from pharos.chat import history
+from pharos.chat.feedback import list_ratings
+from pharos.chat.turn_rows import list_open_turns
 from pharos.identity.current import ADMIN_ROLES, CurrentRuntime
 from pharos.identity.routes import clear_session_cookie
 from pharos.identity.setup import SETUP_PATH, is_initialised, is_setup_token
@@ -25,6 +27,8 @@ from pharos.web.account_pages import router as account_pages
 from pharos.web.admin_pages import router as admin_pages
 from pharos.web.html import HEADERS, STATIC, page
 from pharos.web.mail_door_pages import router as mail_door_pages
+from pharos.web.model_pages import models_lead
+from pharos.web.model_pages import router as model_pages
 from pharos.web.reader import document_view
 from pharos.web.views import BLANKS, Turn, turns
 from pharos.web.visit import CurrentVisit, Visit
@@ -57,6 +61,7 @@ def add_pages(app: FastAPI) -> None:
     app.include_router(mail_door_pages)
     app.include_router(account_pages)
     app.include_router(admin_pages)
+    app.include_router(model_pages)
 
 
 @router.get("/")
@@ -140,7 +145,13 @@ async def project_page(
                 raise NotFound("There is no such conversation in this project.", code="no_such_conversation")
             shared = await find_last_request(session, conversation_id=conversation)
             messages = await history.list_messages(session, conversation_id=conversation)
-            said = turns(project_id, messages, await history.list_sources(session, conversation_id=conversation))
+            said = turns(
+                project_id,
+                messages,
+                await history.list_sources(session, conversation_id=conversation),
+                open_turns=await list_open_turns(session, conversation_id=conversation),
+                ratings=await list_ratings(session, principal, conversation_id=conversation),
+            )
     return page(
         request,
         "project.html",
@@ -154,6 +165,7 @@ async def project_page(
         conversation_id=conversation,
         shared=shared,
         messages=said,
+        models_page=await models_lead(visit),
         max_upload_bytes=visit.runtime.settings.max_upload_bytes,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from pharos.chat.answer_html import answer_html, passage_path
 from pharos.chat.history import Source
+from pharos.chat.turn_rows import TurnView
 from pharos.infra.ids import MessageId, ProjectId
 
 
@@ -27,14 +28,22 @@ class SourceLine:
 
 @dataclass(frozen=True)
 class Turn:
-    """A question (`text`) or an answer (`html`, already sanitised, and what it rests on)."""
+    """A question (`text`) or an answer (`html`, already sanitised, and what it rests on).
+
+    `state` is that of an answer: done, or why there is none (running, failed, stopped, interrupted). `rating` is what
+    the reader thinks of it: up, down or nothing yet.
+    """
 
     role: str
+    id: str = ""
+    state: str = "done"
+    rating: str = ""
     text: str = ""
     html: Markup = field(default_factory=Markup)
     mode: str | None = None
     grounded: bool | None = None
     degraded: bool = False
+    unsupported: int = 0
     sources: tuple[SourceLine, ...] = ()
 
 
@@ -55,22 +64,40 @@ class StoredMessage(Protocol):
     mode: str | None
     grounded: bool | None
     degraded: bool | None
+    unsupported: list[int]
 
 
 def turns(
-    project_id: ProjectId | None, messages: Sequence[StoredMessage], sources: Mapping[MessageId, Sequence[Source]]
+    project_id: ProjectId | None,
+    messages: Sequence[StoredMessage],
+    sources: Mapping[MessageId, Sequence[Source]],
+    *,
+    open_turns: Sequence[TurnView] = (),
+    ratings: Mapping[MessageId, str] = {},
 ) -> list[Turn]:
-    """The turns of a stored conversation, oldest first; without a project their sources are only quoted."""
-    return [
-        Turn(role="user", text=message.body)
-        if message.role == "user"
-        else _answer(project_id, message, sources.get(MessageId(message.id), ()))
-        for message in messages
-    ]
+    """The turns of a stored conversation, oldest first; without a project their sources are only quoted.
+
+    `open_turns` left no answer, or none yet; each stands after what answers its question.
+    """
+    shown = []
+    asked: UUID | None = None
+    for place, message in enumerate(messages):
+        if message.role == "user":
+            asked = message.id
+            shown.append(Turn(role="user", text=message.body))
+        else:
+            answer = _answer(project_id, message, sources.get(MessageId(message.id), ()))
+            shown.append(replace(answer, rating=ratings.get(MessageId(message.id), "")))
+        if place + 1 == len(messages) or messages[place + 1].role == "user":
+            waiting = (turn for turn in open_turns if turn.question_id == asked)
+            shown += [Turn(role="assistant", id=str(turn.id), state=turn.state) for turn in waiting]
+    return shown
 
 
 def _answer(project_id: ProjectId | None, message: StoredMessage, sources: Sequence[Source]) -> Turn:
-    html = answer_html(message.body, mode=message.mode, project_id=project_id, sources=sources)
+    html = answer_html(
+        message.body, mode=message.mode, project_id=project_id, sources=sources, unsupported=message.unsupported
+    )
     lines = tuple(
         SourceLine(
             href=passage_path(project_id, source),
@@ -83,9 +110,11 @@ def _answer(project_id: ProjectId | None, message: StoredMessage, sources: Seque
     )
     return Turn(
         role="assistant",
+        id=str(message.id),
         html=Markup(html),  # noqa: S704 - `answer_html` is the sanitiser
         mode=message.mode,
         grounded=message.grounded,
         degraded=bool(message.degraded),
+        unsupported=len(message.unsupported),
         sources=lines if message.grounded else (),
     )

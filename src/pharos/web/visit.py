@@ -15,6 +15,7 @@ from pharos.identity.recognise import find_by_session_token
 from pharos.identity.setup import is_initialised
 from pharos.identity.tenants import list_tenants_of
 from pharos.infra.errors import NotSignedIn, Unavailable
+from pharos.ops.provider_changes import managed_scopes
 from pharos.runtime import Runtime
 from pharos.web.errors import NOT_INITIALIZED, wants_page
 
@@ -39,6 +40,7 @@ class Person:
     email: str
     administrates: bool
     manages_groups: bool
+    manages_installation: bool
     places: tuple[Place, ...]
 
 
@@ -49,6 +51,7 @@ class Visit:
     runtime: Runtime
     visitor: Visitor
     places: tuple[Place, ...] = ()
+    manages_installation: bool = False
 
     @property
     def principal(self) -> Principal:
@@ -71,6 +74,7 @@ class Visit:
             self.principal.name,
             administrates=self.principal.administrates,
             manages_groups=self.led_department is not None,
+            manages_installation=self.manages_installation,
             places=self.places,
         )
 
@@ -113,7 +117,8 @@ async def _visit(request: Request, runtime: Runtime, visitor: Visitor) -> Visit:
         return Visit(runtime, visitor)
     tenants = await list_tenants_of(runtime, me.user_id)
     places = tuple(Place(each.slug, each.name, is_here=each.id == me.tenant_id) for each in tenants)
-    return Visit(runtime, visitor, places if len(places) > 1 else ())
+    manages_installation = True in await managed_scopes(runtime, me)
+    return Visit(runtime, visitor, places if len(places) > 1 else (), manages_installation)
 
 
 CurrentVisit = Annotated[Visit, Depends(current_visit)]

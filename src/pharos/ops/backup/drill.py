@@ -168,6 +168,7 @@ def _restore_and_try(drill: _Drill, stack: ExitStack, wait_for_end: Callable[[st
             drill.home, server, loaded, blobs=own_blobs(settings, drill.folder, drill.home), models=settings.models_dir
         )
         applied = _migrate(second)
+        _ask_no_model(loaded)
         url = stack.enter_context(second_pharos(second, escrow))
         said.append(f"a second Pharos answers at {url}; migrations: {applied}")
     with _check(drill, "people") as said:
@@ -248,6 +249,15 @@ def _migrate(second: Settings) -> str:
     """Bring the schema of an older backup to this code's."""
     urls = connection_urls(second)
     return ", ".join(migrate.upgrade(urls.migrator, owner=urls.owner_role).pending) or "none needed"
+
+
+def _ask_no_model(loaded: Loaded) -> None:
+    """Switch every model off in the copy: canaries are answered by quotations, and no document goes to a provider."""
+    with psycopg.connect(loaded.admin_url) as connection:
+        connection.execute(
+            "insert into tenant_model_settings (tenant_id, llm_enabled) select id, false from tenants "
+            "on conflict (tenant_id) do update set llm_enabled = false"
+        )
 
 
 def _try_it(drill: _Drill, url: str, loaded: Loaded, tenants: list[TenantToAsk]) -> None:

@@ -1,7 +1,7 @@
 // Asking: the question goes out by POST, the answer streams in as text, and its rendered form replaces it at the end.
 
-import { ApiError, call, t } from "./api.js";
-import { readEvents } from "./events.js";
+import { ApiError, call, t, toast } from "./api.js";
+import { follow, stop } from "./turns.js";
 
 const form = document.getElementById("ask-form");
 const question = document.getElementById("question");
@@ -13,8 +13,14 @@ let following = true;
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (running) running.abort();
-  else ask(question.value.trim());
+  if (!running) ask(question.value.trim());
+});
+
+// Not by the form: it cannot be sent while the field for the question is empty.
+button.addEventListener("click", (event) => {
+  if (!running) return;
+  event.preventDefault();
+  stop(running, form.dataset.turns).catch((error) => toast(error.message, { bad: true }));
 });
 
 question.addEventListener("keydown", (event) => {
@@ -26,58 +32,86 @@ question.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
   const suggestion = event.target.closest("[data-suggestion]");
   if (suggestion && !running) ask(suggestion.textContent.trim());
+  const again = event.target.closest("[data-regenerate]");
+  if (again && !running) answerAnew(again.closest("[data-turn]"));
+  const rating = event.target.closest("[data-rate]");
+  if (rating) rate(rating);
 });
 
 for (const moved of ["wheel", "touchmove"]) {
   window.addEventListener(moved, () => { following = false; }, { passive: true });
 }
 
+// An answer that was in the making when the page was loaded goes on here.
+const unfinished = turns.querySelector("[data-running]");
+if (unfinished) goOn(unfinished);
+
 async function ask(text) {
   if (!text) return;
-  running = new AbortController();
-  following = true;
   document.getElementById("talk-empty")?.remove();
   const answer = addAnswer(addQuestion(text));
   question.value = "";
+  const request = { question: text };
+  if (form.dataset.conversation) request.conversation_id = form.dataset.conversation;
+  const asked = await hear(answer, () => open(form.getAttribute("action"), request));
+  if (!asked && !answer.turn.id) offerAgain(answer, text);
+}
+
+async function answerAnew(old) {
+  const answer = addAnswer(turns.lastElementChild);
+  const isMade = await hear(answer, () => open(`${form.dataset.turns}/${old.dataset.turn}/regenerate`));
+  if (isMade || !old.querySelector("[data-answer]").textContent.trim()) old.remove();
+}
+
+function goOn(card) {
+  const answer = answerIn(card, card.previousElementSibling);
+  answer.turn.id = card.dataset.turn;
+  return hear(answer);
+}
+
+function open(path, json) {
+  return call(path, { method: "POST", json, headers: { Accept: "text/event-stream" } });
+}
+
+/** Show an answer as it comes, over as many lines as it takes; whether it came to its end. */
+async function hear(answer, begin) {
+  running = answer.turn;
+  following = true;
   button.textContent = t("ask.stop");
   status.textContent = t("ask.searching");
   try {
-    await stream(text, answer);
-    status.textContent = t("ask.ready");
+    await follow(answer.turn, {
+      path: form.dataset.turns,
+      begin,
+      tell: (event, data) => handlers[event]?.(answer, data),
+      waits: () => { status.textContent = t("ask.reconnecting"); answer.line.hidden = false; },
+    });
+    status.textContent = t(answer.turn.stops ? "ask.stopped" : "ask.ready");
+    return true;
   } catch (error) {
-    status.textContent = error.name === "AbortError" ? t("ask.stopped") : "";
-    showProblem(answer, text, error);
+    status.textContent = "";
+    showProblem(answer, error);
+    return false;
   } finally {
+    answer.line.hidden = true;
     answer.body.removeAttribute("aria-busy");
     turns.removeAttribute("aria-busy");
     button.textContent = t("ask.submit");
     running = null;
+    showActs(answer);
   }
-}
-
-async function stream(text, answer) {
-  const request = { question: text };
-  if (form.dataset.conversation) request.conversation_id = form.dataset.conversation;
-  const reply = await call(`/chat/projects/${form.dataset.project}`, {
-    method: "POST", json: request, signal: running.signal, headers: { Accept: "text/event-stream" },
-  });
-  let complete = false;
-  for await (const { event, data } of readEvents(reply)) {
-    if (event === "error") throw new ApiError(data.message ?? t("app.unexpected"), { code: data.error });
-    handlers[event]?.(answer, data);
-    complete ||= event === "done";
-  }
-  if (!complete) throw new ApiError(t("ask.cut"));
 }
 
 const handlers = {
   meta(answer, data) {
     form.dataset.conversation = data.conversation_id;
-    // The address now names the conversation, so that Back from a passage returns to it.
+    // The address now names the conversation, so that Back from a passage, or a reload, returns to it.
     history.replaceState(null, "", `${location.pathname}?conversation=${encodeURIComponent(data.conversation_id)}`);
     const share = document.getElementById("share");
-    share.querySelector("form").setAttribute("action", `/conversations/${encodeURIComponent(data.conversation_id)}/share-requests`);
-    share.hidden = false;
+    if (share) {
+      share.querySelector("form").setAttribute("action", `/conversations/${encodeURIComponent(data.conversation_id)}/share-requests`);
+      share.hidden = false;
+    }
     answer.mode = data.mode;
     answer.card.querySelector("[data-degraded]").hidden = !data.degraded;
   },
@@ -85,22 +119,34 @@ const handlers = {
     answer.sources = data.sources;
   },
   text(answer, data) {
-    if (answer.body.dataset.waiting) {
-      delete answer.body.dataset.waiting;
-      answer.body.textContent = "";
-    }
+    answer.line.hidden = true;
+    stopWaiting(answer);
     answer.body.textContent += data.delta;
     keepInView(answer);
   },
   done(answer, data) {
+    if (form.dataset.reload) {
+      location.assign(`${form.dataset.reload}?conversation=${encodeURIComponent(form.dataset.conversation)}`);
+      return;
+    }
+    stopWaiting(answer);
     // `html` comes from the server's one renderer and sanitiser; nothing else is ever set as HTML here.
     if (typeof data.html === "string") answer.body.innerHTML = data.html;
+    if (data.stopped && !data.text) return showProblem(answer, new ApiError(t("ask.state_stopped")));
+    answer.isWhole = true;
     answer.card.classList.toggle("turn--unfounded", data.grounded === false);
     answer.card.querySelector("[data-unfounded]").hidden = data.grounded !== false;
+    answer.card.querySelector("[data-unsupported]").hidden = !data.unsupported?.length;
     if (data.grounded !== false) showSources(answer);
     keepInView(answer);
   },
 };
+
+function stopWaiting(answer) {
+  if (!answer.body.dataset.waiting) return;
+  delete answer.body.dataset.waiting;
+  answer.body.textContent = "";
+}
 
 function addQuestion(text) {
   const turn = copyOf("question-template");
@@ -111,15 +157,47 @@ function addQuestion(text) {
 
 function addAnswer(asked) {
   const card = copyOf("answer-template");
+  turns.append(card);
+  const answer = answerIn(card, asked);
+  keepInView(answer);
+  return answer;
+}
+
+function answerIn(card, asked) {
   const body = card.querySelector("[data-answer]");
   body.setAttribute("aria-busy", "true");
   body.dataset.waiting = "yes";
   body.textContent = t("ask.searching");
   turns.setAttribute("aria-busy", "true");
-  turns.append(card);
-  const answer = { asked, card, body, sources: [], mode: null };
-  keepInView(answer);
-  return answer;
+  const line = document.createElement("p");
+  line.className = "notice notice--warning";
+  line.textContent = t("ask.reconnecting");
+  line.hidden = true;
+  body.after(line);
+  return { asked, card, body, line, sources: [], mode: null, turn: {}, isWhole: false };
+}
+
+/** What can be done with an answer once its turn has ended. */
+function showActs({ card, turn, isWhole }) {
+  const acts = card.querySelector("[data-acts]");
+  if (!acts || !turn.id) return;
+  card.dataset.turn = turn.id;
+  delete card.dataset.running;
+  acts.hidden = false;
+  for (const rating of acts.querySelectorAll("[data-rate]")) rating.hidden = !isWhole;
+  acts.querySelector("[data-regenerate]").textContent = t(isWhole ? "ask.regenerate" : "ask.again");
+}
+
+async function rate(chosen) {
+  const card = chosen.closest("[data-turn]");
+  const json = { message_id: card.dataset.turn, rating: chosen.dataset.rate };
+  try {
+    const reply = await call("/feedback", { method: "POST", json });
+    for (const each of card.querySelectorAll("[data-rate]")) each.setAttribute("aria-pressed", String(each === chosen));
+    toast(t(reply.status === 202 ? "ask.rated_later" : "ask.rated"));
+  } catch (error) {
+    toast(error.message, { bad: true });
+  }
 }
 
 function showSources({ card, sources, mode }) {
@@ -147,19 +225,29 @@ function passageAddress(source) {
   return `/projects/${form.dataset.project}/documents/${encodeURIComponent(source.document_id)}?${span}#passage`;
 }
 
-function showProblem(answer, text, error) {
-  if (answer.body.dataset.waiting) answer.body.textContent = "";
+function showProblem(answer, error) {
+  stopWaiting(answer);
   const note = document.createElement("p");
   note.className = "notice notice--warning";
   note.setAttribute("role", "alert");
-  note.textContent = error.name === "AbortError" ? t("ask.stopped") : error.message;
+  note.textContent = error.message;
+  answer.line.after(note);
+  keepInView(answer);
+}
+
+/** A question that no turn was begun for can only be asked as a new one. */
+function offerAgain({ asked, card }, text) {
   const again = document.createElement("button");
   again.type = "button";
   again.className = "button button--quiet button--small turn__again";
   again.textContent = t("ask.again");
-  again.addEventListener("click", () => running || ask(text));
-  answer.card.append(note, again);
-  keepInView(answer);
+  again.addEventListener("click", () => {
+    if (running) return;
+    asked.remove();
+    card.remove();
+    ask(text);
+  });
+  card.append(again);
 }
 
 /** Follow the answer as it grows, the question at the top at most, until the reader scrolls for themselves. */

@@ -2,7 +2,7 @@
 // object.
 // data-method: another method than POST. data-next=".": look at the same page anew. data-shows: instead of going
 // anywhere, show this field of the answer, which is never seen again. data-confirm: ask first. data-said: what to say on
-// the page that comes then, where nothing else shows that it is done. data-needs-one on a set of check boxes: what to say
+// the page that comes then, where nothing else shows that it is done; {field} there is one of the answer. data-needs-one on a set of check boxes: what to say
 // while none is ticked. data-enter-sends on a field of several lines: Enter sends, Shift and Enter begins a line.
 
 import { call, t, toast } from "./api.js";
@@ -58,9 +58,10 @@ async function send(form) {
     const reply = await call(address(form), { method, json });
     const answer = reply.status === 204 ? {} : await reply.json();
     if (form.dataset.shows) return show(form, answer[form.dataset.shows]);
-    if (form.dataset.said) sessionStorage.setItem(SAID, form.dataset.said);
+    const filled = (words, shaped) => words.replace(/{(\w+)}/g, (_, name) => shaped(answer[name] ?? ""));
+    if (form.dataset.said) sessionStorage.setItem(SAID, filled(form.dataset.said, String));
     if (form.dataset.next === ".") location.reload();
-    else location.assign(form.dataset.next.replace(/{(\w+)}/g, (_, name) => encodeURIComponent(answer[name] ?? "")));
+    else location.assign(filled(form.dataset.next, encodeURIComponent));
   } catch (problem) {
     error.textContent = problem.message;
     error.hidden = false;
@@ -87,15 +88,18 @@ function show(form, text) {
 
 function valueOf(field) {
   if ("boolean" in field.dataset) return field.checked;
+  if ("lines" in field.dataset) return field.value.split("\n").map((line) => line.trim()).filter(Boolean);
   if ("nothing" in field.dataset && field.value === "") return null;
+  if ("micro" in field.dataset && field.value !== "") return Math.round(Number(field.value) * 1e6);
   if ("number" in field.dataset && field.value !== "") return Number(field.value);
   if (field.type === "date" && field.value !== "") return `${field.value}T23:59:59Z`;
   return field.value;
 }
 
 /**
- * The form as an object. Fields left empty are left out (null with data-nothing), a check box with data-boolean is true
- * or false, those with data-list are gathered by name, data-number is a number, and a date means the end of that day.
+ * The form as an object. Fields left empty are left out (null with data-nothing, kept with data-empty), a check box with data-boolean is true
+ * or false, those with data-list are gathered by name, data-number is a number, data-micro an amount in millionths,
+ * data-lines a list of its lines, and a date means the end of that day.
  */
 export function values(form) {
   const result = {};
@@ -107,7 +111,7 @@ export function values(form) {
       continue;
     }
     const value = valueOf(field);
-    if (value === "") continue;
+    if (value === "" && !("empty" in field.dataset)) continue;
     const path = field.name.split(".");
     const last = path.pop();
     const target = path.reduce((object, key) => (object[key] ??= {}), result);

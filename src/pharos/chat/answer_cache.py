@@ -1,0 +1,83 @@
+"""Answers of models, kept to be given again: to whom may still see the project, while nothing of it has changed.
+
+The caller has asked whether the asker may use the project, at this very question; the key holds besides all that the
+answer rests on. Whatever changes in it makes the kept answer unreachable, and nobody has to find and remove it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from sqlalchemy import func, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pharos.chat.history import Draft, Source, Turn
+from pharos.chat.models import AnswerCache
+from pharos.chat.prompt import PROMPT_VERSION
+from pharos.identity.principal import Principal
+from pharos.infra.metrics import CACHE_HITS, CACHE_MISSES
+from pharos.providers.contract import Candidate
+from pharos.runtime import Runtime
+
+# A row's xmin changes with each write to it. That of the project does with each document that comes, goes or is read
+# again, since its passages are counted there; grants, members and memories have rows of their own. After a restore all
+# of them differ, which costs the first answers and nothing else.
+VERSION = text(
+    """
+    select concat_ws('|', project.xmin, project.passage_count, (select cleared_at from answer_cache),
+        (select string_agg(cast(xmin as text), ',' order by id) from project_grants where project_id = project.id),
+        (select string_agg(cast(xmin as text), ',' order by user_id) from project_members
+         where project_id = project.id),
+        (select string_agg(cast(xmin as text), ',' order by id) from project_memories where project_id = project.id),
+        (select string_agg(cast(id as text), ',' order by id) from vector_spaces where state = 'live')) as version
+    from projects project where project.id = :project_id
+    """
+)
+
+
+async def find_key(runtime: Runtime, principal: Principal, turn: Turn, candidates: Sequence[Candidate]) -> str | None:
+    """The key of the answer to a turn; None where none is kept: in the middle of a conversation, without a model."""
+    if turn.history or not candidates:
+        return None
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        found = await session.execute(VERSION, {"project_id": turn.project_id})
+        version = found.scalar_one_or_none()
+    if version is None:
+        return None
+    model = candidates[0]
+    parts = [
+        str(principal.tenant_id),
+        str(turn.project_id),
+        str(version),
+        PROMPT_VERSION,
+        model.state_key,
+        model.model,
+        " ".join(turn.question.casefold().split()),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+async def find_answer(runtime: Runtime, key: str) -> Draft | None:
+    """A kept answer; it is counted whether there is one."""
+    kept = await runtime.cache.get(key)
+    if kept is None:
+        CACHE_MISSES.inc()
+        return None
+    CACHE_HITS.inc()
+    values = json.loads(kept)
+    sources = tuple(Source(**source) for source in values.pop("sources"))
+    return Draft(**values | {"sources": sources, "unsupported": tuple(values["unsupported"])})
+
+
+async def keep_answer(runtime: Runtime, key: str, draft: Draft) -> None:
+    """Keep a whole answer of a model that lacked nothing."""
+    if draft.mode == "model" and not draft.degraded:
+        await runtime.cache.put(key, json.dumps(asdict(draft)).encode())
+
+
+async def forget_answers(session: AsyncSession) -> None:
+    """No answer that is kept now, in whatever process or store, counts any more."""
+    await session.execute(update(AnswerCache).values(cleared_at=func.clock_timestamp()))

@@ -1,0 +1,348 @@
+"""Providers as people manage them: added and changed after a live ping, made the default, removed; each audited.
+
+Two scopes (C-35): a tenant's own are managed by its administrators, the shared ones, which lie in the default tenant,
+by its engineers; neither sees the other's keys, not even their beginnings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pharos.identity.audit import record_audit
+from pharos.identity.principal import Principal
+from pharos.identity.security import record_security_event
+from pharos.infra.address_guard import check_address
+from pharos.infra.errors import Conflict, Invalid, NotAllowed, NotFound, PharosError, Unavailable
+from pharos.infra.ids import TenantId, new_id
+from pharos.infra.models import Secret
+from pharos.infra.vault import Vault
+from pharos.providers.breaker import forget_states, reset_breakers
+from pharos.providers.choice import KEY_KIND, Known, key_prefix
+from pharos.providers.contract import Call, Kind
+from pharos.providers.models import Provider, TenantModelSettings
+from pharos.providers.presets import PRESETS, Preset
+from pharos.providers.shapes import check_key, check_models, check_name
+from pharos.runtime import Runtime
+
+ENGINEER_ROLES = {"engineer", "superadmin"}
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A provider as somebody enters it; None leaves a field as it is, or as the preset has it.
+
+    `key`: None or empty keeps the present one, unless the address changes: a key goes to the address it was entered
+    for and to no other.
+    """
+
+    name: str | None = None
+    preset: str | None = None
+    kind: Kind | None = None
+    base_url: str | None = None
+    models: tuple[str, ...] | None = None
+    requests_per_minute: int | None = None
+    status_page: str | None = None
+    is_shared: bool | None = None
+    is_default: bool | None = None
+    key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved provider and its ping; None where there was nothing to ask, or nobody wanted it."""
+
+    provider: Provider
+    ping: Call | None
+
+
+async def add_provider(runtime: Runtime, principal: Principal, draft: Draft, *, ping: bool = True) -> Saved:
+    """Add a provider once it has answered. Raises `Invalid` with its words when it does not, `Conflict`, `NotAllowed`.
+
+    The first one of a tenant becomes its default.
+    """
+    preset = _preset(draft.preset)
+    await require_manager(runtime, principal, is_shared=bool(draft.is_shared))
+    values: dict[str, Any] = {
+        "name": check_name(draft.name or (preset.name if preset else "")),
+        "preset": draft.preset,
+        "kind": draft.kind or (preset.kind if preset else "openai"),
+        "base_url": draft.base_url or (preset.base_url if preset else ""),
+        "models": check_models(draft.models if draft.models is not None else preset.models if preset else ()),
+        "requests_per_minute": draft.requests_per_minute or (preset.requests_per_minute if preset else None),
+        "status_page": draft.status_page or (preset.status_page if preset else None),
+        "is_shared": bool(draft.is_shared),
+    }
+    key = check_key(draft.key, preset=draft.preset) if draft.key and draft.key.strip() else None
+    row = Provider(tenant_id=principal.tenant_id, id=new_id(), **values)
+    call = await _try_out(runtime, row, key, ping=ping)
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        await _refuse_taken(session, row)
+        has_default = (await session.execute(select(func.bool_or(Provider.is_default)))).scalar_one()
+        session.add(row)
+        await session.flush()
+        await _keep_key(session, runtime.vault, principal, row, key)
+        if draft.is_default or not has_default:
+            await _make_default(session, row.id)
+        await _record(session, principal, row, "added")
+        await session.refresh(row)
+    return Saved(row, call)
+
+
+async def change_provider(
+    runtime: Runtime, principal: Principal, provider_id: UUID, draft: Draft, *, ping: bool = True
+) -> Saved:
+    """Change what the draft names, once the provider has answered; raises as `add_provider` does."""
+    old = await get_managed(runtime, principal, provider_id)
+    if draft.is_shared is not None and draft.is_shared != old.is_shared:
+        await require_manager(runtime, principal, is_shared=True)
+        await require_manager(runtime, principal, is_shared=False)
+    changes = {name: value for name, value in _changes(draft).items() if value is not None}
+    row = Provider(**{column.name: getattr(old, column.name) for column in Provider.__table__.columns} | changes)
+    entered = check_key(draft.key, preset=row.preset) if draft.key and draft.key.strip() else None
+    moved = row.base_url.rstrip("/") != old.base_url.rstrip("/")
+    key = entered if entered or moved else await _present_key(runtime, old)
+    is_same = not entered and not moved and (row.kind, row.models[:1]) == (old.kind, old.models[:1])
+    call = await _try_out(runtime, row, key, ping=ping and not is_same)
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        await _refuse_taken(session, row)
+        changed = changes | {"models": row.models, "updated_at": func.now()}
+        await session.execute(update(Provider).where(Provider.id == row.id).values(**changed))
+        if entered or moved:
+            await _keep_key(session, runtime.vault, principal, row, entered)
+        if draft.is_default:
+            await _make_default(session, row.id)
+        await _record(session, principal, row, "changed", fields=sorted(changes), key_dropped=moved and not entered)
+        saved = await session.get_one(Provider, (row.tenant_id, row.id), populate_existing=True)
+    await forget_states(runtime.db, [str(row.id)])
+    return Saved(saved, call)
+
+
+async def make_default(runtime: Runtime, principal: Principal, provider_id: UUID) -> Provider:
+    """Let a provider answer wherever none is named, in place of the one before."""
+    row = await get_managed(runtime, principal, provider_id)
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        await _make_default(session, row.id)
+        await _record(session, principal, row, "made_default")
+    return row
+
+
+async def remove_provider(runtime: Runtime, principal: Principal, provider_id: UUID) -> Provider:
+    """Remove a provider and its key; nobody is called there from the next request on (LP-11)."""
+    row = await get_managed(runtime, principal, provider_id)
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        await _drop_key(session, row.id)
+        await session.execute(delete(Provider).where(Provider.id == row.id))
+        await _record(session, principal, row, "removed")
+    await forget_states(runtime.db, [str(row.id)])
+    return row
+
+
+async def ping_provider(runtime: Runtime, principal: Principal, provider_id: UUID, *, model: str | None = None) -> Call:
+    """Ask a provider for one word, now.
+
+    Raises what it answers instead, with its own words, and `Conflict` when it lacks key or model.
+    """
+    row = await get_managed(runtime, principal, provider_id)
+    key = await _present_key(runtime, row)
+    model = model or next(iter(row.models), None)
+    if model is None or (key is None and row.kind != "local"):
+        raise Conflict(f"{row.name} has no {'key' if model else 'model'} yet. Enter one first.", code="llm_disabled")
+    known = await _as_known(runtime, row, key)
+    try:
+        return await runtime.models.ping(TenantId(row.tenant_id), known.candidate(model))
+    except PharosError as error:
+        error.message += _said(error)
+        raise
+
+
+async def reset_breaker(runtime: Runtime, principal: Principal, provider_id: UUID) -> int:
+    """Close a provider's breaker and end its pause; returns 1 where it was not closed, else 0."""
+    row = await get_managed(runtime, principal, provider_id)
+    return await reset_breakers(runtime.db, [str(row.id)])
+
+
+async def list_managed(runtime: Runtime, principal: Principal) -> list[Provider]:
+    """The providers of the principal's tenant that they may manage, by name."""
+    scopes = await managed_scopes(runtime, principal)
+    if not scopes:
+        raise _not_yours()
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        rows = (await session.execute(select(Provider).order_by(Provider.name))).scalars().all()
+    return [row for row in rows if row.is_shared in scopes]
+
+
+async def get_managed(runtime: Runtime, principal: Principal, provider_id: UUID) -> Provider:
+    """A provider the principal may manage. Raises `NotFound`, also for one of the other scope, and `NotAllowed`."""
+    found = next((row for row in await list_managed(runtime, principal) if row.id == provider_id), None)
+    if found is None:
+        raise NotFound("There is no such provider. `GET /providers/admin` lists them.", code="no_such_provider")
+    return found
+
+
+async def managed_scopes(runtime: Runtime, principal: Principal) -> set[bool]:
+    """Which providers somebody manages: {False} a tenant's own, {True} the shared ones, or both, or none."""
+    is_default = principal.tenant_id == await runtime.models.find_default_tenant()
+    is_engineer = principal.kind == "person" and principal.platform_role in ENGINEER_ROLES
+    scopes = {False} if principal.administrates else set()
+    return scopes | ({True} if is_default and (is_engineer or principal.is_operator) else set())
+
+
+async def require_manager(runtime: Runtime, principal: Principal, *, is_shared: bool) -> None:
+    """Raise `NotAllowed` unless the principal manages this scope."""
+    if is_shared not in await managed_scopes(runtime, principal):
+        raise _not_yours()
+
+
+async def read_model_settings(runtime: Runtime, principal: Principal) -> TenantModelSettings:
+    """What the tenant allows its members; the defaults while nobody has said anything."""
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        found = (await session.execute(select(TenantModelSettings))).scalar_one_or_none()
+    return found or TenantModelSettings(tenant_id=principal.tenant_id, llm_enabled=True, use_shared_providers=True)
+
+
+async def change_model_settings(runtime: Runtime, principal: Principal, changes: dict[str, Any]) -> TenantModelSettings:
+    """Change switches and budgets from the next request on. Raises `NotAllowed`, `Invalid`."""
+    await require_manager(runtime, principal, is_shared=False)
+    present = await read_model_settings(runtime, principal)
+    warn, stop = (changes.get(name, getattr(present, name)) for name in ("budget_warn_micro", "budget_stop_micro"))
+    if (warn or 0) < 0 or (stop or 0) < 0 or (warn is not None and stop is not None and warn > stop):
+        raise Invalid("A budget is not negative, and the warning comes before the stop.", code="bad_budget")
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        if changes:
+            row = insert(TenantModelSettings).values(tenant_id=principal.tenant_id, **changes)
+            await session.execute(row.on_conflict_do_update(index_elements=["tenant_id"], set_=changes))
+            await record_audit(
+                session, principal, action="models.changed", subject=f"tenant:{principal.tenant_id}", **changes
+            )
+    return await read_model_settings(runtime, principal)
+
+
+async def _try_out(runtime: Runtime, row: Provider, key: str | None, *, ping: bool) -> Call | None:
+    """Ask the provider for one word as it would be saved; fills in its models where none were named.
+
+    Raises `Invalid`, with the provider's own words for whoever enters it.
+    """
+    try:
+        await check_address(row.base_url, allow_private=runtime.settings.allow_private_providers)
+    except Unavailable:  # a name that nobody knows just now
+        if ping:
+            raise
+    known = await _as_known(runtime, row, key)
+    if not ping or not known.is_usable:
+        return None
+    try:
+        if not row.models:
+            row.models = (await runtime.models.list_models(known.candidate("")))[:1]
+        if not row.models:
+            raise Invalid("It offers no model. Name one.", code="no_such_model")
+        return await runtime.models.ping(TenantId(row.tenant_id), known.candidate(row.models[0]))
+    except PharosError as error:
+        raise Invalid(f"Not saved. {error.message}{_said(error)}", code=error.code) from error
+
+
+def _said(error: PharosError) -> str:
+    """The provider's own words, for who manages it."""
+    return f" It said: {error.cause_words}" if error.cause_words else ""
+
+
+async def _as_known(runtime: Runtime, row: Provider, key: str | None) -> Known:
+    is_default_tenant = row.tenant_id == await runtime.models.find_default_tenant()
+    return Known(
+        id=row.id,
+        name=row.name,
+        kind=cast("Kind", row.kind),
+        base_url=row.base_url,
+        models=tuple(row.models),
+        is_default=False,
+        is_shared=row.is_shared,
+        state_key=str(row.id),
+        label=row.name if is_default_tenant else f"{row.name}:{row.id.hex[-8:]}",
+        key=key,
+        preset=row.preset,
+        allows_private=runtime.settings.allow_private_providers,
+    )
+
+
+def _changes(draft: Draft) -> dict[str, Any]:
+    _preset(draft.preset)
+    return {
+        "name": check_name(draft.name) if draft.name is not None else None,
+        "preset": draft.preset,
+        "kind": draft.kind,
+        "base_url": draft.base_url,
+        "models": check_models(draft.models) if draft.models is not None else None,
+        "requests_per_minute": draft.requests_per_minute,
+        "status_page": draft.status_page,
+        "is_shared": draft.is_shared,
+    }
+
+
+def _preset(name: str | None) -> Preset | None:
+    if name is None:
+        return None
+    if name not in PRESETS:
+        raise Invalid(f"There is no preset “{name}”. There are {', '.join(PRESETS)}.", code="no_such_preset")
+    return PRESETS[name]
+
+
+async def _refuse_taken(session: AsyncSession, row: Provider) -> None:
+    taken = select(Provider.id).where(Provider.name == row.name, Provider.id != row.id)
+    if (await session.execute(taken)).first() is not None:
+        raise Conflict(f"There is a provider “{row.name}” already. Choose another name.", code="provider_exists")
+
+
+async def _present_key(runtime: Runtime, row: Provider) -> str | None:
+    mine = select(Secret.id).where(Secret.kind == KEY_KIND, Secret.name == str(row.id), Secret.is_enabled)
+    async with runtime.db.transaction(TenantId(row.tenant_id)) as session:
+        secret_id = (await session.execute(mine)).scalar_one_or_none()
+        if secret_id is None:
+            return None
+        return await runtime.vault.open(session, tenant_id=TenantId(row.tenant_id), secret_id=secret_id)
+
+
+async def _keep_key(session: AsyncSession, vault: Vault, principal: Principal, row: Provider, key: str | None) -> None:
+    """Store a new key, or drop the one there is; its beginning and length lie beside it."""
+    if key is None:
+        await _drop_key(session, row.id)
+    else:
+        await vault.seal(
+            session, tenant_id=principal.tenant_id, kind=KEY_KIND, name=str(row.id), text=key, shows_prefix=True
+        )
+        await record_security_event(
+            session,
+            principal.tenant_id,
+            event_type="secret_saved",
+            severity="medium",
+            user_id=principal.user_id,
+            subject=f"provider:{row.name}",
+        )
+    shown = {"key_prefix": key_prefix(key), "key_length": len(key or "")}
+    await session.execute(update(Provider).where(Provider.id == row.id).values(**shown))
+
+
+async def _drop_key(session: AsyncSession, provider_id: UUID) -> None:
+    await session.execute(delete(Secret).where(Secret.kind == KEY_KIND, Secret.name == str(provider_id)))
+
+
+async def _make_default(session: AsyncSession, provider_id: UUID) -> None:
+    await session.execute(
+        update(Provider).where(Provider.is_default, Provider.id != provider_id).values(is_default=False)
+    )
+    await session.execute(update(Provider).where(Provider.id == provider_id).values(is_default=True))
+
+
+async def _record(session: AsyncSession, principal: Principal, row: Provider, what: str, **detail: object) -> None:
+    subject = f"provider:{row.name}"
+    await record_audit(session, principal, action=f"provider.{what}", subject=subject, **detail)
+
+
+def _not_yours() -> NotAllowed:
+    return NotAllowed(
+        "A tenant's providers are for its administrators, the installation's for its engineers.", code="not_an_admin"
+    )

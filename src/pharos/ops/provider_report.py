@@ -1,0 +1,87 @@
+"""Providers as they are shown: who may be asked, how each fares, what was spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from pharos.identity.principal import Principal
+from pharos.infra.errors import Unavailable
+from pharos.ops.provider_changes import list_managed
+from pharos.providers.breaker import list_standings
+from pharos.providers.choice import Known, choose
+from pharos.providers.models import Provider
+from pharos.providers.spend import Spend, SpendLine, list_spend, read_spend
+from pharos.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A provider somebody may ask; `is_chosen`: it answers where none is named. `state` is its breaker's."""
+
+    id: UUID | None
+    name: str
+    kind: str
+    models: tuple[str, ...]
+    is_default: bool
+    is_shared: bool
+    is_usable: bool
+    is_chosen: bool
+    state: str
+
+
+@dataclass(frozen=True)
+class ManagedProvider:
+    """A provider with how it fares."""
+
+    provider: Provider
+    state: str
+    requests_left: int | None
+
+
+async def list_offers(runtime: Runtime, principal: Principal) -> list[Offer]:
+    """What the principal may ask, in the order of precedence; nothing where models are switched off."""
+    try:
+        known = await runtime.models.known(principal.tenant_id)
+    except Unavailable:
+        return []
+    standings = {one.key: one.state for one in await list_standings(runtime.db)}
+    chosen = _chosen(known)
+    return [
+        Offer(
+            id=one.id,
+            name=one.name,
+            kind=one.kind,
+            models=one.models,
+            is_default=one.is_default,
+            is_shared=one.is_shared,
+            is_usable=one.is_usable,
+            is_chosen=one.name == chosen,
+            state=standings.get(one.state_key, "closed"),
+        )
+        for one in known
+    ]
+
+
+async def managed_providers(runtime: Runtime, principal: Principal) -> list[ManagedProvider]:
+    """The providers the principal manages, by name. Raises `NotAllowed`."""
+    standings = {one.key: one for one in await list_standings(runtime.db)}
+    found = []
+    for row in await list_managed(runtime, principal):
+        standing = standings.get(str(row.id))
+        left = standing.requests_left if standing is not None else row.requests_per_minute
+        found.append(ManagedProvider(row, standing.state if standing is not None else "closed", left))
+    return found
+
+
+async def read_tenant_spend(runtime: Runtime, principal: Principal) -> tuple[Spend, list[SpendLine]]:
+    """What the principal's tenant spent, in all and by model."""
+    async with runtime.db.transaction(principal.tenant_id) as session:
+        return await read_spend(session), await list_spend(session)
+
+
+def _chosen(known: list[Known]) -> str | None:
+    try:
+        return choose(known)[0].provider
+    except Unavailable:
+        return None

@@ -1,0 +1,93 @@
+"""The wire format of Anthropic. Translates only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anthropic
+import httpx2
+
+from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
+from pharos.providers.contract import ChatMessage, ChatRequest, Usage
+from pharos.providers.refusals import MALFORMED, as_kind, bad_answer
+
+OFFICIAL_URL = "https://api.anthropic.com"
+SILENCE_SECONDS = 60.0
+"""How long the provider may say nothing, before its first word or between two; it sends pings while it thinks."""
+MAX_ANSWER_CHARACTERS = 1_000_000
+FAILURES = (anthropic.AnthropicError, httpx2.HTTPError, *MALFORMED)
+
+
+class AnthropicChat:
+    """`allows_private`: the address may be of this machine or of a private network."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        base_url: str | None,
+        key: str | None,
+        allows_private: bool = False,
+        silence_seconds: float = SILENCE_SECONDS,
+        transport: GuardedTransport | None = None,
+    ) -> None:
+        self.name = name
+        self._key = key
+        url = base_url or OFFICIAL_URL
+        refuse_url(url)
+        client = guarded_client(allow_private=allows_private, timeout_seconds=silence_seconds, transport=transport)
+        # Without a key the SDK would look for one in the environment and in files; retries belong to the caller.
+        self._client = anthropic.AsyncAnthropic(
+            base_url=url, api_key=key or "none", max_retries=0, http_client=client, timeout=silence_seconds
+        )
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str | Usage]:
+        """Pieces of the answer and what it took. Raises what `ChatModel` says."""
+        system, messages = _to_wire(request.messages)
+        length, prompt_tokens, completion_tokens, is_whole = 0, 0, 0, False
+        try:
+            async with await self._client.messages.create(
+                model=self.name,
+                max_tokens=request.max_tokens,
+                system=system or anthropic.omit,
+                messages=messages,
+                stream=True,
+            ) as reply:
+                async for event in reply:
+                    if event.type == "message_start":
+                        prompt_tokens = int(event.message.usage.input_tokens)
+                    elif event.type == "message_delta":
+                        completion_tokens = int(event.usage.output_tokens)
+                    elif event.type == "message_stop":
+                        is_whole = True
+                    elif event.type == "content_block_delta" and event.delta.type == "text_delta":
+                        length += len(event.delta.text)
+                        if length > MAX_ANSWER_CHARACTERS:
+                            raise bad_answer("it does not end")
+                        yield event.delta.text
+        except FAILURES as error:
+            raise as_kind(error, key=self._key, has_begun=length > 0) from error
+        if not is_whole:
+            raise bad_answer("it broke off" if length else "it holds nothing")
+        yield Usage(prompt_tokens, completion_tokens)
+
+    async def list_models(self) -> list[str]:
+        """The names the provider offers, in its order. Raises what `stream` raises."""
+        try:
+            page = await self._client.models.list(limit=100)
+            return [str(model.id) for model in page.data]
+        except FAILURES as error:
+            raise as_kind(error, key=self._key) from error
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def _to_wire(messages: tuple[ChatMessage, ...]) -> tuple[str, list[Any]]:
+    """The instructions apart and the conversation, which must begin with a question."""
+    system = "\n\n".join(message.content for message in messages if message.role == "system")
+    spoken = [message for message in messages if message.role != "system"]
+    while spoken and spoken[0].role == "assistant":
+        spoken = spoken[1:]
+    return system, [{"role": message.role, "content": message.content} for message in spoken]

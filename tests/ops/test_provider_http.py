@@ -1,0 +1,303 @@
+"""Providers over HTTP: who manages which, what is checked before one is saved, and that no key comes out again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import select, text
+from tests.conftest import open_client
+from tests.make import MadeTenant, make_person, make_tenant
+from tests.provider_server import Provider, provider_server
+from tests.providers.worlds import KEY, make_provider, patient
+
+from pharos.identity.principal import Principal
+from pharos.identity.tenants import ensure_default_tenant
+from pharos.infra.models import Secret
+from pharos.ops.provider_changes import Draft, add_provider, remove_provider
+from pharos.ops.spend_watch import watch_spend
+from pharos.providers.calls import Models
+from pharos.providers.contract import Call, ChatMessage, ChatRequest
+from pharos.runtime import Runtime
+
+REQUEST = ChatRequest((ChatMessage("user", "Who keeps the light?"),))
+GOOD_KEY = "sk-lamp-fedcba9876543210"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Provider]:
+    with provider_server() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(running: Provider) -> Provider:
+    running.__dict__.update(Provider(port=running.port, release=running.release).__dict__)
+    return running
+
+
+@pytest.fixture
+async def world(runtime: Runtime) -> AsyncIterator[Runtime]:
+    world = patient(runtime)
+    yield world
+    await world.models.close()
+
+
+@pytest.fixture
+async def admin(world: Runtime, tenant: MadeTenant) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_client(world, tenant.admin) as client:
+        yield client
+
+
+def entered(provider: Provider, **fields: Any) -> dict[str, Any]:
+    return {"name": "lamp", "baseUrl": provider.openai_url, "models": ["lamp-large"], "key": GOOD_KEY} | fields
+
+
+async def key_of(world: Runtime, tenant: MadeTenant) -> str | None:
+    async with world.db.transaction(tenant.id) as session:
+        row = (await session.execute(select(Secret.id).where(Secret.kind == "provider_key"))).scalar_one_or_none()
+        return await world.vault.open(session, tenant_id=tenant.id, secret_id=row) if row else None
+
+
+@pytest.mark.contract("LP-05")
+@pytest.mark.contract("LP-07")
+async def test_a_provider_is_pinged_before_it_is_saved_and_its_key_never_comes_out(
+    admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    provider.key = GOOD_KEY
+    saved = await admin.post("/providers/admin", json=entered(provider))
+    assert saved.status_code == 201, saved.text
+    shown = saved.json()["provider"]
+    assert (shown["keyPrefix"], shown["keyLength"], shown["isDefault"]) == ("sk-lamp-", 24, True)
+    assert saved.json()["ping"]["model"] == "lamp-large"
+    listed = await admin.get("/providers")
+    (offer,) = listed.json()["providers"]
+    assert (offer["name"], offer["isUsable"], offer["isDefault"], offer["state"]) == ("lamp", True, True, "closed")
+    managed = await admin.get("/providers/admin")
+    models = await admin.get("/providers/models")
+    assert models.json()["models"] == [
+        {"id": "lamp/lamp-large", "provider": "lamp", "model": "lamp-large", "isDefault": True}
+    ]
+    for answer in (saved, listed, managed, models):
+        assert GOOD_KEY not in answer.text
+    assert await key_of(world, tenant) == GOOD_KEY
+    tested = await admin.post(f"/providers/{shown['id']}/test")
+    assert (tested.status_code, tested.json()["model"]) == (200, "lamp-large")
+    async with open_client(world, await make_person(world.db, tenant.id)) as member:
+        assert [one["name"] for one in (await member.get("/providers")).json()["providers"]] == ["lamp"]
+        assert "keyPrefix" not in (await member.get("/providers")).text
+        assert (await member.get("/providers/admin")).status_code == 403
+
+
+@pytest.mark.contract("LP-05", part="a live ping before commit")
+async def test_a_key_that_the_provider_refuses_is_not_saved_and_its_words_are_shown(
+    admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    provider.always = "key_refused"
+    refused = await admin.post("/providers/admin", json=entered(provider))
+    assert (refused.status_code, refused.json()["error"]) == (422, "provider_key_refused")
+    assert "401 Incorrect key provided" in refused.json()["message"]
+    assert (await admin.get("/providers/admin")).json() == {"providers": []}
+    assert await key_of(world, tenant) is None
+    forced = await admin.post("/providers/admin", json=entered(provider, ping=False))
+    assert (forced.status_code, forced.json()["ping"]) == (201, None)
+
+
+@pytest.mark.parametrize(
+    ("preset", "key"),
+    [
+        ("openai", 'export OPENAI_API_KEY="sk-0123456789abcdef"'),
+        ("openai", "OPENAI_API_KEY=sk-0123456789abcdef"),
+        ("openai", "$OPENAI_API_KEY"),
+        ("openai", "'sk-0123456789abcdef'"),
+        ("openai", "Bearer sk-0123456789abcdef"),
+        ("openai", "sk-01234 56789abcdef"),
+        ("openai", "sk-01234\n56789abcdef"),
+        ("openai", "sk-…"),
+        ("openai", "sk-ant-0123456789abcdef"),
+        ("openai", "gsk_0123456789abcdef"),
+        ("anthropic", "sk-0123456789abcdef"),
+        ("groq", "sk-0123456789abcdef"),
+        (None, "short"),
+    ],
+)
+@pytest.mark.contract("LP-05", part="shape checks")
+async def test_a_key_that_cannot_be_right_is_refused_before_anybody_is_called(
+    admin: httpx.AsyncClient, provider: Provider, preset: str | None, key: str
+) -> None:
+    refused = await admin.post("/providers/admin", json=entered(provider, preset=preset, key=key))
+    assert (refused.status_code, refused.json()["error"]) == (422, "bad_key")
+    assert key not in refused.text
+    assert provider.asked == []
+
+
+@pytest.mark.contract("LP-06")
+async def test_an_empty_key_keeps_the_old_one_and_another_address_drops_it(
+    admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    made = (await admin.post("/providers/admin", json=entered(provider))).json()["provider"]
+    place = f"/providers/admin/{made['id']}"
+    provider.asked.clear()
+    renamed = await admin.put(place, json={"name": "lantern", "key": ""})
+    assert (renamed.json()["provider"]["name"], renamed.json()["provider"]["keyLength"]) == ("lantern", 24)
+    assert renamed.json()["ping"] is None
+    assert await key_of(world, tenant) == GOOD_KEY
+    repaired = await admin.put(place, json={"key": f" {KEY}\n"})
+    assert (repaired.json()["provider"]["keyLength"], await key_of(world, tenant)) == (len(KEY), KEY)
+    assert [asked.headers["authorization"] for asked in provider.asked] == [f"Bearer {KEY}"]
+    provider.asked.clear()
+    moved = await admin.put(place, json={"baseUrl": f"{provider.openai_url}/elsewhere"})
+    assert (moved.json()["provider"]["keyPrefix"], moved.json()["provider"]["keyLength"]) == ("", 0)
+    assert (await key_of(world, tenant), provider.asked) == (None, [])
+    assert (await admin.get("/providers")).json()["providers"][0]["isUsable"] is False
+
+
+@pytest.mark.contract("LP-08")
+async def test_exactly_one_provider_is_the_default(
+    admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    first = (await admin.post("/providers/admin", json=entered(provider))).json()["provider"]
+    second = (await admin.post("/providers/admin", json=entered(provider, name="spare", isDefault=True))).json()
+    assert second["provider"]["isDefault"]
+
+    async def defaults() -> list[str]:
+        listed = (await admin.get("/providers/admin")).json()["providers"]
+        return [one["name"] for one in listed if one["isDefault"]]
+
+    assert await defaults() == ["spare"]
+    await admin.put(f"/providers/admin/{first['id']}", json={"isDefault": True})
+    assert await defaults() == ["lamp"]
+    taken = await admin.post("/providers/admin", json=entered(provider))
+    assert (taken.status_code, taken.json()["error"]) == (409, "provider_exists")
+    with pytest.raises(Exception, match="uq_providers_default"):
+        async with world.db.transaction(tenant.id) as session:
+            await session.execute(text("update providers set is_default = true"))
+
+
+@pytest.mark.contract("LP-11", part="a removed key, from the next request on")
+async def test_a_removed_provider_is_asked_no_more_and_its_key_is_gone(
+    admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    made = (await admin.post("/providers/admin", json=entered(provider))).json()["provider"]
+    assert await world.models.resolve(tenant.id)
+    assert (await admin.delete(f"/providers/admin/{made['id']}")).status_code == 204
+    assert (await key_of(world, tenant), (await admin.get("/providers")).json()) == (None, {"providers": []})
+
+
+async def test_an_address_of_a_private_network_is_refused_where_the_operator_does_not_allow_it(
+    runtime: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    async with open_client(runtime, tenant.admin) as client:
+        for address in (provider.openai_url, "http://169.254.169.254/v1", "file:///etc/passwd"):
+            refused = await client.post("/providers/admin", json=entered(provider, baseUrl=address))
+            assert (refused.status_code, refused.json()["error"]) == (422, "provider_address_refused")
+    assert provider.asked == []
+
+
+@pytest.mark.contract("C-35")
+async def test_engineers_manage_what_is_shared_and_tenants_their_own_and_neither_sees_the_others_keys(
+    fresh_runtime: Runtime, provider: Provider
+) -> None:
+    world = patient(fresh_runtime)
+    home = await ensure_default_tenant(world)
+    people = {role: await make_person(world.db, home, platform_role=role) for role in ("engineer", "admin")}
+
+    guest = await make_tenant(world.db)
+    async with AsyncExitStack() as stack:
+
+        async def client_of(who: Principal) -> httpx.AsyncClient:
+            return await stack.enter_async_context(open_client(world, who))
+
+        engineer, admin = await client_of(people["engineer"]), await client_of(people["admin"])
+        tenant = await client_of(guest.admin)
+        shared = entered(provider, name="house", isShared=True)
+        assert (await admin.post("/providers/admin", json=shared)).status_code == 403
+        assert (await tenant.post("/providers/admin", json=shared)).status_code == 403
+        house = await engineer.post("/providers/admin", json=shared)
+        assert house.status_code == 201, house.text
+        assert (await engineer.post("/providers/admin", json=entered(provider))).status_code == 403
+        assert (await admin.post("/providers/admin", json=entered(provider, name="ours"))).status_code == 201
+
+        async def names(client: httpx.AsyncClient) -> list[str]:
+            return [one["name"] for one in (await client.get("/providers/admin")).json()["providers"]]
+
+        assert (await names(engineer), await names(admin), await names(tenant)) == (["house"], ["ours"], [])
+        hidden = await admin.put(f"/providers/admin/{house.json()['provider']['id']}", json={"name": "mine"})
+        assert hidden.status_code == 404
+
+        async def default_of_guest() -> str:
+            (first, *_) = await world.models.resolve(guest.id)
+            return first.provider
+
+        assert await default_of_guest() == "house"
+        call = Call()
+        candidates = await world.models.resolve(guest.id)
+        assert [piece async for piece in world.models.stream(guest.id, candidates, REQUEST, call)]
+        assert (await tenant.get("/providers/spend")).json()["calls"] == 1  # who asks pays
+        assert (await tenant.post("/providers/admin", json=entered(provider, name="theirs"))).status_code == 201
+        assert await default_of_guest() == "theirs"
+        forbidden = await tenant.put("/providers/settings", json={"useSharedProviders": False})
+        assert forbidden.status_code == 200, forbidden.text
+        assert [one["name"] for one in (await tenant.get("/providers")).json()["providers"]] == ["theirs"]
+        off = await tenant.put("/providers/settings", json={"llmEnabled": False})
+        assert (off.json()["llmEnabled"], off.json()["useSharedProviders"]) == (False, False)
+        assert (await tenant.get("/providers")).json() == {"providers": []}
+    await world.models.close()
+
+
+async def test_what_became_of_providers_is_audited_without_keys(
+    world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    draft = Draft(name="lamp", base_url=provider.openai_url, models=("lamp-large",), key=GOOD_KEY)
+    saved = await add_provider(world, tenant.admin, draft)
+    await remove_provider(world, tenant.admin, saved.provider.id)
+    async with world.db.transaction(tenant.id) as session:
+        rows = (await session.execute(text("select action, subject, detail::text as detail from audit_log"))).all()
+        events = (await session.execute(text("select event_type from security_events"))).scalars().all()
+    assert {row.action for row in rows} >= {"provider.added", "provider.removed"}
+    assert GOOD_KEY not in str(rows)
+    assert list(events) == ["secret_saved"]
+
+
+@pytest.mark.contract("AL-11")
+async def test_a_day_that_costs_three_times_the_dearest_of_the_week_is_noticed(
+    admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant
+) -> None:
+    row = text(
+        "insert into llm_calls (tenant_id, id, at, provider, model, purpose, cost_micro, status) "
+        "values (:tenant, gen_random_uuid(), now() - make_interval(days => :days), 'lamp', 'm', 'answer', :micro, 'ok')"
+    )
+    async with world.db.transaction(tenant.id) as session:
+        for days, micro in ((9, 90_000_000), (3, 1_000_000), (2, 700_000), (0, 2_900_000)):
+            await session.execute(row, {"tenant": tenant.id, "days": days, "micro": micro})
+    spend = (await admin.get("/providers/spend")).json()
+    assert (spend["todayMicro"], spend["dearestDayMicro"], spend["isAnomalous"]) == (2_900_000, 1_000_000, False)
+    async with world.db.transaction(tenant.id) as session:
+        await session.execute(row, {"tenant": tenant.id, "days": 0, "micro": 200_000})
+    spend = (await admin.get("/providers/spend")).json()
+    assert (spend["todayMicro"], spend["isAnomalous"]) == (3_100_000, True)
+    for _ in range(2):
+        async with world.db.transaction(tenant.id) as session:
+            await watch_spend(session, tenant.id)
+    async with world.db.transaction(tenant.id) as session:
+        told = (await session.execute(text("select event_type, detail from security_events"))).all()
+    assert told == [("spend_anomalous", {"today_micro": 3_100_000, "dearest_day_micro": 1_000_000})]
+
+
+async def test_the_environments_provider_is_shared_read_only_and_comes_last(
+    runtime: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    settings = runtime.settings.model_copy(update={"llm_url": provider.openai_url, "llm_model": "lamp-large"})
+    models = Models(settings, runtime.db, runtime.vault)
+    (only,) = await models.resolve(tenant.id)
+    assert (only.provider, only.is_shared, only.allows_private, only.key) == ("environment", True, True, None)
+    await make_provider(runtime, tenant.id, provider.openai_url, name="own", is_default=True)
+    assert [one.provider for one in await models.resolve(tenant.id)] == ["own", "environment"]
+    vendor = settings.model_copy(update={"llm_url": None, "llm_key": SecretStr(KEY), "llm_model": "gpt-4o-mini"})
+    (*_, known) = await Models(vendor, runtime.db, runtime.vault).resolve(tenant.id)
+    assert (known.provider, known.kind, known.preset) == ("environment", "openai", "openai")
+    await models.close()

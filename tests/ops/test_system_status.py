@@ -1,0 +1,74 @@
+"""The status of every service is what a probe found at this moment, and `doctor ws` opens a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from tests.conftest import open_client
+from tests.live_server import live_server
+from tests.make import MadeTenant, make_token
+
+from pharos.infra.errors import Unavailable
+from pharos.ops.socket_probe import probe_socket
+from pharos.runtime import Runtime
+
+SERVICES = {"database", "schema", "email", "storage", "pubsub", "websocket", "rateLimiting", "queue", "cache"}
+
+
+@pytest.mark.contract("HE-07", part="probes of database, schema, storage, pubsub, websocket, limits, queue, providers")
+@pytest.mark.contract("RE-04")
+async def test_each_service_has_its_own_state_and_latency(runtime: Runtime, tenant: MadeTenant) -> None:
+    headers = {"Authorization": f"Bearer {await make_token(runtime, tenant.admin)}"}
+    async with live_server(runtime.settings) as url, httpx.AsyncClient(headers=headers) as client:
+        reply = await client.get(f"{url}/api/system/status", timeout=20)
+    services = reply.json()["services"]
+    assert reply.status_code == 200
+    assert set(services) >= SERVICES | {"embedder", "providers", "backups"}
+    for name in ("database", "schema", "storage", "pubsub", "websocket", "rateLimiting"):
+        assert services[name]["status"] == "up", services[name]
+        assert services[name]["latencyMs"] > 0
+    assert services["email"] == services["email"] | {"status": "off", "message": "not configured"}
+    assert {"status", "timestamp", "uptime"} <= set(reply.json())
+
+
+async def test_what_is_gone_is_down_alone(runtime: Runtime, tenant: MadeTenant) -> None:
+    """Here nothing listens on the port, nothing hears notices, and the uploads' folder is a file."""
+    runtime.blobs.root.parent.mkdir(parents=True, exist_ok=True)
+    runtime.blobs.root.write_text("not a folder")
+    async with open_client(runtime, tenant.admin) as admin:
+        reply = await admin.get("/api/system/status")
+    states = {name: service["status"] for name, service in reply.json()["services"].items()}
+    assert reply.status_code == 200
+    assert {name: states[name] for name in ("database", "pubsub", "websocket", "storage")} == {
+        "database": "up",
+        "pubsub": "degraded",
+        "websocket": "down",
+        "storage": "down",
+    }
+    assert "password" not in reply.text
+
+
+async def test_it_is_for_administrators_and_engineers(as_member: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
+    assert (await as_member.get("/api/system/status")).status_code == 403
+    assert (await client.get("/api/system/status")).status_code == 401
+
+
+@pytest.mark.contract("RE-01", part="a plain check from the server itself")
+async def test_the_check_says_what_a_proxy_did_with_the_upgrade(runtime: Runtime) -> None:
+    async with live_server(runtime.settings) as url:
+        await probe_socket(url)
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        with pytest.raises(Unavailable, match="426 Upgrade Required"):
+            await probe_socket(f"http://127.0.0.1:{port}")
+    with pytest.raises(Unavailable, match="Is the web process up"):
+        await probe_socket(f"http://127.0.0.1:{port}")
