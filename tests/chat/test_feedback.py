@@ -8,6 +8,7 @@ from dataclasses import replace
 import httpx
 import pytest
 from sqlalchemy import text
+from structlog.testing import capture_logs
 from tests.conftest import RunJobs, open_client
 from tests.make import MadeTenant, make_document, make_person, make_project, make_token
 
@@ -95,3 +96,26 @@ async def test_feedback_during_an_outage_is_kept_and_stored_afterwards(
     assert await ratings(runtime, tenant) == [("up", "Very good.")]
     assert not list((runtime.settings.data_dir / "spool" / "feedback").iterdir())
     assert await replay_feedback(runtime) == 0
+
+
+@pytest.mark.contract("CH-07", part="what can never be stored does not stand in the way of the rest")
+async def test_an_opinion_that_cannot_be_stored_is_dropped_and_those_behind_it_are_stored(
+    runtime: Runtime, outage: Runtime, tenant: MadeTenant, answer_id: str
+) -> None:
+    token = await make_token(runtime, tenant.admin)
+    transport = httpx.ASGITransport(create_app(outage.settings, runtime=outage))
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers) as client:
+        for comment in ("\0", "Good."):
+            said = {"messageId": answer_id, "rating": "up", "comment": comment}
+            assert (await client.post("/feedback", json=said)).status_code == 202
+    folder = runtime.settings.data_dir / "spool" / "feedback"
+    (folder / "0-half.json").write_text('{"by": {"session')
+    (folder / "1-other.json").write_text('{"by": []}')
+    (folder / "2-older.json").write_text('{"from": 1}')
+    with capture_logs() as logs:
+        assert await replay_feedback(runtime) == 1
+    dropped = [line["code"] for line in logs if line["event"] == "feedback.dropped"]
+    assert sorted(dropped) == ["bad_value", "unreadable", "unreadable", "unreadable"]
+    assert await ratings(runtime, tenant) == [("up", "Good.")]
+    assert not list(folder.iterdir())

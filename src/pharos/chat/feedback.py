@@ -23,8 +23,9 @@ from pharos.access.projects import visible_projects
 from pharos.chat.history import get_conversation
 from pharos.chat.models import Conversation, Feedback, Message, TurnRow
 from pharos.identity.principal import Principal
-from pharos.identity.unproved import Unproved, prove
-from pharos.infra.errors import NotFound, PharosError, Unavailable
+from pharos.identity.unproved import Unproved, is_away, prove
+from pharos.infra.database_errors import as_pharos_error
+from pharos.infra.errors import Invalid, NotFound, PharosError, Unavailable
 from pharos.infra.ids import ConversationId, MessageId, TenantId, new_id
 from pharos.infra.logs import get_logger
 from pharos.infra.metrics import FEEDBACK_SPOOLED
@@ -155,13 +156,20 @@ def spool_feedback(runtime: Runtime, shown: Unproved, given: Given) -> None:
 async def replay_feedback(runtime: Runtime) -> int:
     """Store what was kept as files; returns how many. Raises an error of SQL while the database is still away.
 
-    Two processes may do it at once: storing the same again changes nothing.
+    What can never be stored is dropped, with a line in the log: it must not stand in the way of all others. Two
+    processes may do it at once: storing the same again changes nothing.
     """
     stored = 0
     for file in _files(_folder(runtime)):
-        with contextlib.suppress(FileNotFoundError):
+        try:
             stored += await _replay(runtime, file)
             file.unlink()
+        except FileNotFoundError:
+            continue
+        except SQLAlchemyError as error:
+            if is_away(error):
+                raise
+            log.error("feedback.kept_on", file=file.name, error=type(error).__name__)
     FEEDBACK_SPOOLED.set(len(_files(_folder(runtime))))
     return stored
 
@@ -188,27 +196,38 @@ async def _keep_replaying(runtime: Runtime) -> None:
 
 
 async def _replay(runtime: Runtime, file: Path) -> int:
-    kept = json.loads(await asyncio.to_thread(file.read_text))
-    by, given = kept["by"], kept["given"]
-    session_id = UUID(by["session_id"]) if by["session_id"] else None
-    tenant_id = TenantId(UUID(by["tenant_id"]))
-    shown = Unproved(tenant_id, session_id, tuple(by["token_hashes"]), by["key_hash"])
+    """How many opinions were stored, one or none. Raises an error of SQL unless it is of what the file holds."""
+    try:
+        shown, opinion = _read(await asyncio.to_thread(file.read_text))
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("feedback.dropped", code="unreadable", error=type(error).__name__)
+        return 0
     principal = await prove(runtime, shown)
-    opinion = Given(
-        MessageId(UUID(given["message_id"])),
-        given["rating"],
-        given["comment"],
-        datetime.fromisoformat(given["given_at"]),
-    )
     try:
         if principal is None:
             raise NO_ANSWER
-        async with runtime.db.transaction(tenant_id) as session:
+        async with runtime.db.transaction(shown.tenant_id) as session:
             await store_feedback(session, principal, opinion)
     except PharosError as error:
         log.warning("feedback.dropped", code=error.code, is_known=principal is not None)
         return 0
+    except SQLAlchemyError as error:
+        unstorable = as_pharos_error(error)
+        if not isinstance(unstorable, Invalid):
+            raise
+        log.warning("feedback.dropped", code=unstorable.code, is_known=True)
+        return 0
     return 1
+
+
+def _read(kept: str) -> tuple[Unproved, Given]:
+    """What `spool_feedback` wrote. Raises `ValueError`, `KeyError` or `TypeError` for anything else."""
+    read = json.loads(kept)
+    by, given = read["by"], read["given"]
+    session_id = UUID(by["session_id"]) if by["session_id"] else None
+    shown = Unproved(TenantId(UUID(by["tenant_id"])), session_id, tuple(by["token_hashes"]), by["key_hash"])
+    given_at = datetime.fromisoformat(given["given_at"])
+    return shown, Given(MessageId(UUID(given["message_id"])), given["rating"], given["comment"], given_at)
 
 
 def now() -> datetime:
