@@ -29,6 +29,7 @@ Fault = Literal[
     "hang_up",  # the connection ends without an answer
     "cut",  # the first word, and the connection ends
     "not_json",  # a page, with status 200
+    "error_page",  # a page, with status 500
     "truncated",  # JSON that ends in the middle
     "huge",  # `huge_bytes` of text
     "huge_line",  # as much without a line end
@@ -187,8 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, packed, "text/event-stream", {"Content-Encoding": "gzip"})
         elif fault == "hang_up":
             self.close_connection = True
-        elif fault == "not_json":
-            self._send(200, b"<!doctype html><title>Welcome</title><p>This is a proxy's page.", "text/html")
+        elif fault in {"not_json", "error_page"}:
+            page = b"<!doctype html><title>Welcome</title><p>This is a proxy's page."
+            self._send(200 if fault == "not_json" else 500, page, "text/html")
         elif fault == "truncated":
             start = b'data: {"type": "message_start", "choices": [{"index": 0, "delta": {"content": "The kee'
             is_stream = self.server.provider.asked[-1].body.get("stream")

@@ -174,6 +174,25 @@ async def test_no_connection_is_made_to_what_a_provider_cannot_be(canary: Canary
     assert all(not url.isascii() or "%" in url for url in unread), f"unknown to the resolver, not refused: {unread}"
 
 
+@pytest.mark.parametrize(
+    "url", ["http://10.0.0.5/admin/export?x=", "http://10.0.0.5/?", "https://provider.example/v1#"]
+)
+async def test_a_base_address_has_no_query_behind_which_the_sdks_path_would_vanish(url: str) -> None:
+    with pytest.raises(AddressRefused):
+        refuse_url(url)
+    with pytest.raises(AddressRefused):
+        await check_address(url, allow_private=True, resolve=resolve)
+    with pytest.raises(AddressRefused):
+        OpenAIChat(name="m", base_url=url, key="k", allows_private=True)
+
+
+async def test_the_operators_setting_is_named_where_it_can_help_and_nowhere_else() -> None:
+    for url, helps in (("http://10.0.0.5/v1", True), ("http://169.254.169.254/v1", False), ("http://metadata/", False)):
+        with pytest.raises(AddressRefused) as refused:
+            await check_address(url, allow_private=False, resolve=resolve)
+        assert ("PHAROS_ALLOW_PRIVATE_PROVIDERS" in refused.value.message) is helps
+
+
 async def test_metadata_and_link_local_stay_closed_where_private_providers_are_allowed(canary: Canary) -> None:
     roads = Roads(canary)
     found = await answers(NEVER, roads, allow_private=True)

@@ -158,6 +158,24 @@ async def test_the_providers_own_words_are_kept_without_any_key(chat: Chat, prov
     assert error.cause_words not in error.message
 
 
+@pytest.mark.parametrize("fault", ["error_page", "not_json", "truncated"])
+async def test_what_is_no_error_in_the_wire_format_is_not_repeated(
+    chat: Chat, provider: Provider, fault: Fault
+) -> None:
+    """Whoever enters an address hears these words: they must not read by them what else listens there."""
+    provider.always = provider.models_fault = fault
+    _, error = await read(chat)
+    with pytest.raises(PharosError) as refused:
+        await chat.list_models()
+    for each in (error, refused.value):
+        assert each is not None
+        for page in ("proxy", "Welcome", "doctype", "The kee"):
+            assert page not in f"{each.message} {each.cause_words}"
+    if fault == "error_page":
+        assert error is not None
+        assert (error.code, error.cause_words) == ("provider_failed", "500")
+
+
 @pytest.mark.contract("LP-22", part="the provider's own Retry-After is known")
 async def test_the_seconds_a_provider_asks_to_wait_are_kept(chat: Chat, provider: Provider) -> None:
     provider.always, provider.retry_after_seconds = "rate_limited", 11

@@ -94,7 +94,19 @@ async def resolve_name(host: str, port: int) -> list[str]:
 
 
 def refuse_url(url: str | httpx2.URL) -> None:
-    """Raise `AddressRefused` for what its text alone shows: scheme, port, name and password, metadata names."""
+    """Raise `AddressRefused` for what the text of a base address alone shows.
+
+    That is scheme, port, name and password, metadata names, and a query: SDKs hang their paths behind it, and the path
+    would be the asker's own.
+    """
+    if any(mark in str(url) for mark in "?#"):
+        raise AddressRefused(
+            "A provider's address ends with its path, without ? or #. Leave out what comes from there."
+        )
+    _refuse_request(url)
+
+
+def _refuse_request(url: str | httpx2.URL) -> None:
     try:
         url = httpx2.URL(url)
     except (httpx2.InvalidURL, TypeError) as error:
@@ -152,7 +164,7 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
         self._pool = httpcore2.AsyncConnectionPool(ssl_context=_tls(), max_connections=None, network_backend=backend)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        refuse_url(request.url)
+        _refuse_request(request.url)
         response = await super().handle_async_request(request)
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         if response.headers.get("content-encoding", "identity") != "identity":
@@ -301,6 +313,5 @@ def _host_name(host: str) -> str:
 
 
 def _refused(reason: str) -> AddressRefused:
-    return AddressRefused(
-        f"This address is refused: {reason}. Give a public one, or let the operator allow private providers."
-    )
+    way = ", or let the operator set PHAROS_ALLOW_PRIVATE_PROVIDERS=true" if reason == OURS else ""
+    return AddressRefused(f"This address is refused: {reason}. Give a public one{way}.")

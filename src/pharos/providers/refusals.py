@@ -70,7 +70,7 @@ def as_kind(error: Exception, *, key: str | None, has_begun: bool = False) -> Ph
     status = getattr(error, "status_code", None)
     if isinstance(status, int) and status >= 300:
         response = getattr(error, "response", None)
-        return _of_status(status, f"{status} {words}", response.headers if response is not None else {})
+        return _of_status(status, f"{status} {words}".strip(), response.headers if response is not None else {})
     if any(isinstance(one, (httpx2.TimeoutException, TimeoutError)) for one in chain):
         return _named("provider_timed_out", words)
     if any(isinstance(one, MALFORMED) for one in chain):
@@ -96,7 +96,8 @@ def _named(code: str, words: str, wait: float | None = None) -> PharosError:
 
 def _of_status(status: int, words: str, headers: Mapping[str, str]) -> PharosError:
     if status < 400:
-        return _named("provider_address_refused", f"{words} -> {redact(headers.get('location', ''))}")
+        place = headers.get("location", "").partition("?")[0][:WORDS_CHARACTERS]
+        return _named("provider_address_refused", f"{words} -> {redact(place)}")
     other = "provider_refused" if status < 500 else "provider_failed"
     return _named(CODE_OF_STATUS.get(status, other), words, retry_after_seconds(headers))
 
@@ -114,14 +115,25 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _words(error: Exception, key: str | None) -> str:
-    """What was said, in one line and short, with nothing in it that opens anything."""
+    """What was said, in one line and short, with nothing in it that opens anything.
+
+    Of an answer only the message of an error in the wire format: who enters an address hears these words, and must not
+    read by them the pages of whatever else listens there.
+    """
     body = getattr(error, "body", None)
-    inner = body.get("error", body) if isinstance(body, dict) else body
-    said = inner.get("message") if isinstance(inner, dict) else inner
-    said = str(said or error or type(error).__name__)[: 4 * WORDS_CHARACTERS]
+    inner = body.get("error", body) if isinstance(body, dict) else None
+    said = inner.get("message") if isinstance(inner, dict) else None
+    if not isinstance(said, str):
+        said = "" if hasattr(error, "status_code") else _own_words(error)
+    said = said[: 4 * WORDS_CHARACTERS]
     if key:
         said = said.replace(key, HIDDEN)
     return " ".join(str(redact(said)).split())[:WORDS_CHARACTERS]
+
+
+def _own_words(error: Exception) -> str:
+    """What the library says of a failed connection; of an unreadable answer only its kind: it may quote the answer."""
+    return type(error).__name__ if isinstance(error, MALFORMED) else str(error) or type(error).__name__
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
