@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import text
 from tests.conftest import RunJobs, open_client
 from tests.fakes import with_model
-from tests.make import MadeTenant, make_document, make_person, make_project
+from tests.make import MadeTenant, make_document, make_person, make_project, make_tenant
 
-from pharos.chat.answer import begin_turn
+from pharos.chat.answer import Event, begin_turn
 from pharos.chat.history import Turn, list_messages
 from pharos.chat.turn_rows import EVENTS_KEPT_SECONDS, forget_events, interrupt_lost_turns, list_open_turns
 from pharos.chat.turns import Turns
@@ -313,3 +313,34 @@ async def test_an_old_answer_is_told_from_its_message(
     late = await hear(turns, runtime, turn, tenant)
     assert [event.name for event in late] == ["meta", "sources", "done"]
     assert late[-1].data == fresh[-1].data
+
+
+async def test_characters_no_database_takes_are_replaced_where_a_model_says_them(
+    runtime: Runtime, tenant: MadeTenant, project_id: ProjectId, web: Callable[[], Turns]
+) -> None:
+    speaker = Speaker(["On ", "\x00", "\ud83d", "\ude00 Pharos [1]."])
+    world, turns = with_model(runtime, speaker), web()
+    heard = await hear(turns, world, await ask(world, turns, tenant, project_id), tenant)
+    assert heard[-1].name == "done"
+    assert heard[-1].data["text"] == "On \ufffd\ufffd\ufffd Pharos [1]."
+
+
+async def test_what_the_database_refuses_of_one_tenant_keeps_no_other_from_being_stored(
+    runtime: Runtime, tenant: MadeTenant, project_id: ProjectId, run_jobs: RunJobs, web: Callable[[], Turns]
+) -> None:
+    other = await make_tenant(runtime.db)
+    others_project = await make_project(runtime.db, other.admin)
+    await make_document(runtime, other.admin, others_project)
+    await run_jobs(runtime)
+    refused, speaker = Speaker(["On "], holds_at=0), Speaker(["On ", "Pharos [1]."], holds_at=1)
+    here, elsewhere = web(), web()
+    turn = await ask(with_model(runtime, refused), here, tenant, project_id)
+    await refused.holds.wait()
+    for delta in ("\x00", "\ud83d"):
+        here._running[turn.message_id].tell(Event("text", {"delta": delta}))
+    world = with_model(runtime, speaker)
+    others = await ask(world, here, other, others_project)
+    async with asyncio.timeout(5):
+        assert [event.name for event in await hear(elsewhere, world, others, other, at_most=2)] == ["meta", "text"]
+        speaker.go_on.set()
+        assert (await hear(elsewhere, world, others, other))[-1].name == "done"

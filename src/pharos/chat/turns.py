@@ -22,7 +22,8 @@ from pharos.chat.history import Draft, Turn, close_turn
 from pharos.chat.turn_news import TurnNews
 from pharos.chat.turn_rows import HEARTBEAT_SECONDS, ToldEvent, TurnState, add_events, beat, end_turn
 from pharos.identity.principal import Principal
-from pharos.infra.errors import Conflict, PharosError
+from pharos.infra.database_errors import as_pharos_error
+from pharos.infra.errors import Conflict, PharosError, Unavailable
 from pharos.infra.ids import MessageId, TenantId, new_id
 from pharos.infra.logs import get_logger
 from pharos.infra.metrics import TURNS_ENDED, TURNS_RUNNING
@@ -189,24 +190,40 @@ class Turns:
             except (SQLAlchemyError, OSError) as error:
                 log.warning("turns.not_stored", error=type(error).__name__)
                 continue
+            except Exception as error:
+                log.exception("turns.not_stored", error=type(error).__name__)
+                continue
             if is_beat:
                 beaten_at = time.monotonic()
 
     async def _store(self, runtime: Runtime, *, is_beat: bool) -> None:
-        """Store what is new: one transaction for each tenant whose turns told something, for all at a heartbeat."""
+        """Store what is new: one transaction for each tenant whose turns told something, for all at a heartbeat.
+
+        What one tenant's turns tell and the database refuses keeps no other tenant's from being stored.
+        """
         tenants: defaultdict[TenantId, list[Running]] = defaultdict(list)
         for running in self._running.values():
             if not running.is_ending and (is_beat or running.stored < len(running.told)):
                 tenants[running.principal.tenant_id].append(running)
         for tenant_id, turns in tenants.items():
-            told = {running: len(running.told) for running in turns}
-            async with runtime.db.transaction(tenant_id) as session:
-                await add_events(session, tenant_id, [event for running in turns for event in running.unstored()])
-                alive = await beat(session, [running.turn.message_id for running in turns]) if is_beat else None
-            for running, count in told.items():
-                running.stored = count
-            if alive is not None:
-                self._heed(turns, alive)
+            try:
+                await self._store_tenant(runtime, tenant_id, turns, is_beat=is_beat)
+            except (SQLAlchemyError, ValueError) as error:  # a ValueError: what the driver cannot even send
+                if isinstance(as_pharos_error(error), Unavailable):
+                    raise  # the others would only wait for the same database
+                log.error("turns.not_stored", tenant_id=str(tenant_id), error=type(error).__name__)
+
+    async def _store_tenant(
+        self, runtime: Runtime, tenant_id: TenantId, turns: list[Running], *, is_beat: bool
+    ) -> None:
+        told = {running: len(running.told) for running in turns}
+        async with runtime.db.transaction(tenant_id) as session:
+            await add_events(session, tenant_id, [event for running in turns for event in running.unstored()])
+            alive = await beat(session, [running.turn.message_id for running in turns]) if is_beat else None
+        for running, count in told.items():
+            running.stored = count
+        if alive is not None:
+            self._heed(turns, alive)
 
     def _heed(self, turns: list[Running], alive: dict[UUID, bool]) -> None:
         """Stop what somebody wants stopped, and give up what another process has taken for lost."""

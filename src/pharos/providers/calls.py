@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -37,6 +38,8 @@ RETRIED_CODES = frozenset({"provider_unreachable", "provider_failed", "provider_
 """Not a time-out: whoever asks has waited long enough."""
 BACKOFF_SECONDS = 0.3
 """Before the second try; twice that before the third. Half of it is chance, so that not all come back together."""
+NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
+"""NUL, and halves of UTF-16 pairs, which come from servers that cut their text anywhere: no database takes them."""
 PING = ChatRequest((ChatMessage("user", "Say: ready."),), max_tokens=16)
 
 
@@ -228,7 +231,7 @@ class Models:
                     if call.first_token_seconds is None:
                         call.first_token_seconds = time.perf_counter() - started
                     characters += len(piece)
-                    yield piece
+                    yield NOT_STORABLE.sub("\N{REPLACEMENT CHARACTER}", piece)
             status, outcome = "ok", breaker.Outcome.SUCCESS
         except PharosError as error:
             status, outcome = error.code, breaker.outcome_of(error)
