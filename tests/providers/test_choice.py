@@ -68,11 +68,22 @@ def test_without_a_fitting_provider_the_cause_says_what_to_do() -> None:
     assert refused(GROQ, wish="groq/claude").code == "no_provider"
 
 
-def test_a_wished_model_fails_over_to_the_same_one_only_and_any_other_to_all() -> None:
+def test_a_named_model_fails_over_to_the_same_one_only_and_the_default_to_all() -> None:
     spare = known("spare", "gpt", "gpt-nano")
     assert chosen(OPENAI, GROQ, spare, wish="openai/gpt") == ["openai/gpt", "spare/gpt"]
     assert chosen(OPENAI, GROQ, spare) == ["openai/gpt", "spare/gpt", "groq/llama"]
-    assert chosen(OPENAI, GROQ, spare, project="gpt-nano") == ["spare/gpt-nano", "openai/gpt", "groq/llama"]
+    assert chosen(OPENAI, GROQ, spare, project="openai/gpt") == ["openai/gpt", "spare/gpt"]
+    assert chosen(OPENAI, GROQ, spare, project="gpt-nano") == ["spare/gpt-nano"]
+
+
+def test_behind_a_local_model_stand_local_ones_alone() -> None:
+    house = known("house", "llama", is_shared=True, is_default=True)
+    second = known("second", "qwen", key=None, kind="local")
+    ours = known("ours", "llama", key=None, kind="local", is_default=True)
+    assert chosen(GROQ, second, ours, house) == ["ours/llama", "second/qwen"]
+    assert chosen(GROQ, ours, house, project="ours/llama") == ["ours/llama"]
+    assert chosen(GROQ, ours, house, wish="ours/llama") == ["ours/llama"]
+    assert chosen(known("openai", "gpt", is_default=True), OURS) == ["openai/gpt", "ours/llama"]
 
 
 def test_a_tenants_own_provider_comes_before_a_shared_one_of_the_same_name_or_model() -> None:

@@ -148,17 +148,19 @@ def choose(known: Sequence[Known], *, wish: str | None = None, project: str | No
     """The candidates in the order of failover; `known` in the order of precedence: own, shared, the environment's.
 
     A project's setting comes first, then a wish (`provider/model` or a bare model), then the default. A model that was
-    wished for by name is replaced by the same one elsewhere at most, the others by any. Raises `Unavailable` with
-    `no_provider`, or with `llm_disabled` where only a key is missing.
+    named is replaced by the same one elsewhere at most, the default by any; a local one by local ones alone: whoever
+    chose it chose that nothing leaves the house. Raises `Unavailable` with `no_provider`, or with `llm_disabled` where
+    only a key is missing.
     """
     usable = [one for one in known if one.is_usable]
     if named := project or wish:
         first, model = _by_name(known, usable, named)
     else:
         first, model = _by_default(known, usable)
-    same = [one.candidate(model) for one in usable if one is not first and model in one.models]
-    others = [one.candidate(one.models[0]) for one in usable if one.models and one is not first]
-    fallbacks = same if wish and not project else [*same, *others]
+    others = [one for one in usable if one is not first and (one.kind == "local" or first.kind != "local")]
+    fallbacks = [one.candidate(model) for one in others if model in one.models]
+    if not named:
+        fallbacks += [one.candidate(one.models[0]) for one in others if one.models]
     chosen = {(one.state_key, one.model): one for one in [first.candidate(model), *fallbacks]}
     return tuple(chosen.values())
 
