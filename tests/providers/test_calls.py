@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import select, text
@@ -14,9 +14,18 @@ from tests.make import MadeTenant
 from tests.provider_server import Fault, Provider, provider_server
 from tests.providers.worlds import KEY, Waits, make_provider, patient
 
+from pharos.infra.db import Database
 from pharos.infra.errors import LimitReached, NotAllowed, PharosError, Unavailable
 from pharos.infra.metrics import REGISTRY
-from pharos.providers.breaker import list_standings, note_standings, reset_breakers
+from pharos.providers.breaker import (
+    LOOK,
+    Outcome,
+    list_standings,
+    note_standings,
+    pass_breaker,
+    report,
+    reset_breakers,
+)
 from pharos.providers.calls import Models
 from pharos.providers.contract import Call, Candidate, ChatMessage, ChatRequest
 from pharos.providers.models import LlmCall
@@ -190,6 +199,40 @@ async def test_a_breaker_that_is_half_open_lets_three_try_at_a_time(
     assert [await task for task in tries if task not in refused] == [ANSWER] * 3
     assert len(provider.asked) == 3
     assert series("rag_circuit_breaker_state", name=candidate.label) == 0
+
+
+async def test_a_time_out_from_before_the_outage_does_not_open_a_breaker_that_is_closing(
+    world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    await make_provider(world, tenant.id, provider.openai_url, is_default=True)
+    (candidate,) = await world.models.resolve(tenant.id)
+    before = await pass_breaker(world.db, candidate)
+    provider.always = "failed"
+    await fail(world, tenant, times=2)
+    await grow_older(world, candidate, 31)
+    provider.always = None
+    assert await ask(world, tenant) == ANSWER
+    await report(world.db, candidate, before, Outcome.FAILURE)
+    assert [await ask(world, tenant) for _ in range(2)] == [ANSWER, ANSWER]
+    assert series("rag_circuit_breaker_state", name=candidate.label) == 0
+
+
+async def test_a_breaker_that_another_process_closes_between_two_looks_lets_the_call_pass(
+    world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    await make_provider(world, tenant.id, provider.openai_url, is_default=True)
+    (candidate,) = await world.models.resolve(tenant.id)
+    provider.always = "failed"
+    await fail(world, tenant, times=2)
+
+    class ClosedAfterTheFirstLook:
+        async def fetch(self, statement: Any, values: Any) -> Any:
+            row = await world.db.fetch(statement, values)
+            if statement is LOOK:
+                await reset_breakers(world.db, [candidate.state_key])
+            return row
+
+    assert (await pass_breaker(cast("Database", ClosedAfterTheFirstLook()), candidate)).trial is None
 
 
 @pytest.mark.contract("LP-15", part="shared between processes")

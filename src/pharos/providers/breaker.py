@@ -85,10 +85,12 @@ SUCCEED = text(
     returning old.state as was, s.state as state
     """
 )
+# Only a trial's failure opens it anew, for the same reason: a time-out of before it opened would shut out who is back.
 FAIL = text(
     """
     with old as (
-        select state, state = 'half_open' or (state = 'closed' and failures + 1 >= :failures) as opens
+        select state, state = 'half_open' and cast(:trial as timestamptz) is not null
+               or state = 'closed' and failures + 1 >= :failures as opens
         from provider_states where key = :key for update
     )
     update provider_states s set
@@ -167,6 +169,9 @@ async def pass_breaker(db: Database, candidate: Candidate) -> Passed:
     values = {"open_seconds": OPEN_SECONDS, "trial_seconds": TRIAL_SECONDS, "trials": TRIALS_AT_ONCE}
     tried = await db.fetch(TRY, {"key": candidate.state_key, **values})
     if tried is None:
+        row = await db.fetch(LOOK, {"key": candidate.state_key, "open_seconds": OPEN_SECONDS})
+        if row is None or row.state == "closed":  # by another process, since the first look
+            return Passed(paused_seconds=paused)
         raise _resting(candidate, seconds=max(float(row.closed_for or 0.0), 1.0))
     _note(candidate.label, tried.was, tried.state)
     return Passed(trial=tried.trial, paused_seconds=paused)
