@@ -127,6 +127,17 @@ async def test_a_model_that_fails_before_its_first_word_is_replaced_by_quotation
     assert (answer.mode, answer.degraded, answer.grounded) == ("extractive", True, True)
 
 
+@pytest.mark.parametrize(
+    "pieces", [("\n", Unavailable("Cut.")), (" ", "[", Unavailable("Cut.")), ("\n", " ")], ids=repr
+)
+async def test_a_model_that_fails_before_anything_was_shown_is_replaced_by_quotations(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs, pieces: tuple[str | PharosError, ...]
+) -> None:
+    project = await library(runtime, tenant, run_jobs)
+    answer = await ask(runtime, tenant, project, model=Model(*pieces))
+    assert (answer.mode, answer.degraded, answer.grounded) == ("extractive", True, True)
+
+
 @pytest.mark.contract("CH-03", part="the stream's error event")
 async def test_a_model_that_fails_later_ends_the_turn_with_an_error(
     runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs

@@ -214,9 +214,10 @@ async def _make_answer(
                 return
             if is_wished:
                 raise
-    if stop.is_asked and not reply.text:
+            reply = Reply()  # what was held back is no answer
+    if stop.is_asked and not reply.text.strip():
         return
-    if reply.text:
+    if reply.text.strip():
         draft = await _verified(runtime, _from_model(reply, found))
         yield _sources_event(draft, call)
     else:
