@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 import structlog
 from sqlalchemy import text
-from tests.conftest import RunJobs
+from tests.conftest import RunJobs, open_client
 from tests.fakes import FakeChat, with_model
 from tests.make import MadeTenant, make_document, make_person, make_project
+from tests.providers.worlds import make_provider
 from tests.redis_server import RedisServer, needs_redis
 
 from pharos.access.models import ProjectGrant
@@ -22,10 +24,12 @@ from pharos.identity.principal import Principal
 from pharos.infra import cache as cache_module
 from pharos.infra.cache import Cache
 from pharos.infra.db_system import system_transaction
-from pharos.infra.errors import NotAllowed
+from pharos.infra.errors import NotAllowed, Unavailable
 from pharos.infra.ids import ConversationId, DocumentId, ProjectId, new_id
 from pharos.infra.metrics import ANSWER_SECONDS, CACHE_HITS, CACHE_MISSES, FALLBACK_ACTIVE, render_metrics
 from pharos.library.delete import delete_documents
+from pharos.providers.calls import Models
+from pharos.providers.contract import ChatRequest
 from pharos.runtime import Runtime
 
 QUESTION = "Where was the lighthouse of Alexandria built?"
@@ -76,6 +80,45 @@ async def test_the_same_question_is_answered_without_the_model_and_counted(
     assert "rag_cache_misses_total" in told
     await ask(world, tenant.admin, project_id, QUESTION, first.conversation_id)
     assert len(model.requests) > 1, "in the middle of a conversation the question means something else"
+
+
+class Flaky(FakeChat):
+    """Does not answer while it `is_away`."""
+
+    is_away = False
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str]:
+        self.requests.append(request)
+        if self.is_away:
+            raise Unavailable("It is away.", code="provider_timed_out")
+        yield self.reply
+
+
+@pytest.mark.contract("LP-20", part="the answer says who wrote it, and who did not answer")
+@pytest.mark.contract("CH-06", part="kept by model")
+async def test_what_a_spare_model_answered_says_so_and_is_not_given_as_the_first_ones(
+    runtime: Runtime, tenant: MadeTenant, project_id: ProjectId
+) -> None:
+    opened = {"first": Flaky("By the first [1]."), "spare": Flaky("By the spare [1].")}
+    models = Models(runtime.settings, runtime.db, runtime.vault, open_model=lambda one: opened[one.provider])
+    world = replace(runtime, models=models)
+    await make_provider(world, tenant.id, "https://first.invalid/v1", name="first", is_default=True)
+    await make_provider(world, tenant.id, "https://spare.invalid/v1", name="spare")
+    question = {"question": QUESTION, "projectId": str(project_id)}
+    opened["first"].is_away = True
+    async with open_client(world, tenant.admin) as client:
+        spare = (await client.post("/chat", json=question)).json()
+        assert spare["answer"] == "By the spare [1]."
+        assert spare["madeBy"] == {"provider": "spare", "model": "gpt-4o-mini", "failedOverFrom": ["first"]}
+        page = await client.get(f"/projects/{project_id}?conversation={spare['conversationId']}")
+        assert "By gpt-4o-mini of spare; first did not answer" in page.text
+        opened["first"].is_away = False
+        for _ in range(2):  # asked, then kept
+            first = (await client.post("/chat", json=question)).json()
+            assert first["answer"] == "By the first [1]."
+            assert first["madeBy"] == {"provider": "first", "model": "gpt-4o-mini", "failedOverFrom": []}
+    assert len(opened["first"].requests) == 2
+    await models.close()
 
 
 @pytest.mark.contract("CH-06", part="a revoked grant never sees a cached answer")

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from pharos.web.admin_pages import SECTIONS
 from pharos.web.html import STATIC, TEMPLATES, page
 from pharos.web.reader import document_view
-from pharos.web.views import BLANKS, SourceLine, Turn
+from pharos.web.views import BLANKS, Maker, SourceLine, Turn
 
 HOSTILE = "\"><img src=x onerror=alert(1)>'{{ 7*7 }}"
 
@@ -37,7 +37,14 @@ def document(status: str) -> SimpleNamespace:
 PROJECT = SimpleNamespace(id="p", name=HOSTILE, documents=1, is_private=True, is_handbook=True)
 DOCUMENTS = [document(status) for status in ("pending", "processing", "indexed", "failed")]
 SOURCE = SourceLine(href="/projects/p", index=1, document=HOSTILE, page=2, text=HOSTILE)
-ANSWER = Turn(role="assistant", html=Markup("<p>Yes.</p>"), mode="model", grounded=True, sources=(SOURCE,))
+ANSWER = Turn(
+    role="assistant",
+    html=Markup("<p>Yes.</p>"),
+    mode="model",
+    grounded=True,
+    made_by=Maker(HOSTILE, HOSTILE, HOSTILE),
+    sources=(SOURCE,),
+)
 PERSON = {
     "person": SimpleNamespace(
         name=HOSTILE,

@@ -12,14 +12,14 @@ from pharos.chat.citations import check_citations, safe_prefix
 from pharos.chat.extractive import Extract, Quotation, extract_answer
 from pharos.chat.follow_up import find_search_text
 from pharos.chat.grounding import find_unsupported
-from pharos.chat.history import Draft, Source, Turn, close_turn, open_turn
+from pharos.chat.history import Draft, MadeBy, Source, Turn, close_turn, open_turn
 from pharos.chat.prompt import build_prompt
 from pharos.identity.principal import Principal
 from pharos.infra.errors import Invalid, PharosError, Unavailable
 from pharos.infra.ids import ConversationId, ProjectId
 from pharos.infra.logs import get_logger
 from pharos.infra.metrics import ANSWER_SECONDS, CLAIMS_UNSUPPORTED
-from pharos.providers.contract import Call, Candidate
+from pharos.providers.contract import Call, Candidate, Usage
 from pharos.retrieval.search import FoundPassage, SearchOutcome, search
 from pharos.runtime import Runtime
 
@@ -218,8 +218,8 @@ async def _make_answer(
     if stop.is_asked and not reply.text.strip():
         return
     if reply.text.strip():
-        draft = await _verified(runtime, _from_model(reply, found))
-        yield _sources_event(draft, call)
+        draft = await _verified(runtime, _from_model(reply, found, call))
+        yield _sources_event(draft, call.usage)
     else:
         # The model was asked and said nothing; where nothing was found it is not asked, and nothing is missing.
         draft = _from_extract(extract, degraded=found.degraded or bool(candidates))
@@ -241,14 +241,13 @@ def done_event(draft: Draft) -> Event:
     return Event("done", {**told, "unsupported": list(draft.unsupported)})
 
 
-def _sources_event(draft: Draft, call: Call | None = None) -> Event:
-    """The passages, and with a `call` which model read them, in how many tokens, and who had failed before (LP-20)."""
+def _sources_event(draft: Draft, usage: Usage | None = None) -> Event:
+    """The passages; which model read them and who had failed before (LP-20), and what it took just now."""
     sources: dict[str, object] = {"sources": [asdict(source) for source in draft.sources]}
-    if call is None:
+    if draft.made_by is None:
         return Event("sources", sources)
-    usage = asdict(call.usage) if call.usage is not None else None
-    made = {"provider": call.provider, "model": call.model, "usage": usage, "failed_over_from": call.failed_over_from}
-    return Event("sources", {**sources, "made_by": made})
+    used = asdict(usage) if usage is not None else None
+    return Event("sources", {**sources, "made_by": {**asdict(draft.made_by), "usage": used}})
 
 
 @dataclass
@@ -294,14 +293,20 @@ async def _stream(words: AsyncIterator[str], reply: Reply, *, given: int) -> Asy
         reply.shown += len(rest) - shown
 
 
-def _from_model(reply: Reply, found: SearchOutcome) -> Draft:
+def _from_model(reply: Reply, found: SearchOutcome, call: Call) -> Draft:
     checked = check_citations(reply.text, given=len(found.passages))
     if checked.dropped:
         log.warning("citations.dropped", number=checked.dropped)
     sources = tuple(_passage_source(index, found.passages[n - 1]) for index, n in enumerate(checked.cited, start=1))
     confidence = max((source.score for source in sources), default=0.0)
     return Draft(
-        checked.text, "model", grounded=bool(sources), confidence=confidence, degraded=found.degraded, sources=sources
+        checked.text,
+        "model",
+        grounded=bool(sources),
+        confidence=confidence,
+        degraded=found.degraded,
+        sources=sources,
+        made_by=MadeBy(call.provider, call.model, call.failed_over_from),
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from sqlalchemy import func, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pharos.chat.history import Draft, Source, Turn
+from pharos.chat.history import Draft, MadeBy, Source, Turn
 from pharos.chat.models import AnswerCache
 from pharos.chat.prompt import PROMPT_VERSION
 from pharos.identity.principal import Principal
@@ -69,12 +69,16 @@ async def find_answer(runtime: Runtime, key: str) -> Draft | None:
     CACHE_HITS.inc()
     values = json.loads(kept)
     sources = tuple(Source(**source) for source in values.pop("sources"))
-    return Draft(**values | {"sources": sources, "unsupported": tuple(values["unsupported"])})
+    made_by = values.pop("made_by", None)
+    return Draft(
+        **values | {"sources": sources, "unsupported": tuple(values["unsupported"])},
+        made_by=MadeBy(made_by["provider"], made_by["model"]) if made_by is not None else None,
+    )
 
 
 async def keep_answer(runtime: Runtime, key: str, draft: Draft) -> None:
-    """Keep a whole answer of a model that lacked nothing."""
-    if draft.mode == "model" and not draft.degraded:
+    """Keep a whole answer that lacked nothing, of the model its key names: a spare's is not that model's."""
+    if draft.made_by is not None and not draft.made_by.failed_over_from and not draft.degraded:
         await runtime.cache.put(key, json.dumps(asdict(draft)).encode())
 
 

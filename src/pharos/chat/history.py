@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from sqlalchemy import ColumnElement, delete, select
@@ -61,10 +61,20 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class MadeBy:
+    """Which model wrote an answer, and the providers that were asked before and did not answer, in order."""
+
+    provider: str
+    model: str
+    failed_over_from: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Draft:
     """An answer before it is stored. `degraded`: a part of the search or the model did not answer.
 
-    `unsupported` are the offsets in `body` where sentences end that the passages they cite do not support.
+    `unsupported` are the offsets in `body` where sentences end that the passages they cite do not support. `made_by`:
+    None where no model wrote it.
     """
 
     body: str
@@ -74,6 +84,7 @@ class Draft:
     degraded: bool
     sources: tuple[Source, ...]
     unsupported: tuple[int, ...] = ()
+    made_by: MadeBy | None = None
 
 
 async def open_turn(
@@ -212,6 +223,7 @@ async def close_turn(session: AsyncSession, principal: Principal, turn: Turn, dr
             confidence=draft.confidence,
             degraded=draft.degraded,
             unsupported=list(draft.unsupported),
+            made_by=asdict(draft.made_by) if draft.made_by is not None else None,
         )
     )
     await session.flush()

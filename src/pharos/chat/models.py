@@ -39,7 +39,8 @@ class Conversation(Table):
 class Message(Table):
     """A question or an answer; `mode`, `grounded` and `degraded` are set on answers.
 
-    `unsupported` are the offsets in `body` where sentences end that their cited passages do not support.
+    `unsupported` are the offsets in `body` where sentences end that their cited passages do not support; `made_by` is
+    a `MadeBy`, None where no model wrote it.
     """
 
     __tablename__ = "messages"
@@ -61,6 +62,7 @@ class Message(Table):
     confidence: Mapped[float | None] = mapped_column(Float)
     degraded: Mapped[bool | None]
     unsupported: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{}")
+    made_by: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -66,10 +66,19 @@ class Source(Body):
     score: float
 
 
+class MadeBy(Body):
+    """The model that wrote an answer, and the providers that were asked before it and did not answer."""
+
+    provider: str
+    model: str
+    failed_over_from: list[str]
+
+
 class Answer(Body):
     """`grounded` is false for an honest "not in these documents"; `degraded`: a part of the search did not answer.
 
-    `unsupported` are the offsets in `answer` where sentences end that the passages they cite do not support.
+    `unsupported` are the offsets in `answer` where sentences end that the passages they cite do not support; `madeBy`
+    is null where no model wrote it.
     """
 
     answer: str
@@ -79,6 +88,7 @@ class Answer(Body):
     mode: str
     degraded: bool
     unsupported: list[int]
+    made_by: MadeBy | None
     conversation_id: UUID
 
 

@@ -127,4 +127,7 @@ def _parts(view: TurnView, message: Message | None, sources: list[Source]) -> li
         "unsupported": message.unsupported,
         "stopped": stopped,
     }
-    return [("meta", meta), ("sources", {"sources": [vars(source) for source in sources]}), ("done", done)]
+    told: dict[str, Any] = {"sources": [vars(source) for source in sources]}
+    if message.made_by is not None:
+        told["made_by"] = {**message.made_by, "usage": None}
+    return [("meta", meta), ("sources", told), ("done", done)]

@@ -27,6 +27,15 @@ class SourceLine:
 
 
 @dataclass(frozen=True)
+class Maker:
+    """The model that wrote an answer; `others` names the providers that were asked before it and did not answer."""
+
+    model: str
+    provider: str
+    others: str = ""
+
+
+@dataclass(frozen=True)
 class Turn:
     """A question (`text`) or an answer (`html`, already sanitised, and what it rests on).
 
@@ -44,6 +53,7 @@ class Turn:
     grounded: bool | None = None
     degraded: bool = False
     unsupported: int = 0
+    made_by: Maker | None = None
     sources: tuple[SourceLine, ...] = ()
 
 
@@ -65,6 +75,7 @@ class StoredMessage(Protocol):
     grounded: bool | None
     degraded: bool | None
     unsupported: list[int]
+    made_by: dict[str, Any] | None
 
 
 def turns(
@@ -116,5 +127,10 @@ def _answer(project_id: ProjectId | None, message: StoredMessage, sources: Seque
         grounded=message.grounded,
         degraded=bool(message.degraded),
         unsupported=len(message.unsupported),
+        made_by=_maker(message.made_by) if message.made_by is not None else None,
         sources=lines if message.grounded else (),
     )
+
+
+def _maker(made_by: Mapping[str, Any]) -> Maker:
+    return Maker(made_by["model"], made_by["provider"], ", ".join(made_by["failed_over_from"]))

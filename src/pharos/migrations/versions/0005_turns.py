@@ -85,10 +85,12 @@ def upgrade() -> None:
     for table in FENCED:
         fence(table)
     op.execute("insert into answer_cache default values")
-    op.execute("alter table messages add column unsupported integer[] default '{}' not null")
+    op.execute(
+        "alter table messages add column unsupported integer[] default '{}' not null, add column made_by jsonb"
+    )
 
 
 def downgrade() -> None:
-    op.execute("alter table messages drop column unsupported")
+    op.execute("alter table messages drop column made_by, drop column unsupported")
     for statements in reversed(TABLES):
         op.execute(f"drop table {statements.split()[2]} cascade")

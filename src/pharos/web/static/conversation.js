@@ -117,6 +117,7 @@ const handlers = {
   },
   sources(answer, data) {
     answer.sources = data.sources;
+    if (data.made_by) showMaker(answer, data.made_by);
   },
   text(answer, data) {
     answer.line.hidden = true;
@@ -198,6 +199,13 @@ async function rate(chosen) {
   } catch (error) {
     toast(error.message, { bad: true });
   }
+}
+
+function showMaker({ card }, { provider, model, failed_over_from }) {
+  const line = card.querySelector("[data-made-by]");
+  const others = failed_over_from.join(", ");
+  line.textContent = others ? t("ask.made_by_spare", { model, provider, others }) : t("ask.made_by", { model, provider });
+  line.hidden = false;
 }
 
 function showSources({ card, sources, mode }) {
