@@ -37,7 +37,9 @@ Fault = Literal[
     "redirect",  # 307 to `redirect_to`
     "error_event",  # the first word, then the stream says that it failed
     "no_words",  # an answer without text
-    "wrong_dimension",  # vectors that are one shorter
+    "wrong_dimension",  # vectors of which the last is one shorter
+    "shorter",  # vectors that are all one shorter than they should be
+    "missing",  # vectors of all texts but the last
     "nan",  # vectors with a number that is none
 ]
 STATUS: dict[str, int] = {
@@ -184,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "redirect":
             self._send(307, b"", "text/plain", {"Location": provider.redirect_to})
         elif fault == "bomb":
-            packed = gzip.compress(b" " * provider.huge_bytes)
+            packed = gzip.compress(b" " * provider.huge_bytes, compresslevel=1)
             self._send(200, packed, "text/event-stream", {"Content-Encoding": "gzip"})
         elif fault == "hang_up":
             self.close_connection = True
@@ -233,10 +235,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _embeddings(self, body: dict[str, Any], fault: Fault | None) -> None:
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        dimension = self.server.provider.dimension - (fault == "wrong_dimension")
+        dimension = body.get("dimensions", self.server.provider.dimension) - (fault == "shorter")
         rows = [_vector(text, dimension) for text in texts]
         if fault == "nan":
             rows[-1][-1] = float("nan")
+        elif fault == "wrong_dimension":
+            rows[-1].pop()
+        elif fault == "missing":
+            rows.pop()
         is_packed = body.get("encoding_format") == "base64"
         data = [{"object": "embedding", "index": n, "embedding": _pack(row) if is_packed else row}
                 for n, row in enumerate(rows)]  # fmt: skip

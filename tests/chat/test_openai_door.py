@@ -30,6 +30,7 @@ from pharos.infra.embedded_postgres import free_port
 from pharos.infra.errors import Unavailable
 from pharos.infra.ids import ProjectId
 from pharos.providers.contract import ChatRequest
+from pharos.providers.models import LlmCall
 from pharos.runtime import Runtime
 
 QUESTION = "Where was the lighthouse of Alexandria built?"
@@ -257,6 +258,38 @@ async def test_vectors_are_those_that_search_uses(runtime: Runtime, asker: opena
             await asker.embeddings.create(model="minilm-l6-v2", **change)
     with pytest.raises(openai.NotFoundError):
         await asker.embeddings.create(model="text-embedding-3-small", input="x")
+
+
+async def test_vectors_of_a_providers_own_model_are_had_by_its_name_and_are_limited_like_questions(
+    runtime: Runtime, tenant: MadeTenant, member: Principal
+) -> None:
+    world, texts, model = patient(runtime), ["one lamp", "two lamps"], "lamps/text-embedding-3-small"
+    with provider_server() as provider:
+        await make_provider(world, tenant.id, provider.openai_url, name="lamps", models=["text-embedding-3-small"])
+        async with client_of(world, await make_key(runtime, member)) as client:
+            plain = await client.embeddings.create(model=model, input=texts, encoding_format="float")
+            packed = await client.embeddings.create(model=model, input=texts)
+            short = await client.embeddings.create(model=model, input=texts, dimensions=12)
+            provider.faults.extend(["wrong_dimension"] * 3)
+            with pytest.raises(openai.InternalServerError) as bad:
+                await client.embeddings.create(model=model, input=texts)
+            for name, code in (("lamps/other", "no_provider"), ("nobody/lamp", "no_provider")):
+                with pytest.raises(openai.InternalServerError) as unknown:
+                    await client.embeddings.create(model=name, input=texts)
+                assert unknown.value.code == code
+            for _ in range(4):
+                await client.embeddings.create(model="minilm-l6-v2", input="x")
+            with pytest.raises(openai.RateLimitError):
+                await client.embeddings.create(model="minilm-l6-v2", input="x")
+        await world.models.close()
+    assert (plain.model, plain.usage.prompt_tokens, len(plain.data)) == (model, 4, 2)
+    assert len(plain.data[0].embedding) == provider.dimension
+    assert packed.data[1].embedding == plain.data[1].embedding
+    assert len(short.data[0].embedding) == 12
+    assert bad.value.code == "provider_answer_bad"
+    async with runtime.db.transaction(tenant.id) as session:
+        paid = (await session.execute(select(LlmCall.purpose, LlmCall.status))).all()
+    assert sorted(map(tuple, paid)) == [("embed", "ok")] * 3 + [("embed", "provider_answer_bad")] * 3
 
 
 async def test_a_bearer_key_opens_this_door_only(

@@ -25,8 +25,8 @@ from pharos.infra.address_guard import (
 )
 from pharos.infra.errors import Unavailable
 from pharos.providers.anthropic import AnthropicChat
-from pharos.providers.contract import ChatMessage, ChatRequest
-from pharos.providers.openai import OpenAIChat, OpenAIEmbedding
+from pharos.providers.contract import ChatMessage, ChatRequest, VectorRequest
+from pharos.providers.openai import OpenAIChat, OpenAIVectors
 
 PUBLIC = "93.184.215.14"
 PUBLIC_6 = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
@@ -279,9 +279,9 @@ async def test_every_path_of_every_kind_of_provider_is_guarded(canary: Canary) -
     request = ChatRequest(messages=(ChatMessage("user", "Hello?"),))
     for host in ("127.0.0.1", "2130706433", "[::ffff:127.0.0.1]", "localhost", "169.254.169.254"):
         url = f"http://{host}:{canary.port}/v1"
-        vectors = OpenAIEmbedding(name="m", base_url=url, key="k", dimension=3)
+        vectors = OpenAIVectors(name="m", base_url=url, key="k")
         with pytest.raises(AddressRefused):
-            await vectors.embed(["x"])
+            await vectors.embed(VectorRequest(("x",)))
         await vectors.close()
         for kind in (OpenAIChat, AnthropicChat):
             chat = kind(name="m", base_url=url, key="k")

@@ -15,7 +15,7 @@ from tests.provider_server import Fault, Provider, provider_server
 from tests.providers.worlds import KEY, Waits, make_provider, patient
 
 from pharos.infra.db import Database
-from pharos.infra.errors import LimitReached, NotAllowed, PharosError, Unavailable
+from pharos.infra.errors import Invalid, LimitReached, NotAllowed, PharosError, Unavailable
 from pharos.infra.metrics import REGISTRY
 from pharos.providers.breaker import (
     LOOK,
@@ -27,7 +27,7 @@ from pharos.providers.breaker import (
     reset_breakers,
 )
 from pharos.providers.calls import Models
-from pharos.providers.contract import Call, Candidate, ChatMessage, ChatRequest
+from pharos.providers.contract import Call, Candidate, ChatMessage, ChatRequest, VectorRequest
 from pharos.providers.models import LlmCall
 from pharos.providers.openai import OpenAIChat
 from pharos.runtime import Runtime
@@ -418,6 +418,65 @@ async def test_a_provider_that_is_silent_is_asked_once_and_left_for_another(
     assert standing.failures == 1
     assert [row.status for row in await calls_of(runtime, tenant)] == ["provider_timed_out", "ok"]
     await models.close()
+
+
+VECTORS = VectorRequest(("one lamp", "two lamps"))
+
+
+async def make_vectors(world: Runtime, tenant: MadeTenant, wish: str, call: Call | None = None) -> Any:
+    candidates = await world.models.resolve(tenant.id, wish)
+    return await world.models.embed(tenant.id, candidates, VECTORS, call or Call(purpose="embed"))
+
+
+@pytest.mark.contract("LP-24", part="vectors are counted and paid like answers")
+async def test_vectors_go_the_same_way_as_answers_and_come_from_the_same_model_alone(
+    world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    small = {"models": ["text-embedding-3-small"]}
+    with provider_server(Provider(always="failed")) as broken:
+        await make_provider(world, tenant.id, provider.openai_url, is_default=True)
+        await make_provider(world, tenant.id, broken.openai_url, name="first", requests_per_minute=3, **small)
+        await make_provider(world, tenant.id, provider.openai_url, name="second", **small)
+        call = Call(purpose="embed")
+        rows = await make_vectors(world, tenant, "first/text-embedding-3-small", call)
+        first, _ = await world.models.resolve(tenant.id, "first/text-embedding-3-small")
+    assert rows.shape == (2, provider.dimension)
+    assert (call.provider, call.failed_over_from, call.cost_micro) == ("second", ("first",), 1)
+    (asked,) = provider.asked
+    assert (asked.path, asked.body["input"]) == ("/v1/embeddings", ["one lamp", "two lamps"])
+    rows = [(row.provider, row.purpose, row.status, row.cost_micro) for row in await calls_of(world, tenant)]
+    failed = ("first", "embed", "provider_failed", 0)
+    assert rows == [failed, failed, ("second", "embed", "ok", 1)]
+    assert series("rag_rate_limit_remaining", provider=first.label, window="minute") == 1
+    labels = {"provider": first.label, "model": first.model}
+    assert series("pharos_llm_call_duration_seconds_count", **labels, method="embed") == 2
+    assert series("pharos_llm_first_token_seconds_count", **labels) == 0
+
+
+@pytest.mark.parametrize("fault", ["wrong_dimension", "missing", "nan"])
+async def test_vectors_that_cannot_be_used_are_a_failure_like_any_other_and_a_second_try_helps(
+    world: Runtime, tenant: MadeTenant, provider: Provider, fault: Fault
+) -> None:
+    await make_provider(world, tenant.id, provider.openai_url, is_default=True)
+    (candidate,) = await world.models.resolve(tenant.id)
+    wish = f"{candidate.provider}/{candidate.model}"
+    provider.faults.append(fault)
+    assert (await make_vectors(world, tenant, wish)).shape == (2, provider.dimension)
+    assert [row.status for row in await calls_of(world, tenant)] == ["provider_answer_bad", "ok"]
+    provider.always = fault
+    for code, state in (("provider_answer_bad", 0), ("breaker_open", 1)):
+        with pytest.raises(Unavailable) as refused:
+            await make_vectors(world, tenant, wish)
+        assert (refused.value.code, series("rag_circuit_breaker_state", name=candidate.label)) == (code, state)
+
+
+async def test_a_provider_that_makes_no_vectors_is_not_asked_for_them(
+    world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    await make_provider(world, tenant.id, provider.anthropic_url, name="talker", kind="anthropic", models=["lamp"])
+    with pytest.raises(Invalid, match="makes no vectors"):
+        await make_vectors(world, tenant, "talker/lamp")
+    assert not provider.asked
 
 
 @asynccontextmanager

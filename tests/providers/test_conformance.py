@@ -13,8 +13,8 @@ from tests.provider_server import OWN_WORDS, Fault, Provider, provider_server
 
 from pharos.infra.errors import Invalid, LimitReached, NotAllowed, PharosError, Unavailable
 from pharos.providers.anthropic import AnthropicChat
-from pharos.providers.contract import ChatMessage, ChatRequest, Usage
-from pharos.providers.openai import OpenAIChat, OpenAIEmbedding
+from pharos.providers.contract import ChatMessage, ChatRequest, Usage, VectorRequest
+from pharos.providers.openai import OpenAIChat, OpenAIVectors
 
 REQUEST = ChatRequest(
     messages=(
@@ -58,11 +58,10 @@ async def chat(request: pytest.FixtureRequest, provider: Provider) -> AsyncItera
 
 
 @pytest.fixture
-async def embedding(provider: Provider) -> AsyncIterator[OpenAIEmbedding]:
-    model = OpenAIEmbedding(
-        name="vectors", base_url=provider.openai_url, key=KEY, dimension=provider.dimension, allows_private=True,
-        silence_seconds=SILENCE_SECONDS,
-    )  # fmt: skip
+async def vectors(provider: Provider) -> AsyncIterator[OpenAIVectors]:
+    model = OpenAIVectors(
+        name="vectors", base_url=provider.openai_url, key=KEY, allows_private=True, silence_seconds=SILENCE_SECONDS
+    )
     yield model
     await model.close()
 
@@ -245,19 +244,25 @@ async def test_no_key_of_the_environment_goes_to_a_provider(
     assert "the-operators-own-key" not in str(provider.asked[0].headers)
 
 
-async def test_vectors_come_in_the_order_of_their_texts_with_length_one(embedding: OpenAIEmbedding) -> None:
-    texts = [f"text {number}" for number in range(130)]
-    rows = await embedding.embed(texts)
-    assert rows.shape == (130, embedding.dimension)
-    assert rows.dtype == np.float32
+async def test_vectors_come_in_the_order_of_their_texts_with_length_one(
+    vectors: OpenAIVectors, provider: Provider
+) -> None:
+    texts = tuple(f"text {number}" for number in range(30))
+    rows, usage = await vectors.embed(VectorRequest(texts))
+    assert (rows.shape, rows.dtype.name, usage) == ((30, provider.dimension), "float32", Usage(60, 0))
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    assert np.allclose(rows[129], (await embedding.embed(["text 129"]))[0])
+    alone, _ = await vectors.embed(VectorRequest(texts[29:]))
+    assert np.allclose(rows[29], alone[0])
+    short, _ = await vectors.embed(VectorRequest(texts, dimension=12))
+    assert short.shape == (30, 12)
 
 
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
         ("wrong_dimension", "provider_answer_bad"),
+        ("shorter", "provider_answer_bad"),
+        ("missing", "provider_answer_bad"),
         ("nan", "provider_answer_bad"),
         ("huge", "provider_answer_bad"),
         ("bomb", "provider_answer_bad"),
@@ -269,9 +274,9 @@ async def test_vectors_come_in_the_order_of_their_texts_with_length_one(embeddin
     ],
 )
 async def test_vectors_that_cannot_be_used_end_in_a_named_error(
-    embedding: OpenAIEmbedding, provider: Provider, fault: Fault, code: str
+    vectors: OpenAIVectors, provider: Provider, fault: Fault, code: str
 ) -> None:
     provider.faults.append(fault)
     with pytest.raises(PharosError) as refused:
-        await embedding.embed(["one", "two"])
+        await vectors.embed(VectorRequest(("one", "two"), dimension=provider.dimension))
     assert refused.value.code == code

@@ -21,7 +21,8 @@ def breaches(path: str, source: str) -> Iterator[str]:
             named = {module} if module else {alias.name for alias in node.names}
             if named & WIRE_FORMATS and path not in MAY_IMPORT:
                 yield f"{path}:{node.lineno} imports a wire format"
-            if any(alias.name == "open_chat_model" for alias in node.names) and path not in MAY_OPEN:
+            opens = {alias.name for alias in node.names} & {"open_chat_model", "open_vector_model"}
+            if opens and path not in MAY_OPEN:
                 yield f"{path}:{node.lineno} opens a model itself"
 
 
@@ -39,6 +40,7 @@ def test_only_the_calls_reach_a_model() -> None:
         "from anthropic import AsyncAnthropic",
         "from pharos.providers.openai import OpenAIChat",
         "from pharos.providers.catalog import open_chat_model",
+        "from pharos.providers.catalog import open_vector_model",
     ],
 )
 def test_a_planted_call_past_them_is_noticed(line: str) -> None:

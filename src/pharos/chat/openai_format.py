@@ -104,9 +104,8 @@ def openai_error(request: Request, error: PharosError) -> Response:
     return JSONResponse(jsonable_encoder(body), status_code=error.http_status, headers=error_headers(error))
 
 
-def vectors_reply(model: str, rows: Sequence[str | list[float]], *, characters: int) -> dict[str, Any]:
-    """Vectors in the order of their texts. Their tokens are estimated: four characters are about one."""
-    tokens = -(-characters // 4)
+def vectors_reply(model: str, rows: Sequence[str | list[float]], *, tokens: int) -> dict[str, Any]:
+    """Vectors in the order of their texts, and what these took."""
     data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
     return {
         "object": "list",

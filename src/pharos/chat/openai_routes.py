@@ -37,6 +37,8 @@ from pharos.infra.limits import LLM
 from pharos.infra.metrics import STREAMS_ACTIVE
 from pharos.infra.sse import HEADERS, Told
 from pharos.library.projects import ProjectView, list_projects
+from pharos.providers.contract import Call, VectorRequest
+from pharos.providers.spend import estimate_prompt
 from pharos.runtime import Runtime
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -62,12 +64,12 @@ class ModelList(BaseModel):
 
 
 class Texts(BaseModel):
-    """What is longer than the model reads (256 tokens) is cut, as in search."""
+    """`model`: search's own, or `PROVIDER/MODEL`. What is longer than search's reads (256 tokens) is cut, as there."""
 
     model: Annotated[str, Field(max_length=400)]
     input: str | list[str]
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = None
+    dimensions: Annotated[int, Field(ge=1, le=10_000)] | None = None
 
 
 @router.get("/models")
@@ -113,22 +115,36 @@ async def complete(
 
 
 @router.post("/embeddings")
-async def embed(body: Texts, client: CurrentClient, runtime: CurrentRuntime) -> Response:
-    """Vectors of the model that search uses."""
-    model = runtime.embedding
-    if body.model != model.name:
-        raise _no_such_model()
+async def embed(request: Request, body: Texts, client: CurrentClient, runtime: CurrentRuntime) -> Response:
+    """Vectors of the model that search uses, or of a provider's own; they count as a question does."""
+    await count_try(request, runtime, LLM, client)
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not 1 <= len(texts) <= MAX_TEXTS or not all(texts):
         raise Invalid(f"Send 1 to {MAX_TEXTS} texts, none of them empty.", code="bad_input")
-    if body.dimensions not in {None, model.dimension}:
-        raise Invalid(f"The vectors have {model.dimension} numbers. Leave `dimensions` out.", code="unsupported")
-    rows: Any = await model.embed(texts)
-    if rows.shape != (len(texts), model.dimension):
-        raise Unavailable("The embedder answers with another number of vectors. `pharos doctor` says more.")
+    asked = VectorRequest(tuple(texts), body.dimensions)
+    rows: Any
+    if body.model == runtime.embedding.name:
+        rows, usage = await _own_vectors(runtime, asked), estimate_prompt(texts)
+    elif "/" in body.model:
+        call = Call(purpose="embed")
+        candidates = await runtime.models.resolve(client.tenant_id, body.model)
+        rows = await runtime.models.embed(client.tenant_id, candidates, asked, call)
+        usage = call.usage or estimate_prompt(texts)
+    else:
+        raise _no_such_model()
     is_packed = body.encoding_format == "base64"
     packed = [base64.b64encode(row).decode() if is_packed else row.tolist() for row in rows.astype("<f4")]
-    return JSONResponse(vectors_reply(model.name, packed, characters=sum(map(len, texts))))
+    return JSONResponse(vectors_reply(body.model, packed, tokens=usage.prompt_tokens))
+
+
+async def _own_vectors(runtime: Runtime, asked: VectorRequest) -> Any:
+    model = runtime.embedding
+    if asked.dimension not in {None, model.dimension}:
+        raise Invalid(f"The vectors have {model.dimension} numbers. Leave `dimensions` out.", code="unsupported")
+    rows = await model.embed(asked.texts)
+    if rows.shape != (len(asked.texts), model.dimension):
+        raise Unavailable("The embedder answers with another number of vectors. `pharos doctor` says more.")
+    return rows
 
 
 async def _lines(

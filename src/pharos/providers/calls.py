@@ -7,26 +7,49 @@ import random
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.infra.db import Database
-from pharos.infra.errors import LimitReached, PharosError, Unavailable
+from pharos.infra.errors import Invalid, LimitReached, PharosError, Unavailable
 from pharos.infra.ids import TenantId
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.infra.vault import Vault
 from pharos.providers import breaker
-from pharos.providers.catalog import open_chat_model
+from pharos.providers.catalog import VECTOR_KINDS, open_chat_model, open_vector_model
 from pharos.providers.choice import Known, choose, list_known, of_environment, shared_of
-from pharos.providers.contract import Call, Candidate, ChatMessage, ChatRequest, OpenModel, Usage
+from pharos.providers.contract import (
+    Call,
+    Candidate,
+    ChatMessage,
+    ChatRequest,
+    OpenModel,
+    OpenVectorModel,
+    Usage,
+    VectorRequest,
+)
 from pharos.providers.models import TenantModelSettings
 from pharos.providers.open_models import OpenModels
 from pharos.providers.request_budget import pause_provider, take_place
-from pharos.providers.spend import count_call, estimate_usage, find_overspent, price_call, record_call
+from pharos.providers.spend import (
+    count_call,
+    estimate_prompt,
+    estimate_usage,
+    find_overspent,
+    price_call,
+    record_call,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = get_logger(__name__)
 
@@ -41,6 +64,17 @@ BACKOFF_SECONDS = 0.3
 NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
 """NUL, and halves of UTF-16 pairs, which come from servers that cut their text anywhere: no database takes them."""
 PING = ChatRequest((ChatMessage("user", "Say: ready."),), max_tokens=16)
+
+Piece = TypeVar("Piece")
+
+
+@dataclass(frozen=True)
+class _Work(Generic[Piece]):
+    """What is asked of a model. `guess` says what it took, by the characters that came, where the provider does not."""
+
+    begin: Callable[[Candidate], AbstractAsyncContextManager[AsyncIterator[Piece | Usage]]]
+    clean: Callable[[Piece], Piece]
+    guess: Callable[[int], Usage]
 
 
 @asynccontextmanager
@@ -66,12 +100,14 @@ class Models:
         vault: Vault,
         *,
         open_model: OpenModel = open_chat_model,
+        open_vectors: OpenVectorModel = open_vector_model,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
         self._db = db
         self._vault = vault
         self._opened = OpenModels(open_model)
+        self._opened_vectors = OpenModels(open_vectors)
         self._sleep = sleep
         self._default_tenant: TenantId | None = None
 
@@ -115,10 +151,33 @@ class Models:
         (`aclosing`) when you leave early: the provider is then left at once and what came so far is counted.
         Raises what `ChatModel.stream` does, `Unavailable` (`breaker_open`) and `LimitReached`.
         """
+        async with aclosing(self._first_of(tenant_id, candidates, self._words(request), call)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def embed(
+        self, tenant_id: TenantId, candidates: tuple[Candidate, ...], request: VectorRequest, call: Call
+    ) -> NDArray[np.float32]:
+        """The vectors of the first candidate that makes them, as `VectorModel` says; all or none.
+
+        With all that is around `stream`. Name the model (`wish`) when you resolve: then the candidates are the same
+        model at several providers, and vectors of different ones cannot be compared. Raises what `stream` raises.
+        """
+        able = tuple(candidate for candidate in candidates if candidate.kind in VECTOR_KINDS)
+        if not able:
+            raise Invalid(f"{candidates[0].provider} makes no vectors. Choose another provider.", code="unsupported")
+        async with aclosing(self._first_of(tenant_id, able, self._vectors(request), call)) as pieces:
+            (rows,) = [piece async for piece in pieces]
+        return rows
+
+    async def _first_of(
+        self, tenant_id: TenantId, candidates: tuple[Candidate, ...], work: _Work[Piece], call: Call
+    ) -> AsyncGenerator[Piece, None]:
+        """What the first candidate says that does."""
         for number, candidate in enumerate(candidates, start=1):
             has_another = number < len(candidates)
             try:
-                async with aclosing(self._persist(tenant_id, candidate, request, call, has_another)) as pieces:
+                async with aclosing(self._persist(tenant_id, candidate, work, call, has_another)) as pieces:
                     async for piece in pieces:
                         yield piece
             except PharosError as error:
@@ -135,7 +194,7 @@ class Models:
         It is recorded and paid like any call, and its failure counts; it does not close an open breaker.
         """
         call = Call(purpose="test")
-        async with aclosing(self._attempt(tenant_id, candidate, breaker.Passed(), PING, call)) as pieces:
+        async with aclosing(self._attempt(tenant_id, candidate, breaker.Passed(), self._words(PING), call)) as pieces:
             async for _ in pieces:
                 pass
         return call
@@ -155,6 +214,7 @@ class Models:
     async def close(self) -> None:
         """Close the connections to all providers."""
         await self._opened.close()
+        await self._opened_vectors.close()
 
     async def _look(self, tenant_id: TenantId) -> tuple[list[Known], LimitReached | None]:
         """What a tenant may use, and why it may pay for nothing more this month, if so. Raises as `known` does."""
@@ -183,16 +243,38 @@ class Models:
             allows_private=self._settings.allow_private_providers,
         )
 
+    def _words(self, request: ChatRequest) -> _Work[str]:
+        @asynccontextmanager
+        async def begin(candidate: Candidate) -> AsyncIterator[AsyncIterator[str | Usage]]:
+            async with self._opened.use(candidate) as model, _closing(model.stream(request)) as pieces:
+                yield pieces
+
+        return _Work(begin, partial(NOT_STORABLE.sub, "\N{REPLACEMENT CHARACTER}"), partial(estimate_usage, request))
+
+    def _vectors(self, request: VectorRequest) -> _Work[NDArray[np.float32]]:
+        async def made(candidate: Candidate) -> AsyncIterator[NDArray[np.float32] | Usage]:
+            async with self._opened_vectors.use(candidate) as model:
+                rows, usage = await model.embed(request)
+            if usage is not None:
+                yield usage
+            yield rows
+
+        @asynccontextmanager
+        async def begin(candidate: Candidate) -> AsyncIterator[AsyncIterator[NDArray[np.float32] | Usage]]:
+            yield made(candidate)
+
+        return _Work(begin, lambda rows: rows, lambda _characters: estimate_prompt(request.texts))
+
     async def _persist(
-        self, tenant_id: TenantId, candidate: Candidate, request: ChatRequest, call: Call, has_another: bool
-    ) -> AsyncGenerator[str, None]:
+        self, tenant_id: TenantId, candidate: Candidate, work: _Work[Piece], call: Call, has_another: bool
+    ) -> AsyncGenerator[Piece, None]:
         """One candidate, tried again while it is worth it."""
         attempts = ATTEMPTS_WITH_ANOTHER if has_another else ATTEMPTS
         for number in range(1, attempts + 1):
             call.provider, call.model, call.first_token_seconds = candidate.provider, candidate.model, None
             passed = await self._pass(candidate, has_another=has_another)
             try:
-                async with aclosing(self._attempt(tenant_id, candidate, passed, request, call)) as pieces:
+                async with aclosing(self._attempt(tenant_id, candidate, passed, work, call)) as pieces:
                     async for piece in pieces:
                         yield piece
             except PharosError as error:
@@ -216,22 +298,23 @@ class Models:
         return passed
 
     async def _attempt(
-        self, tenant_id: TenantId, candidate: Candidate, passed: breaker.Passed, request: ChatRequest, call: Call
-    ) -> AsyncGenerator[str, None]:
+        self, tenant_id: TenantId, candidate: Candidate, passed: breaker.Passed, work: _Work[Piece], call: Call
+    ) -> AsyncGenerator[Piece, None]:
         """One call of a provider, with all that is due around it."""
         call.provider, call.model, call.usage = candidate.provider, candidate.model, None
         started, characters = time.perf_counter(), 0
         status, outcome = "failed", breaker.Outcome.NEITHER
         try:
-            async with self._opened.use(candidate) as model, _closing(model.stream(request)) as pieces:
+            async with work.begin(candidate) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Usage):
                         call.usage = piece
                         continue
-                    if call.first_token_seconds is None:
-                        call.first_token_seconds = time.perf_counter() - started
-                    characters += len(piece)
-                    yield NOT_STORABLE.sub("\N{REPLACEMENT CHARACTER}", piece)
+                    if isinstance(piece, str):
+                        if call.first_token_seconds is None:
+                            call.first_token_seconds = time.perf_counter() - started
+                        characters += len(piece)
+                    yield work.clean(piece)
             status, outcome = "ok", breaker.Outcome.SUCCESS
         except PharosError as error:
             status, outcome = error.code, breaker.outcome_of(error)
@@ -251,7 +334,7 @@ class Models:
         finally:
             call.seconds = time.perf_counter() - started
             if call.usage is None and (characters or status in {"ok", "stopped"}):
-                call.usage = estimate_usage(request, characters)
+                call.usage = work.guess(characters)
             # Whoever stops an answer does not get it for nothing: the accounts are closed all the same.
             await asyncio.shield(self._settle(tenant_id, candidate, passed, call, status=status, outcome=outcome))
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pharos.infra.settings import Settings
-from pharos.providers.contract import Candidate, ChatModel, EmbeddingModel, ModelState
+from pharos.providers.contract import Candidate, ChatModel, EmbeddingModel, ModelState, VectorModel
 from pharos.providers.embedder.minilm import DIMENSION, MAX_TOKENS, MODEL_NAME
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pharos.providers.embedder.client import EmbedderClient
+
+
+VECTOR_KINDS = frozenset({"openai", "local"})
+"""The kinds of provider that make vectors: Anthropic has none."""
 
 
 class _LateEmbedding:
@@ -61,6 +65,18 @@ def open_chat_model(candidate: Candidate) -> ChatModel:
         from pharos.providers.openai import OpenAIChat as Chat  # type: ignore[assignment]
 
     return Chat(
+        name=candidate.model,
+        base_url=candidate.base_url,
+        key=candidate.key,
+        allows_private=candidate.allows_private,
+    )
+
+
+def open_vector_model(candidate: Candidate) -> VectorModel:
+    """As `open_chat_model`, for a candidate of one of `VECTOR_KINDS`."""
+    from pharos.providers.openai import OpenAIVectors
+
+    return OpenAIVectors(
         name=candidate.model,
         base_url=candidate.base_url,
         key=candidate.key,

@@ -27,6 +27,14 @@ class ChatRequest:
 
 
 @dataclass(frozen=True)
+class VectorRequest:
+    """Texts, none of them empty. `dimension`: how long their vectors shall be; None: as long as the model's are."""
+
+    texts: tuple[str, ...]
+    dimension: int | None = None
+
+
+@dataclass(frozen=True)
 class Usage:
     """Tokens of one call; `is_estimate`: the provider did not count them, they are guessed from the text."""
 
@@ -123,4 +131,23 @@ class ChatModel(Protocol):
         ...
 
 
+class VectorModel(Protocol):
+    """Texts to vectors, at a provider. `EmbeddingModel` is the one of this installation, which search rests on."""
+
+    name: str
+
+    async def embed(self, request: VectorRequest) -> tuple[NDArray[np.float32], Usage | None]:
+        """A row of length 1 for each text, in their order, and what it took, if the provider says.
+
+        Raises what `ChatModel.stream` raises; `provider_answer_bad` also for another number of rows than texts, rows of
+        different lengths or of another one than `dimension`, and what is no number or nothing.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close its connections."""
+        ...
+
+
 OpenModel = Callable[[Candidate], ChatModel]
+OpenVectorModel = Callable[[Candidate], VectorModel]

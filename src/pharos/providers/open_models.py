@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from pharos.providers.contract import Candidate, ChatModel, OpenModel
+from pharos.providers.contract import Candidate, ChatModel, VectorModel
 
 MOST_IDLE = 32
+Model = TypeVar("Model", ChatModel, VectorModel)
 
 
 @dataclass
-class _Open:
-    model: ChatModel
+class _Open(Generic[Model]):
+    model: Model
     users: int = 0
 
 
-class OpenModels:
+class OpenModels(Generic[Model]):
     """One client for each candidate; another key or address is another candidate. The longest unused ones go first."""
 
-    def __init__(self, open_model: OpenModel) -> None:
-        self._open_model = open_model
-        self._open: dict[Candidate, _Open] = {}
+    def __init__(self, open_model: Callable[[Candidate], Model]) -> None:
+        self._open_model: Callable[[Candidate], Model] = open_model
+        self._open: dict[Candidate, _Open[Model]] = {}
 
     @asynccontextmanager
-    async def use(self, candidate: Candidate) -> AsyncIterator[ChatModel]:
+    async def use(self, candidate: Candidate) -> AsyncIterator[Model]:
         """The candidate's client, opened if it is not; it stays open at least as long as the block."""
         opened = self._open.pop(candidate, None)
         if opened is None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import openai
 
 from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
-from pharos.providers.contract import ChatRequest, ModelState, Usage
+from pharos.providers.contract import ChatRequest, Usage, VectorRequest
 from pharos.providers.refusals import MALFORMED, as_kind, bad_answer
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ OFFICIAL_URL = "https://api.openai.com/v1"
 SILENCE_SECONDS = 60.0
 """How long a provider may say nothing, before its first word or between two."""
 MAX_ANSWER_CHARACTERS = 1_000_000
-TEXTS_A_REQUEST = 128
 FAILURES = (openai.OpenAIError, httpx2.HTTPError, *MALFORMED)
 
 
@@ -98,8 +97,8 @@ class OpenAIChat:
         return {"max_completion_tokens": request.max_tokens} | ({} if thinks else {"temperature": request.temperature})
 
 
-class OpenAIEmbedding:
-    """Vectors of an OpenAI-compatible server. What has another length than `dimension` is refused as a whole."""
+class OpenAIVectors:
+    """Vectors of an OpenAI-compatible server."""
 
     def __init__(
         self,
@@ -107,54 +106,45 @@ class OpenAIEmbedding:
         name: str,
         base_url: str | None,
         key: str | None,
-        dimension: int,
-        max_tokens: int = 8191,
         allows_private: bool = False,
         silence_seconds: float = SILENCE_SECONDS,
+        transport: GuardedTransport | None = None,
     ) -> None:
         self.name = name
-        self.dimension = dimension
-        self.max_tokens = max_tokens
         self._key = key
-        self._client = _open_client(base_url, key, allows_private=allows_private, silence_seconds=silence_seconds)
+        self._client = _open_client(
+            base_url, key, allows_private=allows_private, silence_seconds=silence_seconds, transport=transport
+        )
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """As `EmbeddingModel` says; all rows or none."""
+    async def embed(self, request: VectorRequest) -> tuple[NDArray[np.float32], Usage | None]:
+        """As `VectorModel` says. What a model's dimension is, its first row says, unless the request does."""
         import numpy as np
 
-        rows = np.empty((len(texts), self.dimension), dtype=np.float32)
-        for start in range(0, len(texts), TEXTS_A_REQUEST):
-            part = list(texts[start : start + TEXTS_A_REQUEST])
-            rows[start : start + len(part)] = await self._embed(part)
-        return rows
-
-    async def state(self) -> ModelState:
-        """Whether the server answers now; nothing is embedded for that."""
+        dimension = openai.omit if request.dimension is None else request.dimension
         try:
-            await self._client.models.list()
-        except FAILURES:
-            return "down"
-        return "ready"
+            reply = await self._client.embeddings.create(
+                model=self.name, input=list(request.texts), encoding_format="float", dimensions=dimension
+            )
+            ordered = sorted(reply.data, key=lambda one: one.index)
+            numbers = [one.index for one in ordered]
+            with np.errstate(over="ignore"):
+                rows: NDArray[np.float32] = np.array([one.embedding for one in ordered], dtype=np.float32)
+            counted = getattr(reply, "usage", None)  # which some servers leave out
+            usage = Usage(int(counted.prompt_tokens), 0) if counted is not None else None
+        except (*FAILURES, OverflowError) as error:
+            raise as_kind(error, key=self._key) from error
+        if numbers != list(range(len(request.texts))):
+            raise bad_answer(f"{len(numbers)} vectors came for {len(request.texts)} texts, or in no order")
+        if rows.ndim != 2 or request.dimension not in {None, rows.shape[1]}:
+            raise bad_answer(f"its vectors are of another dimension: {rows.shape}, not {request.dimension}")
+        with np.errstate(over="ignore"):
+            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        if not np.isfinite(lengths).all() or not (lengths > 0).all():
+            raise bad_answer("a vector holds something that is no number, or nothing")
+        return rows / lengths, usage
 
     async def close(self) -> None:
         await self._client.close()
-
-    async def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        import numpy as np
-
-        try:
-            reply = await self._client.embeddings.create(model=self.name, input=texts, encoding_format="float")
-            ordered = sorted(reply.data, key=lambda one: one.index)
-            rows: NDArray[np.float32] = np.array([one.embedding for one in ordered], dtype=np.float32)
-        except FAILURES as error:
-            raise as_kind(error, key=self._key) from error
-        if rows.shape != (len(texts), self.dimension):
-            raise bad_answer(f"vectors of shape {rows.shape} came where {(len(texts), self.dimension)} were due")
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        if not np.isfinite(rows).all() or not (lengths > 0).all():
-            raise bad_answer("a vector holds something that is no number, or nothing")
-        rows /= lengths
-        return rows
 
 
 def _open_client(

@@ -40,6 +40,8 @@ PRICES: dict[str, tuple[float, float]] = {
     "gpt-4o-mini": (0.15, 0.6),
     "o3": (2, 8),
     "o4-mini": (1.1, 4.4),
+    "text-embedding-3-small": (0.02, 0),
+    "text-embedding-3-large": (0.13, 0),
     "claude-opus-5-5": (4, 20),
     "claude-opus-5": (5, 25),
     "claude-opus-4-8": (5, 25),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, literal, select, text
@@ -60,6 +61,11 @@ def estimate_usage(request: ChatRequest, answer_characters: int) -> Usage:
     """Tokens guessed from the text."""
     asked = sum(len(message.content) for message in request.messages)
     return Usage(asked // CHARACTERS_PER_TOKEN + 1, -(-answer_characters // CHARACTERS_PER_TOKEN), is_estimate=True)
+
+
+def estimate_prompt(texts: Sequence[str]) -> Usage:
+    """Tokens of texts that are only read, guessed from their length."""
+    return Usage(sum(map(len, texts)) // CHARACTERS_PER_TOKEN + 1, 0, is_estimate=True)
 
 
 def price_call(candidate: Candidate, call: Call) -> None:
