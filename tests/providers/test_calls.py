@@ -123,8 +123,6 @@ async def test_an_answer_is_counted_and_paid_once_by_what_the_provider_says(
 @pytest.mark.contract("LP-16")
 @pytest.mark.contract("LP-17")
 @pytest.mark.contract("LP-18")
-@pytest.mark.contract("LP-19", part="the status page comes with the 503")
-@pytest.mark.contract("LP-20", part="503 with Retry-After")
 @pytest.mark.contract("ME-15")
 @pytest.mark.contract("ME-16")
 async def test_the_breaker_opens_after_five_failures_tries_after_thirty_seconds_and_closes_after_three_successes(

@@ -10,12 +10,13 @@ from typing import Literal
 from pharos.chat.answer_cache import find_answer, find_key, keep_answer
 from pharos.chat.citations import check_citations, safe_prefix
 from pharos.chat.extractive import Extract, Quotation, extract_answer
+from pharos.chat.failures import failure_of, told_failure
 from pharos.chat.follow_up import find_search_text
 from pharos.chat.grounding import find_unsupported
 from pharos.chat.history import Draft, MadeBy, Source, Turn, close_turn, open_turn
 from pharos.chat.prompt import build_prompt
 from pharos.identity.principal import Principal
-from pharos.infra.errors import Invalid, PharosError, Unavailable
+from pharos.infra.errors import Invalid, PharosError
 from pharos.infra.ids import ConversationId, ProjectId
 from pharos.infra.logs import get_logger
 from pharos.infra.metrics import ANSWER_SECONDS, CLAIMS_UNSUPPORTED
@@ -210,7 +211,7 @@ async def _make_answer(
         except PharosError as error:
             log.warning("model.failed", model=call.model, code=error.code, begun=bool(reply.shown))
             if reply.shown:
-                yield Event("error", {"error": error.code, "message": _failure_words(principal)})
+                yield Event("error", told_failure(error, principal, message=_failure_words(principal)))
                 return
             if is_wished:
                 raise
@@ -366,7 +367,7 @@ async def gather_answer(events: AsyncIterator[Event]) -> Answer:
                 assert isinstance(ends, list)
                 answer.unsupported = ends
             case "error":
-                raise Unavailable(str(event.data["message"]), code=str(event.data["error"]))
+                raise failure_of(event.data)
     return answer
 
 

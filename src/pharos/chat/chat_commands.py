@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from pharos.chat.answer import Stop, answer_turn, begin_turn
+from pharos.chat.failures import failure_of
 from pharos.chat.history import Draft, Turn, close_turn
 from pharos.identity.principal import Principal
 from pharos.identity.tenants import as_operator
@@ -118,7 +119,7 @@ async def _show(talk: Talk, turn: Turn, stop: Stop) -> None:
             sys.stdout.write(str(told.data["delta"]))
             sys.stdout.flush()
         elif told.name == "error":
-            raise Unavailable(str(told.data["message"]), code=str(told.data["error"]))
+            raise failure_of(told.data)
     if stop.is_asked:
         echo_line("(stopped)")
 

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from pharos.chat.answer import begin_turn, gather_answer
+from pharos.chat.failures import failure_of
 from pharos.chat.history import Turn
 from pharos.chat.openai_format import (
     END,
@@ -161,8 +162,7 @@ async def _lines(
                 elif event.name == "text":
                     yield chunk(body.model, message_id, {"content": str(event.data["delta"])})
                 elif event.name == "error":
-                    failed = Unavailable(str(event.data["message"]), code=str(event.data["error"]))
-                    yield error_line(failed, request_id=request_id)
+                    yield error_line(failure_of(event.data), request_id=request_id)
                     return
                 else:
                     facts |= event.data

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pharos.chat.answer import Event, Stop, answer_turn, done_event
 from pharos.chat.answer_html import answer_html
+from pharos.chat.failures import told_failure
 from pharos.chat.history import Draft, Turn, close_turn
 from pharos.chat.turn_news import TurnNews
 from pharos.chat.turn_rows import HEARTBEAT_SECONDS, ToldEvent, TurnState, add_events, beat, end_turn
@@ -132,8 +133,7 @@ class Turns:
             await self._end(runtime, running, "interrupted", INTERRUPTED)
         except PharosError as error:
             log.warning("turn.failed", code=error.code)
-            told = Event("error", {"error": error.code, "message": error.message})
-            await self._end(runtime, running, "failed", told)
+            await self._end(runtime, running, "failed", Event("error", told_failure(error, running.principal)))
         except Exception as error:
             log.exception("turn.failed", error=type(error).__name__)
             await self._end(runtime, running, "failed", FAILED)
