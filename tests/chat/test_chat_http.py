@@ -151,7 +151,8 @@ async def test_a_model_that_fails_is_a_short_sentence_and_for_engineers_a_way_to
     assert (failed.status_code, failed.json()["error"]) == (503, "provider_failed")
     assert failed.json()["message"] == "Failed to generate response."
     assert "lamps" not in failed.text
-    assert streamed == ("error", {"error": "provider_failed", "message": "Failed to generate response."})
+    told = {"error": "provider_failed", "message": "Failed to generate response.", "status": 503}
+    assert streamed == ("error", told)
     async with open_client(world, tenant.admin) as client:
         told = events_of((await client.post("/chat/stream", json=asked)).text)[-1][1]
     assert told["message"] == "Failed to generate response. The cause is in the log; see /engineer/providers."
