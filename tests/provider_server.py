@@ -249,8 +249,9 @@ class _Handler(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": sum(len(text.split()) for text in texts)}
         reply = {"object": "list", "model": body["model"], "data": data, "usage": usage | {"total_tokens": 0}}
         if fault in {"huge", "huge_line"}:
-            reply["padding"] = "x" * self.server.provider.huge_bytes
-        self._send_json(200, reply)
+            self._send(200, b'{"padding": "' + b"x" * self.server.provider.huge_bytes + b'"}', "application/json")
+        else:
+            self._send_json(200, reply)
 
     def _chunk(self, data: bytes) -> None:
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")

@@ -12,7 +12,8 @@ class PharosError(Exception):
     """An expected failure.
 
     `details` are facts about it that may be shown to the caller (ids, limits), never secrets or document text.
-    `cause_words` are what a part outside said, such as "401 Incorrect API key": for the log and for engineers only.
+    `cause_words` are what a part outside said, such as "401 Incorrect API key": for the log and for whoever manages
+    that part, never for whoever only asks.
     `retry_after_seconds`: when it works again, where that is known.
     """
 
