@@ -344,3 +344,23 @@ async def test_what_the_database_refuses_of_one_tenant_keeps_no_other_from_being
         assert [event.name for event in await hear(elsewhere, world, others, other, at_most=2)] == ["meta", "text"]
         speaker.go_on.set()
         assert (await hear(elsewhere, world, others, other))[-1].name == "done"
+
+
+async def test_of_two_who_want_the_same_question_answered_anew_one_gets_through(
+    runtime: Runtime, tenant: MadeTenant, project_id: ProjectId
+) -> None:
+    speaker = Speaker(["On ", "Pharos [1]."], holds_at=0)
+    async with open_client(runtime, tenant.admin) as client:
+        await client.post("/chat", json={"question": QUESTION, "projectId": str(project_id)})
+    async with runtime.db.transaction(tenant.id) as session:
+        turn_id = (await session.execute(text("select id from turns"))).scalar_one()
+    world = with_model(runtime, speaker)
+    async with open_client(world, tenant.admin) as here, open_client(world, tenant.admin) as elsewhere:
+        both = [asyncio.create_task(each.post(f"/chat/turns/{turn_id}/regenerate")) for each in (here, elsewhere)]
+        (refused,), (waiting,) = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        assert (refused.result().status_code, refused.result().json()["error"]) == (409, "still_running")
+        speaker.go_on.set()
+        assert "event: done" in (await waiting).text
+    async with runtime.db.transaction(tenant.id) as session:
+        answers = await session.execute(text("select count(*) from messages where role = 'assistant'"))
+        assert answers.scalar_one() == 1

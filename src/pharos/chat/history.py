@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pharos.access.projects import require, visible_projects
 from pharos.chat.models import Conversation, Message, MessageSource, TurnRow
 from pharos.identity.principal import Principal
+from pharos.infra.database_errors import flush_unless_taken
 from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.ids import ConversationId, MessageId, ProjectId, new_id
 from pharos.library.models import ProjectMemory
@@ -20,6 +21,9 @@ HISTORY_MESSAGES = 30
 """Read at most; how many of them a model is given is counted in tokens."""
 MEMORIES_READ = 50
 TITLE_CHARACTERS = 80
+
+
+STILL_RUNNING = Conflict("This answer is still in the making. Stop it first.", code="still_running")
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,14 @@ async def open_turn(
         memories=await _list_memories(session, project_id),
     )
     if owner is not None:
-        add_turn(session, principal, turn, owner)
+        add_turn(
+            session,
+            principal,
+            conversation_id=turn.conversation_id,
+            question_id=turn.question_id,
+            message_id=turn.message_id,
+            owner=owner,
+        )
     return turn
 
 
@@ -153,20 +164,37 @@ async def reopen_turn(
 ) -> Turn:
     """A new turn for the last question of a conversation; an answer that is there stays until the new one is.
 
-    Raises `Conflict` for an earlier question, and as `open_turn` does.
+    Raises `Conflict` for an earlier question and for one that is being answered, and as `open_turn` does.
     """
     conversation = await get_conversation(session, principal, conversation_id=conversation_id)
     project_id = ProjectId(conversation.project_id)
     project = await require(session, principal, project_id, "use")
+    message_id = MessageId(new_id())
+    add_turn(
+        session,
+        principal,
+        conversation_id=conversation_id,
+        question_id=question_id,
+        message_id=message_id,
+        owner=owner,
+    )
+    # Before the answers are read: what another one adds meanwhile would not be replaced.
+    await flush_unless_taken(session, STILL_RUNNING)
     messages = await list_messages(session, conversation_id=conversation_id)
     place = next((index for index, message in enumerate(messages) if message.id == question_id), len(messages))
     later = messages[place + 1 :]
     if place == len(messages) or any(message.role == "user" for message in later):
         raise Conflict("Only the last answer of a conversation can be made anew. Ask again.", code="not_the_last")
-    turn = Turn(
+    answers = select(Message.id).where(Message.conversation_id == conversation_id)
+    await session.execute(
+        delete(TurnRow).where(
+            TurnRow.question_id == question_id, TurnRow.state != "running", TurnRow.id.not_in(answers)
+        )
+    )
+    return Turn(
         conversation_id=conversation_id,
         project_id=project_id,
-        message_id=MessageId(new_id()),
+        message_id=message_id,
         question_id=question_id,
         question=messages[place].body,
         history=tuple((message.role, message.body) for message in messages[:place])[-HISTORY_MESSAGES:],
@@ -176,14 +204,6 @@ async def reopen_turn(
         replaces=MessageId(later[-1].id) if later else None,
         is_anew=True,
     )
-    answers = select(Message.id).where(Message.conversation_id == conversation_id)
-    await session.execute(
-        delete(TurnRow).where(
-            TurnRow.question_id == question_id, TurnRow.state != "running", TurnRow.id.not_in(answers)
-        )
-    )
-    add_turn(session, principal, turn, owner)
-    return turn
 
 
 async def _list_memories(session: AsyncSession, project_id: ProjectId) -> tuple[str, ...]:
@@ -193,14 +213,22 @@ async def _list_memories(session: AsyncSession, project_id: ProjectId) -> tuple[
     return tuple(found.scalars())
 
 
-def add_turn(session: AsyncSession, principal: Principal, turn: Turn, owner: str) -> None:
+def add_turn(
+    session: AsyncSession,
+    principal: Principal,
+    *,
+    conversation_id: ConversationId,
+    question_id: MessageId,
+    message_id: MessageId,
+    owner: str,
+) -> None:
     """The row by which a turn is followed, and by which its end is known when its owner is dead."""
     session.add(
         TurnRow(
             tenant_id=principal.tenant_id,
-            id=turn.message_id,
-            conversation_id=turn.conversation_id,
-            question_id=turn.question_id,
+            id=message_id,
+            conversation_id=conversation_id,
+            question_id=question_id,
             owner=owner,
         )
     )

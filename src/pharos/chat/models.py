@@ -102,6 +102,13 @@ class TurnRow(Table):
         CheckConstraint("state in ('running', 'done', 'failed', 'stopped', 'interrupted')", name="state"),
         Index("ix_turns_conversation_id", "tenant_id", "conversation_id"),
         Index("ix_turns_question_id", "tenant_id", "question_id"),
+        Index(
+            "uq_turns_running_question",
+            "tenant_id",
+            "question_id",
+            unique=True,
+            postgresql_where=text("state = 'running'"),
+        ),
         Index("ix_turns_running", "tenant_id", "heartbeat_at", postgresql_where=text("state = 'running'")),
     )
 

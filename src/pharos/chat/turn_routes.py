@@ -9,7 +9,6 @@ from pharos.chat.history import reopen_turn
 from pharos.chat.routes import CurrentTurns, count_question
 from pharos.chat.turn_rows import ask_to_stop, get_turn, interrupt_lost_turns
 from pharos.identity.current import CurrentAsker, CurrentRuntime
-from pharos.infra.errors import Conflict
 from pharos.infra.ids import MessageId
 from pharos.infra.sse import STREAMED, last_event_id, sse_response
 
@@ -52,8 +51,6 @@ async def answer_anew(
     async with runtime.db.transaction(principal.tenant_id) as session:
         await interrupt_lost_turns(session)
         old = await get_turn(session, principal, turn_id=turn_id)
-        if old.state == "running":
-            raise Conflict("This answer is still in the making. Stop it first.", code="still_running")
         turn = await reopen_turn(
             session,
             principal,

@@ -37,6 +37,7 @@ TABLES = (
     );
     create index ix_turns_conversation_id on turns (tenant_id, conversation_id);
     create index ix_turns_question_id on turns (tenant_id, question_id);
+    create unique index uq_turns_running_question on turns (tenant_id, question_id) where state = 'running';
     create index ix_turns_running on turns (tenant_id, heartbeat_at) where state = 'running'
     """,
     """
