@@ -11,13 +11,14 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 from tests.live_server import live_server
 from tests.make import MadeTenant, make_document, make_person, make_project, make_token
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
-from pharos.access.news import forget_news, read_news
+from pharos.access.news import Reading, forget_news, read_news
 from pharos.chat.history import open_turn
 from pharos.chat.turn_rows import end_turn
 from pharos.identity.current import COOKIE
@@ -157,6 +158,44 @@ async def test_only_who_sees_a_project_hears_of_it_and_only_the_asker_of_an_answ
         for socket in (mine, strangers, admins):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(socket.recv(), 0.3)
+
+
+@pytest.mark.contract("RE-06", part="who may hear nothing of it asks the database no more often than others")
+async def test_what_others_alone_may_know_costs_one_look_a_pause(
+    runtime: Runtime, tenant: MadeTenant, member: Principal, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: asyncio.Queue[int | None] = asyncio.Queue()
+
+    async def look(session: AsyncSession, principal: Principal, *, after: int | None) -> Reading:
+        looked.put_nowait(after)
+        return await read_news(session, principal, after=after)
+
+    monkeypatch.setattr("pharos.access.socket_routes.read_news", look)
+    monkeypatch.setattr("pharos.access.socket_routes.PAUSE_SECONDS", 60)
+    hidden = await make_project(runtime.db, tenant.admin, is_private=True)
+    document_id = (await make_document(runtime, tenant.admin, hidden)).id
+    async with socket_of(runtime, served, member) as socket:
+        at = (await hear(socket))["seq"]
+        assert await looked.get() is None
+        await change(runtime, tenant.id, document_id, "failed")
+        async with asyncio.timeout(WITHIN_SECONDS):
+            assert await looked.get() == at
+        await change(runtime, tenant.id, document_id, "pending")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(looked.get(), 0.3)
+
+
+async def test_whatever_a_client_says_means_nothing_and_harms_nothing(
+    runtime: Runtime, tenant: MadeTenant, served: str
+) -> None:
+    project_id = await make_project(runtime.db, tenant.admin)
+    document_id = (await make_document(runtime, tenant.admin, project_id)).id
+    async with socket_of(runtime, served, tenant.admin) as socket:
+        await hear(socket)
+        for said in (b"\x00\xff", "hello"):
+            await socket.send(said)
+        await change(runtime, tenant.id, document_id, "failed")
+        assert (await hear(socket))["name"] == "document.changed"
 
 
 async def answered(runtime: Runtime, person: Principal, project_id: ProjectId) -> UUID:

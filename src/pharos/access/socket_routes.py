@@ -37,7 +37,7 @@ LOOK_AGAIN_SECONDS = 15.0
 DEAF_SECONDS = 2.0
 """As often as a page would ask by itself, while this process cannot hear hints."""
 PAUSE_SECONDS = 0.2
-"""Between two looks of a socket: a folder that is taken in changes many documents a second."""
+"""Between two looks of a socket: a folder that is taken in changes many documents a second, seen by it or not."""
 SEND_SECONDS = 10.0
 MOST_OF_ONE_SESSION = 20
 
@@ -108,19 +108,19 @@ async def _tell(runtime: Runtime, socket: WebSocket, after: int | None) -> None:
             await _send(socket, {"name": "reset", "seq": reading.at})
         for each in reading.news:
             await _send(socket, asdict(each))
-        has_moved = reading.at != at
+        has_moved = at not in {None, reading.at}
         at, is_new = reading.at, False
         if not has_moved:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_AGAIN_SECONDS if runtime.notices.is_open else DEAF_SECONDS):
                     await bell.wait()
-        await asyncio.sleep(PAUSE_SECONDS if reading.news else 0)
+        await asyncio.sleep(PAUSE_SECONDS if has_moved else 0)
 
 
 async def _listen(socket: WebSocket) -> None:
     """Nothing that a client says means anything yet; that it leaves does."""
-    while True:
-        await socket.receive_text()
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        continue
 
 
 async def _send(socket: WebSocket, message: dict[str, Any]) -> None:

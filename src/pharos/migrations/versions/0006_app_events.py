@@ -1,6 +1,7 @@
 """What happened and whom it concerns, numbered without a gap for each tenant: what `/ws` sends.
 
-Rows are written by the database at the commit of the change itself, by whatever hand it came.
+Rows are written by the database at the commit of the change itself, by whatever part of Pharos it came. A change in a
+transaction that names no tenant in `pharos.tenant_id` (psql, a repair, a restore) is no news.
 
 Revision ID: 0006
 Phase: expand
