@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -14,12 +16,16 @@ from tests.conftest import open_client
 from tests.make import MadeTenant, make_person, make_tenant
 from tests.provider_server import Provider, provider_server
 from tests.providers.worlds import KEY, make_provider, patient
+from tests.web.test_admin_pages import browser_of
 
 from pharos.identity.principal import Principal
 from pharos.identity.tenants import ensure_default_tenant
+from pharos.infra.errors import Unavailable
 from pharos.infra.models import Secret
 from pharos.ops.provider_changes import Draft, add_provider, remove_provider
+from pharos.ops.provider_report import list_offers, uncounted_models
 from pharos.ops.spend_watch import watch_spend
+from pharos.providers.breaker import list_standings
 from pharos.providers.calls import Models
 from pharos.providers.contract import Call, ChatMessage, ChatRequest
 from pharos.runtime import Runtime
@@ -178,6 +184,89 @@ async def test_exactly_one_provider_is_the_default(
             await session.execute(text("update providers set is_default = true"))
 
 
+async def test_a_key_entered_for_an_address_that_is_changed_meanwhile_is_not_saved(
+    admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    made = (await admin.post("/providers/admin", json=entered(provider))).json()["provider"]
+    place = f"/providers/admin/{made['id']}"
+    provider.always = "slow"
+    provider.asked.clear()
+    repairing = asyncio.create_task(admin.put(place, json={"key": KEY}))
+    async with asyncio.timeout(10):
+        while not provider.asked:  # noqa: ASYNC110 - its server lives in a thread
+            await asyncio.sleep(0.01)
+    elsewhere = f"{provider.openai_url}/elsewhere"
+    assert (await admin.put(place, json={"baseUrl": elsewhere})).status_code == 200
+    provider.release.set()
+    repaired = await repairing
+    provider.release.clear()
+    assert (repaired.status_code, repaired.json()["error"]) == (409, "provider_changed")
+    (left,) = (await admin.get("/providers/admin")).json()["providers"]
+    assert (left["baseUrl"], left["keyLength"], await key_of(world, tenant)) == (elsewhere, 0, None)
+
+
+async def test_optional_fields_can_be_emptied_and_what_a_provider_went_through_is_kept_by_small_changes(
+    admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    extras = {"requestsPerMinute": 9, "statusPage": "https://status.lamp.example"}
+    made = (await admin.post("/providers/admin", json=entered(provider, **extras))).json()["provider"]
+    place = f"/providers/admin/{made['id']}"
+    assert (made["requestsPerMinute"], made["statusPage"]) == (9, "https://status.lamp.example")
+    candidates = await world.models.resolve(tenant.id)
+    assert [piece async for piece in world.models.stream(tenant.id, candidates, REQUEST, Call())]
+
+    async def met() -> list[str]:
+        return [one.key for one in await list_standings(world.db) if one.key == made["id"]]
+
+    emptied = (await admin.put(place, json={"requestsPerMinute": 0, "statusPage": ""})).json()["provider"]
+    assert (emptied["requestsPerMinute"], emptied["requestsLeft"], emptied["statusPage"]) == (None, None, None)
+    await admin.put(place, json={"isDefault": True})
+    assert await met() == [made["id"]]
+    await admin.put(place, json={"key": KEY})
+    assert await met() == []
+
+
+async def test_a_provider_typed_by_its_vendors_address_has_that_vendors_prices_and_limits(
+    admin: httpx.AsyncClient,
+) -> None:
+    groq = {"name": "mine", "baseUrl": "https://api.groq.com/openai/v1/", "key": "gsk_0123456789abcdef", "ping": False}
+    made = (await admin.post("/providers/admin", json=groq)).json()["provider"]
+    assert (made["preset"], made["requestsPerMinute"]) == ("groq", 28)
+    moved = {"baseUrl": "https://lamp.example/v1", "ping": False}
+    place = f"/providers/admin/{made['id']}"
+    assert (await admin.put(place, json=moved)).json()["provider"]["preset"] is None
+    back = {"baseUrl": "https://api.openai.com/v1", "ping": False}
+    assert (await admin.put(place, json=back)).json()["provider"]["preset"] == "openai"
+
+
+async def test_what_no_budget_can_count_is_named_beside_the_budget(
+    admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant
+) -> None:
+    await make_provider(world, tenant.id, "https://openrouter.ai/api/v1", name="router", preset="openrouter")
+    await make_provider(world, tenant.id, "https://api.openai.com/v1", name="known")
+    await make_provider(world, tenant.id, "http://127.0.0.1:9/v1", name="ours", kind="local", preset=None, key=None)
+    assert uncounted_models(await list_offers(world, tenant.admin)) == ["router/gpt-4o-mini"]
+    async with browser_of(world, tenant.admin) as browser:
+        page = await browser.get("/admin/models")
+    assert "No price is known of router/gpt-4o-mini:" in page.text
+
+
+@pytest.mark.contract("LP-11", part="switched off a provider is not asked and its key is kept")
+async def test_a_provider_that_is_switched_off_keeps_its_key_and_is_asked_no_more(
+    admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    made = (await admin.post("/providers/admin", json=entered(provider))).json()["provider"]
+    place = f"/providers/admin/{made['id']}"
+    off = await admin.put(place, json={"isEnabled": False})
+    assert (off.json()["provider"]["isEnabled"], await key_of(world, tenant)) == (False, GOOD_KEY)
+    with pytest.raises(Unavailable) as refused:
+        await world.models.resolve(tenant.id)
+    assert refused.value.code == "llm_disabled"
+    assert (await admin.get("/providers")).json()["providers"][0]["isUsable"] is False
+    await admin.put(place, json={"isEnabled": True})
+    assert (await world.models.resolve(tenant.id))[0].key == GOOD_KEY
+
+
 @pytest.mark.contract("LP-11", part="a removed key, from the next request on")
 async def test_a_removed_provider_is_asked_no_more_and_its_key_is_gone(
     admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant, provider: Provider
@@ -226,6 +315,17 @@ async def test_engineers_manage_what_is_shared_and_tenants_their_own_and_neither
             return [one["name"] for one in (await client.get("/providers/admin")).json()["providers"]]
 
         assert (await names(engineer), await names(admin), await names(tenant)) == (["house"], ["ours"], [])
+
+        async def defaults_at_home() -> list[str]:
+            listed = [(await client.get("/providers/admin")).json()["providers"] for client in (engineer, admin)]
+            return [one["name"] for one in itertools.chain(*listed) if one["isDefault"]]
+
+        assert await defaults_at_home() == ["house", "ours"]  # an administrator's does not unset the installation's
+        second = entered(provider, name="second", isShared=True, isDefault=True)
+        assert (await engineer.post("/providers/admin", json=second)).status_code == 201
+        assert await defaults_at_home() == ["second", "ours"]
+        assert next(one.provider for one in await world.models.resolve(home)) == "ours"
+        await engineer.put(f"/providers/admin/{house.json()['provider']['id']}", json={"isDefault": True})
         hidden = await admin.put(f"/providers/admin/{house.json()['provider']['id']}", json={"name": "mine"})
         assert hidden.status_code == 404
 

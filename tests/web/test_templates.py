@@ -141,6 +141,7 @@ SECURITY: dict[str, Any] = {
     "following": "x",
 }
 PROVIDER = Anything(
+    is_enabled=False,
     id="n",
     kind="openai",
     preset=None,
@@ -153,6 +154,7 @@ PROVIDER = Anything(
     is_default=False,
 )
 LOCAL = Anything(
+    is_enabled=True,
     id="l",
     kind="local",
     preset=None,
@@ -181,6 +183,7 @@ MODELS: dict[str, Any] = PROVIDERS | {
     "rules": Anything(
         llm_enabled=True, use_shared_providers=True, budget_warn_micro=None, budget_stop_micro=50_000_000
     ),
+    "uncounted": [HOSTILE],
     "spend": Anything(month_micro=1, today_micro=2, calls=3, unpriced=1, is_anomalous=True),
     "lines": [
         Anything(provider=HOSTILE, model=HOSTILE, calls=1, failed=1, prompt_tokens=1, completion_tokens=1, cost_micro=1)
@@ -203,12 +206,12 @@ ADMINISTRATION: list[tuple[str, str, dict[str, Any]]] = [
     ("shares", "shares", {"waiting": [Anything(conversation_id="c")], "decided": DECIDED, "titles": {"c": HOSTILE}}),
     ("shares", "shares", {"waiting": [], "decided": [], "titles": {}}),
     ("keys", "keys", KEYS),
-    ("secrets", "secrets", {"secrets": [Anything(kind="llm", length=51, is_enabled=False)], "kinds": ("llm",)}),
+    ("secrets", "secrets", {"secrets": [Anything(kind="github", length=51, is_enabled=False)], "kinds": ("github",)}),
     ("models", "models", MODELS),
     ("models", "models", MODELS | {"managed": [], "answering": None, "installations": [], "lines": [], "rules": OFF}),
     ("feedback", "feedback", {"rated": [RATED], "following": "x"}),
     ("feedback", "feedback", {"rated": [], "following": None}),
-    ("secrets", "secrets", {"secrets": [], "kinds": ("llm", "github")}),
+    ("secrets", "secrets", {"secrets": [], "kinds": ("github",)}),
     ("audit", "audit", {"entries": [Anything(detail={HOSTILE: HOSTILE})], "actor": HOSTILE, "action": "", **LISTED}),
     ("audit", "audit", {"entries": [], "actor": "", "action": "", "following": None}),
     ("security", "security", SECURITY | {"events": [EVENT], "counts": [Anything(events=2)]}),

@@ -26,16 +26,21 @@ from pharos.providers.breaker import forget_states, reset_breakers
 from pharos.providers.choice import KEY_KIND, Known, key_prefix
 from pharos.providers.contract import Call, Kind
 from pharos.providers.models import Provider, TenantModelSettings
-from pharos.providers.presets import PRESETS, Preset
+from pharos.providers.presets import PRESETS, Preset, preset_of
 from pharos.providers.shapes import check_key, check_models, check_name
 from pharos.runtime import Runtime
 
+FIELDS = (
+    "name", "preset", "kind", "base_url", "models", "requests_per_minute", "status_page", "is_shared", "is_enabled",
+)  # fmt: skip
+OPTIONAL_FIELDS = ("preset", "requests_per_minute", "status_page")
 ENGINEER_ROLES = {"engineer", "superadmin"}
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A provider as somebody enters it; None leaves a field as it is, or as the preset has it.
+    """A provider as somebody enters it; None leaves a field as it is, or as the preset has it. A `status_page` of ""
+    and 0 `requests_per_minute` are none. Without a `preset` it is the one whose address is entered.
 
     `key`: None or empty keeps the present one, unless the address changes: a key goes to the address it was entered
     for and to no other.
@@ -50,6 +55,7 @@ class Draft:
     status_page: str | None = None
     is_shared: bool | None = None
     is_default: bool | None = None
+    is_enabled: bool | None = None
     key: str | None = field(default=None, repr=False)
 
 
@@ -64,31 +70,24 @@ class Saved:
 async def add_provider(runtime: Runtime, principal: Principal, draft: Draft, *, ping: bool = True) -> Saved:
     """Add a provider once it has answered. Raises `Invalid` with its words when it does not, `Conflict`, `NotAllowed`.
 
-    The first one of a tenant becomes its default.
+    The first one of a tenant becomes its default, and the first shared one that of all others.
     """
-    preset = _preset(draft.preset)
+    preset = _preset(draft.preset) or preset_of(draft.base_url or "")
     await require_manager(runtime, principal, is_shared=bool(draft.is_shared))
-    values: dict[str, Any] = {
-        "name": check_name(draft.name or (preset.name if preset else "")),
-        "preset": draft.preset,
-        "kind": draft.kind or (preset.kind if preset else "openai"),
-        "base_url": draft.base_url or (preset.base_url if preset else ""),
-        "models": check_models(draft.models if draft.models is not None else preset.models if preset else ()),
-        "requests_per_minute": draft.requests_per_minute or (preset.requests_per_minute if preset else None),
-        "status_page": draft.status_page or (preset.status_page if preset else None),
-        "is_shared": bool(draft.is_shared),
-    }
-    key = check_key(draft.key, preset=draft.preset) if draft.key and draft.key.strip() else None
+    values = {"name": "", "kind": "openai", "base_url": "", "models": [], "is_shared": False, "is_enabled": True}
+    values |= _of_preset(preset) | _changes(draft)
+    check_name(values["name"])
+    key = check_key(draft.key, preset=values.get("preset")) if draft.key and draft.key.strip() else None
     row = Provider(tenant_id=principal.tenant_id, id=new_id(), **values)
     call = await _try_out(runtime, row, key, ping=ping)
     async with runtime.db.transaction(principal.tenant_id) as session:
         await _refuse_taken(session, row)
-        has_default = (await session.execute(select(func.bool_or(Provider.is_default)))).scalar_one()
+        has_default = await _has_default(session, is_shared=row.is_shared)
         session.add(row)
         await session.flush()
         await _keep_key(session, runtime.vault, principal, row, key)
         if draft.is_default or not has_default:
-            await _make_default(session, row.id)
+            await _make_default(session, row)
         await _record(session, principal, row, "added")
         await session.refresh(row)
     return Saved(row, call)
@@ -97,29 +96,36 @@ async def add_provider(runtime: Runtime, principal: Principal, draft: Draft, *, 
 async def change_provider(
     runtime: Runtime, principal: Principal, provider_id: UUID, draft: Draft, *, ping: bool = True
 ) -> Saved:
-    """Change what the draft names, once the provider has answered; raises as `add_provider` does."""
+    """Change what the draft names, once the provider has answered; raises as `add_provider` does.
+
+    Raises `Conflict` where the address was changed while it was asked: the key would reach one it was not entered for.
+    """
     old = await get_managed(runtime, principal, provider_id)
-    if draft.is_shared is not None and draft.is_shared != old.is_shared:
+    rescoped = draft.is_shared is not None and draft.is_shared != old.is_shared
+    if rescoped:
         await require_manager(runtime, principal, is_shared=True)
         await require_manager(runtime, principal, is_shared=False)
-    changes = {name: value for name, value in _changes(draft).items() if value is not None}
+    changes = _changes(draft)
+    moved = changes.get("base_url", old.base_url).rstrip("/") != old.base_url.rstrip("/")
+    if moved and draft.preset is None:
+        found = preset_of(changes["base_url"])
+        changes["preset"] = found.name if found is not None else None
     row = Provider(**{column.name: getattr(old, column.name) for column in Provider.__table__.columns} | changes)
     entered = check_key(draft.key, preset=row.preset) if draft.key and draft.key.strip() else None
-    moved = row.base_url.rstrip("/") != old.base_url.rstrip("/")
     key = entered if entered or moved else await _present_key(runtime, old)
-    is_same = not entered and not moved and (row.kind, row.models[:1]) == (old.kind, old.models[:1])
-    call = await _try_out(runtime, row, key, ping=ping and not is_same)
+    is_another = bool(entered) or moved or row.kind != old.kind
+    call = await _try_out(runtime, row, key, ping=ping and (is_another or row.models[:1] != old.models[:1]))
     async with runtime.db.transaction(principal.tenant_id) as session:
         await _refuse_taken(session, row)
-        changed = changes | {"models": row.models, "updated_at": func.now()}
-        await session.execute(update(Provider).where(Provider.id == row.id).values(**changed))
+        await _update_unmoved(session, row, old, changes | ({"is_default": False} if rescoped else {}))
         if entered or moved:
             await _keep_key(session, runtime.vault, principal, row, entered)
-        if draft.is_default:
-            await _make_default(session, row.id)
+        if draft.is_default or (rescoped and not await _has_default(session, is_shared=row.is_shared)):
+            await _make_default(session, row)
         await _record(session, principal, row, "changed", fields=sorted(changes), key_dropped=moved and not entered)
         saved = await session.get_one(Provider, (row.tenant_id, row.id), populate_existing=True)
-    await forget_states(runtime.db, [str(row.id)])
+    if is_another:
+        await forget_states(runtime.db, [str(row.id)])
     return Saved(saved, call)
 
 
@@ -127,7 +133,7 @@ async def make_default(runtime: Runtime, principal: Principal, provider_id: UUID
     """Let a provider answer wherever none is named, in place of the one before."""
     row = await get_managed(runtime, principal, provider_id)
     async with runtime.db.transaction(principal.tenant_id) as session:
-        await _make_default(session, row.id)
+        await _make_default(session, row)
         await _record(session, principal, row, "made_default")
     return row
 
@@ -269,18 +275,22 @@ async def _as_known(runtime: Runtime, row: Provider, key: str | None) -> Known:
     )
 
 
+def _of_preset(preset: Preset | None) -> dict[str, Any]:
+    if preset is None:
+        return {}
+    known = {name: getattr(preset, name) for name in ("name", "kind", "base_url", "requests_per_minute", "status_page")}
+    return known | {"preset": preset.name, "models": list(preset.models)}
+
+
 def _changes(draft: Draft) -> dict[str, Any]:
+    """The columns that the draft names, checked."""
     _preset(draft.preset)
-    return {
-        "name": check_name(draft.name) if draft.name is not None else None,
-        "preset": draft.preset,
-        "kind": draft.kind,
-        "base_url": draft.base_url,
-        "models": check_models(draft.models) if draft.models is not None else None,
-        "requests_per_minute": draft.requests_per_minute,
-        "status_page": draft.status_page,
-        "is_shared": draft.is_shared,
-    }
+    changes = {name: value for name in FIELDS if (value := getattr(draft, name)) is not None}
+    if draft.name is not None:
+        check_name(draft.name)
+    if draft.models is not None:
+        changes["models"] = check_models(draft.models)
+    return changes | {name: changes[name] or None for name in OPTIONAL_FIELDS if name in changes}
 
 
 def _preset(name: str | None) -> Preset | None:
@@ -330,11 +340,26 @@ async def _drop_key(session: AsyncSession, provider_id: UUID) -> None:
     await session.execute(delete(Secret).where(Secret.kind == KEY_KIND, Secret.name == str(provider_id)))
 
 
-async def _make_default(session: AsyncSession, provider_id: UUID) -> None:
-    await session.execute(
-        update(Provider).where(Provider.is_default, Provider.id != provider_id).values(is_default=False)
-    )
-    await session.execute(update(Provider).where(Provider.id == provider_id).values(is_default=True))
+async def _has_default(session: AsyncSession, *, is_shared: bool) -> bool:
+    found = select(func.count()).where(Provider.is_default, Provider.is_shared == is_shared)
+    return bool((await session.execute(found)).scalar_one())
+
+
+async def _make_default(session: AsyncSession, row: Provider) -> None:
+    """In its own scope: what others share or keep is not this one's to change."""
+    before = update(Provider).where(Provider.is_default, Provider.is_shared == row.is_shared, Provider.id != row.id)
+    await session.execute(before.values(is_default=False))
+    await session.execute(update(Provider).where(Provider.id == row.id).values(is_default=True))
+
+
+async def _update_unmoved(session: AsyncSession, row: Provider, old: Provider, changes: dict[str, Any]) -> None:
+    """Write the changes, if the address is still the one that was looked at; holds the row until the end."""
+    there = update(Provider).where(Provider.id == row.id, Provider.base_url == old.base_url)
+    written = there.values(**changes | {"models": row.models, "updated_at": func.now()}).returning(Provider.id)
+    if (await session.execute(written)).first() is None:
+        raise Conflict(
+            f"{old.name} was changed or removed meanwhile. Look at it again, then save.", code="provider_changed"
+        )
 
 
 async def _record(session: AsyncSession, principal: Principal, row: Provider, what: str, **detail: object) -> None:

@@ -17,7 +17,14 @@ from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, DryRun, TenantSlug, echo_json, echo_line, echo_table, run_async
 from pharos.ops import provider_changes
 from pharos.ops.provider_changes import Draft, Saved
-from pharos.ops.provider_report import ManagedProvider, Offer, list_offers, managed_providers, read_tenant_spend
+from pharos.ops.provider_report import (
+    ManagedProvider,
+    Offer,
+    list_offers,
+    managed_providers,
+    read_tenant_spend,
+    uncounted_models,
+)
 from pharos.providers.breaker import Standing, list_standings, reset_breakers
 from pharos.providers.contract import Call
 from pharos.providers.presets import PRESETS
@@ -49,9 +56,14 @@ def add(
     key_file: Annotated[
         Path | None, typer.Option(help="The file its key lies in; `-` reads it from the input.")
     ] = None,
-    per_minute: Annotated[int | None, typer.Option(min=1, help="Requests it takes in a minute.")] = None,
-    status_page: Annotated[str | None, typer.Option(help="Where its operator tells about outages.")] = None,
+    per_minute: Annotated[int | None, typer.Option(min=0, help="Requests it takes in a minute; 0: no limit.")] = None,
+    status_page: Annotated[
+        str | None, typer.Option(help="Where its operator tells about outages; empty: nowhere.")
+    ] = None,
     shared: Annotated[bool, typer.Option("--shared", help="For all tenants of this installation.")] = False,
+    enabled: Annotated[
+        bool | None, typer.Option("--on/--off", help="Switched off it is kept with its key and not asked.")
+    ] = None,
     default: Annotated[bool, typer.Option("--default", help="It answers where none is named.")] = False,
     no_ping: NoPing = False,
     tenant: TenantSlug = DEFAULT_SLUG,
@@ -74,19 +86,11 @@ def add(
         status_page=status_page,
         is_shared=shared or None,
         is_default=default or None,
+        is_enabled=enabled,
         key=_read_key(key_file, needs_one=kind != "local" and _needs_key(preset or name)),
     )
 
-    async def work() -> Saved | None:
-        async with as_operator(tenant) as (runtime, me):
-            old = [row for row in await provider_changes.list_managed(runtime, me) if row.name == name]
-            if dry_run:
-                return None
-            if old:
-                return await provider_changes.change_provider(runtime, me, old[0].id, draft, ping=not no_ping)
-            return await provider_changes.add_provider(runtime, me, draft, ping=not no_ping)
-
-    saved = run_async(work())
+    saved = run_async(_save(tenant, draft, ping=not no_ping, dry_run=dry_run))
     if saved is None:
         _tell("Nothing was changed.", as_json=as_json, name=name, dry_run=True)
         return
@@ -119,6 +123,7 @@ def list_command(tenant: TenantSlug = DEFAULT_SLUG, as_json: AsJson = False) -> 
                 "default": offer.is_chosen,
                 "shared": offer.is_shared,
                 "usable": offer.is_usable,
+                "off": row is not None and not row.is_enabled,
                 "breaker": offer.state,
             }
         )
@@ -134,7 +139,7 @@ def list_command(tenant: TenantSlug = DEFAULT_SLUG, as_json: AsJson = False) -> 
             line["key_prefix"],
             line["key_length"],
             line["breaker"],
-            " ".join(word for word in ("default", "shared") if line[word]) + ("" if line["usable"] else " no key"),
+            " ".join(word for word in ("default", "shared", "off") if line[word]) + _lacks_key(line),
         ]
         for line in lines
     ]
@@ -207,6 +212,8 @@ def budget_command(
     stop: Annotated[
         float | None, typer.Option(min=0, help="Dollars a month at which nobody is called any more.")
     ] = None,
+    no_warn: Annotated[bool, typer.Option("--no-warn", help="Take the warning away.")] = False,
+    no_stop: Annotated[bool, typer.Option("--no-stop", help="Take the bound away.")] = False,
     models: Annotated[bool | None, typer.Option("--models/--no-models", help="Switch models on or off.")] = None,
     shared: Annotated[bool | None, typer.Option("--shared/--no-shared", help="Allow the installation's ones.")] = None,
     tenant: TenantSlug = DEFAULT_SLUG,
@@ -221,25 +228,31 @@ def budget_command(
         "use_shared_providers": shared,
     }
     changes = {name: value for name, value in given.items() if value is not None}
+    gone = {"budget_warn_micro": no_warn, "budget_stop_micro": no_stop}
+    changes |= {name: None for name, is_gone in gone.items() if is_gone}
 
-    async def work() -> tuple[dict[str, Any], Spend, list[SpendLine]]:
+    async def work() -> tuple[dict[str, Any], list[str], Spend, list[SpendLine]]:
         async with as_operator(tenant) as (runtime, me):
             if changes and not dry_run:
                 await provider_changes.change_model_settings(runtime, me, changes)
             allowed = await provider_changes.read_model_settings(runtime, me)
-            return {name: getattr(allowed, name) for name in given}, *(await read_tenant_spend(runtime, me))
+            uncounted = uncounted_models(await list_offers(runtime, me))
+            return {name: getattr(allowed, name) for name in given}, uncounted, *(await read_tenant_spend(runtime, me))
 
-    allowed, spend, lines = run_async(work())
+    allowed, uncounted, spend, lines = run_async(work())
     if as_json:
         spent = asdict(spend) | {"is_anomalous": spend.is_anomalous, "lines": [asdict(line) for line in lines]}
-        echo_json({**allowed, "spend": spent})
+        echo_json({**allowed, "uncounted": uncounted, "spend": spent})
         return
     table = [[line.provider, line.model, line.calls, line.failed, dollars(line.cost_micro)] for line in lines]
     echo_table(["provider", "model", "calls", "failed", "cost"], table, empty="No model was called this month.")
     stop_micro = allowed["budget_stop_micro"]
-    echo_line(f"This month: {dollars(spend.month_micro)} of {dollars(stop_micro) if stop_micro else 'no bound'}.")
+    bound = "no bound" if stop_micro is None else dollars(stop_micro)
+    echo_line(f"This month: {dollars(spend.month_micro)} of {bound}.")
     if spend.unpriced:
         echo_line(f"{spend.unpriced} calls have no known price and are not in it.")
+    if uncounted:
+        echo_line(f"No price is known of {', '.join(uncounted)}: a budget neither counts nor stops them.")
     if spend.is_anomalous:
         echo_line(f"Today is unlike the week before: {dollars(spend.today_micro)}.")
 
@@ -286,12 +299,27 @@ def reset(
     _tell(words, as_json=as_json, closed=closed, dry_run=dry_run)
 
 
+async def _save(tenant: str, draft: Draft, *, ping: bool, dry_run: bool) -> Saved | None:
+    """Change the provider of this name, or add it."""
+    async with as_operator(tenant) as (runtime, me):
+        old = next((row for row in await provider_changes.list_managed(runtime, me) if row.name == draft.name), None)
+        if dry_run:
+            return None
+        if old is not None:
+            return await provider_changes.change_provider(runtime, me, old.id, draft, ping=ping)
+        return await provider_changes.add_provider(runtime, me, draft, ping=ping)
+
+
 async def _named(runtime: Runtime, me: Principal, name: str) -> UUID:
     rows = await provider_changes.list_managed(runtime, me)
     found = next((row.id for row in rows if row.name == name), None)
     if found is None:
         raise NotFound(f"There is no provider “{name}”. `pharos provider list` shows them.", code="no_such_provider")
     return found
+
+
+def _lacks_key(line: dict[str, Any]) -> str:
+    return "" if line["usable"] or line["off"] else " no key"
 
 
 def _needs_key(preset: str) -> bool:

@@ -10,14 +10,19 @@ from pharos.infra.errors import Unavailable
 from pharos.ops.provider_changes import list_managed
 from pharos.providers.breaker import list_standings
 from pharos.providers.choice import Known, choose
+from pharos.providers.contract import Usage
 from pharos.providers.models import Provider
+from pharos.providers.prices import cost_micro
 from pharos.providers.spend import Spend, SpendLine, list_spend, read_spend
 from pharos.runtime import Runtime
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A provider somebody may ask; `is_chosen`: it answers where none is named. `state` is its breaker's."""
+    """A provider somebody may ask; `is_chosen`: it answers where none is named. `state` is its breaker's.
+
+    `unpriced` are those of its models whose price nobody knows: no budget counts them.
+    """
 
     id: UUID | None
     name: str
@@ -28,6 +33,7 @@ class Offer:
     is_usable: bool
     is_chosen: bool
     state: str
+    unpriced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ async def list_offers(runtime: Runtime, principal: Principal) -> list[Offer]:
             is_usable=one.is_usable,
             is_chosen=one.name == chosen,
             state=standings.get(one.state_key, "closed"),
+            unpriced=_unpriced(one),
         )
         for one in known
     ]
@@ -69,7 +76,8 @@ async def managed_providers(runtime: Runtime, principal: Principal) -> list[Mana
     found = []
     for row in await list_managed(runtime, principal):
         standing = standings.get(str(row.id))
-        left = standing.requests_left if standing is not None else row.requests_per_minute
+        has_limit = standing is not None and row.requests_per_minute is not None
+        left = standing.requests_left if standing is not None and has_limit else row.requests_per_minute
         found.append(ManagedProvider(row, standing.state if standing is not None else "closed", left))
     return found
 
@@ -78,6 +86,18 @@ async def read_tenant_spend(runtime: Runtime, principal: Principal) -> tuple[Spe
     """What the principal's tenant spent, in all and by model."""
     async with runtime.db.transaction(principal.tenant_id) as session:
         return await read_spend(session), await list_spend(session)
+
+
+def uncounted_models(offers: list[Offer]) -> list[str]:
+    """What a budget does not stop, as `provider/model`: it can be asked, and nobody knows what it costs."""
+    return [f"{offer.name}/{model}" for offer in offers if offer.is_usable for model in offer.unpriced]
+
+
+def _unpriced(one: Known) -> tuple[str, ...]:
+    nothing, is_local = Usage(0, 0), one.kind == "local"
+    return tuple(
+        model for model in one.models if cost_micro(nothing, model=model, preset=one.preset, is_local=is_local) is None
+    )
 
 
 def _chosen(known: list[Known]) -> str | None:

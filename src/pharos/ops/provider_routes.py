@@ -40,7 +40,7 @@ class OfferedProvider(Body):
     models: list[str]
     is_default: bool
     is_shared: bool
-    is_usable: bool = Field(description="False while it lacks a key.")
+    is_usable: bool = Field(description="False while it is switched off or lacks a key.")
     state: str
 
 
@@ -72,6 +72,7 @@ class Managed(Body):
     models: list[str]
     is_default: bool
     is_shared: bool
+    is_enabled: bool
     requests_per_minute: int | None
     status_page: str | None
     key_prefix: str
@@ -104,17 +105,21 @@ class Presets(Body):
 
 
 class ProviderInput(Input):
-    """Null leaves a field as it is, or as the preset has it; an empty key keeps the present one."""
+    """Null leaves a field as it is, or as the preset has it; an empty key keeps the present one.
+
+    An empty status page and 0 requests a minute are none. Switched off a provider is kept with its key and not asked.
+    """
 
     name: Annotated[str | None, Field(max_length=63)] = None
     preset: Annotated[str | None, Field(max_length=63)] = None
     kind: Literal["openai", "anthropic", "local"] | None = None
     base_url: Annotated[str | None, Field(max_length=2000)] = None
     models: Annotated[list[str] | None, Field(max_length=100)] = None
-    requests_per_minute: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
-    status_page: Annotated[str | None, Field(max_length=2000, pattern=r"^https?://\S+$")] = None
+    requests_per_minute: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
+    status_page: Annotated[str | None, Field(max_length=2000, pattern=r"^(https?://\S+)?$")] = None
     is_shared: bool | None = None
     is_default: bool | None = None
+    is_enabled: bool | None = None
     key: SecretStr | None = None
     ping: Annotated[bool, Field(description="Ask it for one word before anything is saved.")] = True
 
@@ -129,6 +134,7 @@ class ProviderInput(Input):
             status_page=self.status_page,
             is_shared=self.is_shared,
             is_default=self.is_default,
+            is_enabled=self.is_enabled,
             key=self.key.get_secret_value() if self.key is not None else None,
         )
 

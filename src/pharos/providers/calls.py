@@ -353,7 +353,7 @@ class Models:
         try:
             await breaker.report(self._db, candidate, passed, outcome)
             async with self._db.transaction(tenant_id) as session:
-                record_call(session, tenant_id, call, status=status)
+                record_call(session, tenant_id, candidate, call, status=status)
         except (SQLAlchemyError, OSError) as error:
             # The answer is there already and must not fail for its bill; the figures are in this line instead.
             log.error(

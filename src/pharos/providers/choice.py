@@ -19,7 +19,7 @@ from pharos.infra.settings import Settings
 from pharos.infra.vault import PREFIX_CHARACTERS, UnreadableSecret, Vault, sealed_secrets
 from pharos.providers.contract import Candidate, Kind
 from pharos.providers.models import Provider
-from pharos.providers.presets import PRESETS
+from pharos.providers.presets import PRESETS, preset_of
 
 log = get_logger(__name__)
 
@@ -44,6 +44,7 @@ class Known:
     is_shared: bool
     state_key: str
     label: str
+    is_enabled: bool = True
     key: str | None = field(default=None, repr=False)
     preset: str | None = None
     requests_per_minute: int | None = None
@@ -52,8 +53,8 @@ class Known:
 
     @property
     def is_usable(self) -> bool:
-        """Whether a call can be made: nobody is called with an empty key who wants one."""
-        return self.key is not None or self.kind == "local"
+        """Whether a call can be made: nobody is called who is switched off, or with an empty key who wants one."""
+        return self.is_enabled and (self.key is not None or self.kind == "local")
 
     def candidate(self, model: str) -> Candidate:
         return Candidate(
@@ -76,11 +77,13 @@ class Known:
 async def list_known(
     session: AsyncSession, vault: Vault, tenant_id: TenantId, *, is_default_tenant: bool, allows_private: bool
 ) -> list[Known]:
-    """A tenant's own providers with their keys, oldest first; a key that is off or cannot be opened is none.
+    """A tenant's own providers with their keys, the oldest first and those it shares last.
 
+    A key that is off or cannot be opened is none.
     `allows_private`: whether the operator lets tenants name addresses of this machine and of private networks.
     """
-    rows = (await session.execute(select(Provider).order_by(Provider.created_at, Provider.id))).scalars().all()
+    ordered = select(Provider).order_by(Provider.is_shared, Provider.created_at, Provider.id)
+    rows = (await session.execute(ordered)).scalars().all()
     sealed = sealed_secrets(tenant_id).add_columns(Secret.name).where(Secret.kind == KEY_KIND, Secret.is_enabled)
     keys: dict[str, str] = {}
     for secret in await session.execute(sealed):
@@ -100,6 +103,7 @@ async def list_known(
             state_key=str(row.id),
             # Two tenants may give the same name; one series must not mix them, nor show one's names to the other.
             label=row.name if is_default_tenant else f"{row.name}:{row.id.hex[-8:]}",
+            is_enabled=row.is_enabled,
             key=keys.get(str(row.id)),
             preset=row.preset,
             requests_per_minute=row.requests_per_minute,
@@ -121,8 +125,7 @@ def of_environment(settings: Settings) -> list[Known]:
     if settings.llm_model is None or (settings.llm_url is None and settings.llm_key is None):
         return []
     key = settings.llm_key.get_secret_value() if settings.llm_key else None
-    address = (settings.llm_url or PRESETS["openai"].base_url).rstrip("/")
-    preset = next((one for one in PRESETS.values() if one.needs_key and one.base_url == address), None)
+    preset = preset_of(settings.llm_url or PRESETS["openai"].base_url)
     # Another address or another key is another provider: it starts with a closed breaker and a full budget.
     mark = hashlib.sha256(f"{settings.llm_url}\n{key}".encode()).hexdigest()[:12]
     return [
@@ -217,5 +220,6 @@ def _no_provider(message: str) -> Unavailable:
 
 def _no_key(provider: Known) -> Unavailable:
     return Unavailable(
-        f"{provider.name} has no key, or it is switched off. An administrator enters one.", code="llm_disabled"
+        f"{provider.name} has no key, or is switched off. An administrator enters one, or switches it on.",
+        code="llm_disabled",
     )

@@ -21,7 +21,8 @@ def _tenant_key() -> ForeignKeyConstraint:
 class Provider(Table):
     """A server of models. Its key lies in the vault (kind `provider_key`, name: the id); here are prefix and length.
 
-    `is_shared` counts in the default tenant only: every tenant that allows it may use such a provider.
+    `is_shared` counts in the default tenant only: every tenant that allows it may use such a provider. Each of the two
+    scopes has its own default, for different people manage them (C-35).
     """
 
     __tablename__ = "providers"
@@ -30,7 +31,7 @@ class Provider(Table):
         CheckConstraint("kind in ('openai', 'anthropic', 'local')", name="kind"),
         CheckConstraint("requests_per_minute > 0", name="requests_per_minute"),
         _tenant_key(),
-        Index("uq_providers_default", "tenant_id", unique=True, postgresql_where=sql("is_default")),
+        Index("uq_providers_default", "tenant_id", "is_shared", unique=True, postgresql_where=sql("is_default")),
     )
 
     tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -41,6 +42,7 @@ class Provider(Table):
     models: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
     is_default: Mapped[bool] = mapped_column(server_default="false")
     is_shared: Mapped[bool] = mapped_column(server_default="false")
+    is_enabled: Mapped[bool] = mapped_column(server_default="true")
     preset: Mapped[str | None] = mapped_column(Text)
     requests_per_minute: Mapped[int | None]
     status_page: Mapped[str | None] = mapped_column(Text)
@@ -66,7 +68,8 @@ class TenantModelSettings(Table):
 class LlmCall(Table):
     """One call of a provider: the truth for spend. `cost_micro` is null where no price is known.
 
-    `is_estimate`: the provider did not count and the tokens were guessed from the text.
+    `is_estimate`: the provider did not count and the tokens were guessed from the text. `is_shared`: the installation's
+    owner pays.
     """
 
     __tablename__ = "llm_calls"
@@ -79,6 +82,7 @@ class LlmCall(Table):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     at: Mapped[datetime] = mapped_column(server_default=func.now())
     provider: Mapped[str] = mapped_column(Text)
+    is_shared: Mapped[bool] = mapped_column(server_default="false")
     model: Mapped[str] = mapped_column(Text)
     purpose: Mapped[str] = mapped_column(Text)
     prompt_tokens: Mapped[int] = mapped_column(server_default="0")

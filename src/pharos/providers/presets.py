@@ -87,3 +87,8 @@ PRESETS: dict[str, Preset] = {
         Preset("llama.cpp", "llama.cpp", "local", "http://127.0.0.1:8080/v1", needs_key=False),
     )
 }
+
+
+def preset_of(base_url: str) -> Preset | None:
+    """The vendor who is found at this address; None for any other, servers of one's own among them."""
+    return next((one for one in PRESETS.values() if one.needs_key and one.base_url == base_url.rstrip("/")), None)

@@ -88,14 +88,15 @@ def count_call(candidate: Candidate, call: Call, *, status: str) -> None:
         FIRST_TOKEN_SECONDS.labels(candidate.label, candidate.model).observe(call.first_token_seconds)
 
 
-def record_call(session: AsyncSession, tenant_id: TenantId, call: Call, *, status: str) -> None:
-    """Keep one call as a row, once."""
+def record_call(session: AsyncSession, tenant_id: TenantId, candidate: Candidate, call: Call, *, status: str) -> None:
+    """Keep one call of a candidate as a row, once."""
     usage = call.usage or Usage(0, 0)
     session.add(
         LlmCall(
             tenant_id=tenant_id,
             id=new_id(),
             provider=call.provider,
+            is_shared=candidate.is_shared,
             model=call.model,
             purpose=call.purpose,
             prompt_tokens=usage.prompt_tokens,

@@ -14,7 +14,7 @@ from pharos.infra.ids import ProjectId
 from pharos.library.project_settings import read_project_settings
 from pharos.library.projects import get_project
 from pharos.ops.provider_changes import managed_scopes, read_model_settings, require_manager
-from pharos.ops.provider_report import list_offers, managed_providers, read_tenant_spend
+from pharos.ops.provider_report import list_offers, managed_providers, read_tenant_spend, uncounted_models
 from pharos.providers.presets import PRESETS
 from pharos.web.admin_pages import AdminVisit, admin_page
 from pharos.web.html import page
@@ -65,6 +65,7 @@ async def models_page(request: Request, visit: AdminVisit) -> Response:
         answering=next((one for one in offers if one.is_chosen and one.is_usable), None),
         installations=[one for one in offers if one.is_shared],
         rules=await read_model_settings(runtime, me),
+        uncounted=uncounted_models(offers),
         spend=spend,
         lines=lines,
         shared=False,

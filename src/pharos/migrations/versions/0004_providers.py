@@ -26,6 +26,7 @@ TABLES = (
         models text[] default '{}' not null,
         is_default boolean default 'false' not null,
         is_shared boolean default 'false' not null,
+        is_enabled boolean default 'true' not null,
         preset text,
         requests_per_minute integer,
         status_page text,
@@ -40,7 +41,7 @@ TABLES = (
         constraint fk_providers_tenant_id_tenants foreign key (tenant_id)
             references tenants (id) on delete cascade
     );
-    create unique index uq_providers_default on providers (tenant_id) where is_default
+    create unique index uq_providers_default on providers (tenant_id, is_shared) where is_default
     """,
     """
     create table tenant_model_settings (
@@ -60,6 +61,7 @@ TABLES = (
         id uuid not null,
         at timestamptz default now() not null,
         provider text not null,
+        is_shared boolean default 'false' not null,
         model text not null,
         purpose text not null,
         prompt_tokens integer default '0' not null,

@@ -91,13 +91,14 @@ function valueOf(field) {
   if ("lines" in field.dataset) return field.value.split("\n").map((line) => line.trim()).filter(Boolean);
   if ("nothing" in field.dataset && field.value === "") return null;
   if ("micro" in field.dataset && field.value !== "") return Math.round(Number(field.value) * 1e6);
+  if ("none" in field.dataset && field.value === "") return Number(field.dataset.none);
   if ("number" in field.dataset && field.value !== "") return Number(field.value);
   if (field.type === "date" && field.value !== "") return `${field.value}T23:59:59Z`;
   return field.value;
 }
 
 /**
- * The form as an object. Fields left empty are left out (null with data-nothing, kept with data-empty), a check box with data-boolean is true
+ * The form as an object. Fields left empty are left out (null with data-nothing, the number of data-none, kept with data-empty), a check box with data-boolean is true
  * or false, those with data-list are gathered by name, data-number is a number, data-micro an amount in millionths,
  * data-lines a list of its lines, and a date means the end of that day.
  */
