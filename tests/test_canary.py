@@ -170,9 +170,9 @@ def use_keys_and_secrets(caller: Caller) -> None:
             caller.ask("GET", f"/projects?key={value}", headers=headers)
     caller.headers["Authorization"] = person
     secret = canaries.word("secret", form="sk-proj-{}0123456789")
-    assert caller.ask("PUT", "/secrets/llm/openai", json={"value": secret}).status_code == 200
+    assert caller.ask("PUT", "/secrets/github/openai", json={"value": secret}).status_code == 200
     caller.ask("PUT", "/secrets/unknown/openai", json={"value": secret})
-    caller.ask("PUT", "/secrets/llm/openai", json={"value": {"nested": secret}})
+    caller.ask("PUT", "/secrets/github/openai", json={"value": {"nested": secret}})
     caller.ask("POST", "/invitations", json={"email": canaries.word("e-mail", form="{}@example.org"), "name": "B"})
     caller.ask(
         "POST",

@@ -95,7 +95,7 @@ async def live_in(settings: Settings, *contents: bytes) -> None:
     for content in contents:
         await make_document(runtime, tenant.admin, project, name=f"{content[:9].decode()}.txt", content=content)
     async with runtime.db.transaction(tenant.id) as session:
-        await save_tenant_secret(session, runtime.vault, tenant.admin, kind="llm", name="default", value=API_KEY)
+        await save_tenant_secret(session, runtime.vault, tenant.admin, kind="github", name="default", value=API_KEY)
     await runtime.db.dispose()
 
 

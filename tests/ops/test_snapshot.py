@@ -166,7 +166,7 @@ def when_the_snapshot_is_taken(act: Callable[[], None]) -> snapshot.Progress:
 async def test_a_backup_holds_everything_readable_by_its_owner_alone(world: World) -> None:
     async with world.runtime.db.transaction(world.tenant.id) as session:
         await save_tenant_secret(
-            session, world.runtime.vault, world.tenant.admin, kind="llm", name="openai", value=SECRET
+            session, world.runtime.vault, world.tenant.admin, kind="github", name="openai", value=SECRET
         )
     kept = await world.add("The lighthouse stood 103 metres tall.")
     folder = await asyncio.to_thread(make_backup, world.settings)
@@ -417,7 +417,7 @@ async def test_what_a_killed_fetch_left_goes_with_the_next_backup_and_a_running_
 async def test_a_key_that_is_missing_fails_the_backup(world: World) -> None:
     async with world.runtime.db.transaction(world.tenant.id) as session:
         await save_tenant_secret(
-            session, world.runtime.vault, world.tenant.admin, kind="llm", name="openai", value=SECRET
+            session, world.runtime.vault, world.tenant.admin, kind="github", name="openai", value=SECRET
         )
     other = world.settings.model_copy(update={"encryption_key": SecretStr(secrets.token_hex(32))})
     with pytest.raises(Conflict, match="which is not here"):

@@ -103,7 +103,7 @@ async def lived_in(installation: Runtime) -> MadeTenant:
         await queue_mail(
             session, runtime.vault, tenant_id=tenant_id, recipient="a@example.org", subject="s", text="a link"
         )
-        await save_tenant_secret(session, runtime.vault, admin, kind="llm", name="default", value="sk-" + "1" * 30)
+        await save_tenant_secret(session, runtime.vault, admin, kind="github", name="default", value="sk-" + "1" * 30)
         await record_audit(session, admin, action="test.done", subject="test:1")
     await make_provider(runtime, tenant_id, "https://lamp.example/v1", is_default=True)
     await open_session(runtime, admin)

@@ -74,7 +74,7 @@ async def furnish(runtime: Runtime, house: MadeTenant, name: str) -> dict[str, A
         await grants.give(session, admin, project_id=project_id, kind="group", grantee_id=group.id, tier="use")
         await api_keys.create_key(session, admin, name=name, scopes=["read"], user_id=None, expires_in_days=1)
         await tenant_secrets.save_tenant_secret(
-            session, runtime.vault, admin, kind="llm", name="k", value="sk-12345678"
+            session, runtime.vault, admin, kind="github", name="k", value="sk-12345678"
         )
         await record_audit(session, admin, action="test.done", subject=name, name={"old": name, "new": [name]})
         await record_security_event(

@@ -15,14 +15,14 @@ from pharos.infra.ids import TenantId
 from pharos.infra.models import Secret
 from pharos.infra.vault import Vault
 
-KINDS = ("llm", "github")
+KINDS = ("github",)
+"""Keys of model providers lie with their providers: each goes to one address and to no other."""
 GITHUB = "default"
 """The name of the one GitHub token of a tenant; it needs the scopes `repo` and `read:org`."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MIN_CHARACTERS, MAX_CHARACTERS = 8, 8192
 
 MISSING = {
-    "llm": ("llm_disabled", "No model key configured. An administrator adds one under Secrets, or enables it there."),
     "github": (
         "no_github_token",
         "No GitHub token configured. An administrator adds one under Secrets, or enables it there.",
@@ -83,7 +83,7 @@ async def open_tenant_secret(
 ) -> str:
     """The key itself, for the call that needs it now; ask anew for each, so that a removed one is used no more.
 
-    Raises `Conflict` with "No GitHub token configured", or `llm_disabled`, when it is missing or switched off.
+    Raises `Conflict` with "No GitHub token configured" when it is missing or switched off.
     """
     mine = select(Secret.id).where(Secret.tenant_id == tenant_id, Secret.kind == _known(kind), Secret.name == name)
     secret_id = (await session.execute(mine.where(Secret.is_enabled))).scalar_one_or_none()
