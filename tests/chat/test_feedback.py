@@ -13,11 +13,13 @@ from tests.conftest import RunJobs, open_client
 from tests.make import MadeTenant, make_document, make_person, make_project, make_token
 
 from pharos.app import create_app
-from pharos.chat.feedback import replay_feedback
+from pharos.chat.feedback import list_rated_down, replay_feedback
+from pharos.chat.history import list_messages
 from pharos.identity.current import COOKIE
 from pharos.identity.sign_in import open_session
 from pharos.infra.db import create_database
 from pharos.infra.embedded_postgres import free_port
+from pharos.infra.ids import ConversationId
 from pharos.infra.limits import Limits
 from pharos.runtime import Runtime
 
@@ -119,3 +121,20 @@ async def test_an_opinion_that_cannot_be_stored_is_dropped_and_those_behind_it_a
     assert sorted(dropped) == ["bad_value", "unreadable", "unreadable", "unreadable"]
     assert await ratings(runtime, tenant) == [("up", "Good.")]
     assert not list(folder.iterdir())
+
+
+async def test_an_answer_that_was_rated_and_made_anew_stays_for_who_reads_the_ratings(
+    runtime: Runtime, tenant: MadeTenant, answer_id: str
+) -> None:
+    async with open_client(runtime, tenant.admin) as client:
+        await client.post("/feedback", json={"messageId": answer_id, "rating": "down", "comment": "It is older."})
+        assert "event: done" in (await client.post(f"/chat/turns/{answer_id}/regenerate")).text
+    async with runtime.db.transaction(tenant.id) as session:
+        (rated,) = await list_rated_down(session, tenant.admin, limit=10)
+        conversation = (await session.execute(text("select id from conversations"))).scalar_one()
+        shown = await list_messages(session, conversation_id=ConversationId(conversation))
+        replaced = text("select body from messages where id = :id and is_replaced")
+        assert rated.answer == (await session.execute(replaced, {"id": answer_id})).scalar_one()
+    assert (rated.question, rated.comment) == (QUESTION, "It is older.")
+    assert [message.role for message in shown] == ["user", "assistant"]
+    assert answer_id not in {str(message.id) for message in shown}

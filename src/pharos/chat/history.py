@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.projects import require, visible_projects
@@ -48,7 +48,7 @@ class Turn:
     """An opened turn: the question is stored, the answer will be `message_id`; `model` is the project's setting.
 
     `memories` are what the project wants every answer to know. `replaces` is an earlier answer to the same question,
-    which goes when this one is there; `is_anew`: somebody wants another answer than they got.
+    which is shown no more when this one is there; `is_anew`: somebody wants another answer than they got.
     """
 
     conversation_id: ConversationId
@@ -237,7 +237,7 @@ def add_turn(
 async def close_turn(session: AsyncSession, principal: Principal, turn: Turn, draft: Draft) -> None:
     """Store the answer and the passages it rests on, in place of the answer it replaces."""
     if turn.replaces is not None:
-        await session.execute(delete(Message).where(Message.id == turn.replaces))
+        await session.execute(update(Message).where(Message.id == turn.replaces).values(is_replaced=True))
         await session.execute(delete(TurnRow).where(TurnRow.id == turn.replaces))
     session.add(
         Message(
@@ -322,9 +322,11 @@ def _is_own(principal: Principal) -> ColumnElement[bool]:
 
 
 async def list_messages(session: AsyncSession, *, conversation_id: ConversationId) -> Sequence[Message]:
-    """The messages of a conversation, oldest first."""
+    """The messages of a conversation, oldest first, without answers that were made anew."""
     found = await session.execute(
-        select(Message).where(Message.conversation_id == conversation_id).order_by(Message.created_at, Message.id)
+        select(Message)
+        .where(Message.conversation_id == conversation_id, ~Message.is_replaced)
+        .order_by(Message.created_at, Message.id)
     )
     return found.scalars().all()
 

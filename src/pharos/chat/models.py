@@ -40,7 +40,8 @@ class Message(Table):
     """A question or an answer; `mode`, `grounded` and `degraded` are set on answers.
 
     `unsupported` are the offsets in `body` where sentences end that their cited passages do not support; `made_by` is
-    a `MadeBy`, None where no model wrote it.
+    a `MadeBy`, None where no model wrote it. `is_replaced`: an answer that was made anew; it is kept for what people
+    thought of it, and shown to nobody else.
     """
 
     __tablename__ = "messages"
@@ -63,6 +64,7 @@ class Message(Table):
     degraded: Mapped[bool | None]
     unsupported: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{}")
     made_by: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    is_replaced: Mapped[bool] = mapped_column(server_default="false")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -87,11 +87,12 @@ def upgrade() -> None:
         fence(table)
     op.execute("insert into answer_cache default values")
     op.execute(
-        "alter table messages add column unsupported integer[] default '{}' not null, add column made_by jsonb"
+        "alter table messages add column unsupported integer[] default '{}' not null, add column made_by jsonb, "
+        "add column is_replaced boolean default 'false' not null"
     )
 
 
 def downgrade() -> None:
-    op.execute("alter table messages drop column made_by, drop column unsupported")
+    op.execute("alter table messages drop column is_replaced, drop column made_by, drop column unsupported")
     for statements in reversed(TABLES):
         op.execute(f"drop table {statements.split()[2]} cascade")
