@@ -396,6 +396,20 @@ def test_without_an_offline_recipient_there_is_a_warning_and_a_wrong_one_is_refu
     assert caught.value.code == "bad_backup_recipient"
 
 
+def test_a_backup_that_the_offline_identity_does_not_open_says_so_wherever_it_is_shown(
+    place: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(place, NOW, is_verified=True)
+    monkeypatch.setenv("PHAROS_DATA_DIR", str(place.data_dir))
+    monkeypatch.setenv("PHAROS_BACKUP_RECIPIENT", str(pyrage.x25519.Identity.generate().to_public()))
+    monkeypatch.setenv("PHAROS_OFFSITE", f"rsync:{place.data_dir / 'elsewhere'}")
+    for command, remark in (("list", "this machine alone opens it"), ("show", "while PHAROS_BACKUP_RECIPIENT was not")):
+        said = CliRunner().invoke(app, ["backup", command], env={"COLUMNS": "250"}).output
+        assert remark in said
+        assert "`pharos backup now`, then `pharos backup verify`, then `pharos backup push`" in " ".join(said.split())
+    assert [item["opens_offline"] for item in list_as_json()] == [False]
+
+
 def test_a_kept_key_is_named_by_its_check_value_only(place: Settings) -> None:
     (key,) = read_keys(place)
     assert key == encryption_secret(key.secret)

@@ -44,6 +44,7 @@ def stored(*, hours: float, state: str = "offsite", is_there: bool = True) -> St
         folder=Path("/nowhere") / name if is_there else None,
         offsite_at=made_at if state == "offsite" else None,
         error="One table differs." if state == "failed" else None,
+        sealed_to=(RECIPIENT,),
     )
 
 
@@ -95,6 +96,33 @@ def test_copies_that_only_this_machine_opens_are_told() -> None:
     told = judge(alone, Facts([GOOD], [DRILL], since=A_YEAR, same_disk=False), now=NOW).notices
     assert [notice.code for notice in told] == ["no_recipient"]
     assert "copies offsite cannot be opened without this machine" in told[0].words
+
+
+OTHERS = replace(GOOD, sealed_to=("age1another",))
+
+
+@pytest.mark.parametrize(
+    ("backups", "named", "steps"),
+    [
+        ([replace(GOOD, sealed_to=())], [GOOD], "now`, then `pharos backup verify`, then `pharos backup push`."),
+        ([OTHERS, stored(hours=30)], [GOOD], "now`, then `pharos backup verify`, then `pharos backup push`."),
+        ([stored(hours=0, state="written"), OTHERS], [GOOD], "verify`, then `pharos backup push`."),
+        ([stored(hours=0, state="verified"), OTHERS], [GOOD], "push`."),
+        ([GOOD, replace(stored(hours=30), sealed_to=())], [], ""),
+    ],
+)
+def test_backups_that_the_offline_identity_does_not_open_are_told(
+    backups: list[StoredBackup], named: list[StoredBackup], steps: str
+) -> None:
+    settings = Settings(_env_file=None, **MENDED)  # type: ignore[arg-type]
+    standing = judge(settings, Facts(backups, [DRILL], since=A_YEAR, same_disk=False), now=NOW)
+    words = [notice.words for notice in standing.notices if notice.code == "not_sealed"]
+    assert len(words) == len(named) == len([notice for notice in standing.notices])
+    assert all(
+        f"does not open {one.name}:" in words[0] and words[0].endswith(f"opens: `pharos backup {steps}")
+        for one in named
+    )
+    assert standing.closed == {one.name for one in backups if RECIPIENT not in one.sealed_to}
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -27,9 +27,9 @@ from pharos.infra.terminal import (
     size_text,
 )
 from pharos.ops.backup.check import check_backup
-from pharos.ops.backup.escrow import offline_warning
 from pharos.ops.backup.manifest import MANIFEST, Manifest, read_manifest
 from pharos.ops.backup.retention import Retention, plan_retention, remove_backups
+from pharos.ops.backup.sealing import opens_offline, recipient_warning
 from pharos.ops.backup.store import (
     FAILED,
     Found,
@@ -56,6 +56,9 @@ IdentityFile = Annotated[
 ]
 
 
+NOT_SEALED = "it was made while PHAROS_BACKUP_RECIPIENT was not set"
+
+
 @backup_app.command("list")
 def list_command(
     *,
@@ -66,7 +69,7 @@ def list_command(
     settings = Settings()
     backups = list_backups(settings, removed=log)
     if as_json:
-        echo_json([_as_object(backup) for backup in backups])
+        echo_json([_as_object(settings, backup) for backup in backups])
         return
     now = datetime.now(UTC)
     rows = [
@@ -78,29 +81,33 @@ def list_command(
             size_text(backup.bytes),
             backup.documents,
             f"{backup.seconds:.1f} s",
-            f"{backup.error_code}: {backup.error}" if backup.error_code else "",
+            _remark(settings, backup),
         ]
         for backup in backups
     ]
-    headings = ["name", "state", "made (UTC)", "age", "size", "documents", "took", "error"]
+    headings = ["name", "state", "made (UTC)", "age", "size", "documents", "took", "remark"]
     echo_table(headings, rows, empty="There is no backup yet. Make one with `pharos backup now`.")
     echo_line(f"They lie in {settings.backup_root}.")
-    warn_about_recipient(settings)
+    warn_about_recipient(settings, backups)
 
 
 @backup_app.command()
 def show(what: What = "latest", as_json: AsJson = False) -> None:
     """What one backup holds, what it does not hold, and how it stands."""
-    found = find_backup(Settings(), what)
+    settings = Settings()
+    found = find_backup(settings, what)
     manifest = read_manifest(found.folder)
     if as_json:
-        echo_json({**_as_object(found.backup), "manifest": {**asdict(manifest), "files": len(manifest.files)}})
+        echo_json(
+            {**_as_object(settings, found.backup), "manifest": {**asdict(manifest), "files": len(manifest.files)}}
+        )
         return
     echo_remark(found)
-    for name, value in _facts(found.backup, manifest):
+    for name, value in _facts(settings, found.backup, manifest):
         console.print(f"{name:<12} {value}", markup=False)
     tables = sorted(manifest.tables.items(), key=lambda table: -table[1].rows)
     echo_table(["table", "rows"], [[name, state.rows] for name, state in tables if state.rows], empty="It is empty.")
+    warn_about_recipient(settings, list_backups(settings))
 
 
 @backup_app.command()
@@ -224,14 +231,14 @@ def echo_remark(found: Found) -> None:
         echo_line(found.remark)
 
 
-def warn_about_recipient(settings: Settings) -> None:
+def warn_about_recipient(settings: Settings, backups: Sequence[StoredBackup]) -> None:
     """Say on stderr that nobody could use the backups without this machine, while that is so."""
-    if warning := offline_warning(settings):
+    if warning := recipient_warning(settings, backups):
         error_console.print("[bold yellow]Warning[/]: ", end="")
         error_console.print(warning, markup=False)
 
 
-def _facts(backup: StoredBackup, manifest: Manifest) -> list[tuple[str, object]]:
+def _facts(settings: Settings, backup: StoredBackup, manifest: Manifest) -> list[tuple[str, object]]:
     state = backup.state + (f" ({backup.error_code}: {backup.error})" if backup.error_code else "")
     facts: list[tuple[str, object]] = [
         ("name", backup.name),
@@ -245,9 +252,25 @@ def _facts(backup: StoredBackup, manifest: Manifest) -> list[tuple[str, object]]
         ("made by", f"Pharos {manifest.version}, schema {manifest.schema}, PostgreSQL {manifest.server_version}"),
         ("vectors", f"pgvector {manifest.vector_version}"),
         ("keys", ", ".join(manifest.keys) or "none"),
+        ("opened by", _opened_by(settings, backup)),
         ("signed by", manifest.signed_by),
     ]
     return facts + [("not inside", text) for text in manifest.not_inside]
+
+
+def _opened_by(settings: Settings, backup: StoredBackup) -> str:
+    offline = f"this machine, and offline by the identity of {', '.join(backup.sealed_to)}"
+    if not backup.sealed_to:
+        return f"this machine alone: {NOT_SEALED}"
+    return offline if opens_offline(settings, backup) else f"{offline}, which is not PHAROS_BACKUP_RECIPIENT"
+
+
+def _remark(settings: Settings, backup: StoredBackup) -> str:
+    if backup.error_code:
+        return f"{backup.error_code}: {backup.error}"
+    if backup.folder is None or opens_offline(settings, backup):
+        return ""
+    return "another offline identity opens it" if backup.sealed_to else "this machine alone opens it"
 
 
 def _say_pruned(settings: Settings, plan: Retention, *, dry_run: bool) -> None:
@@ -259,9 +282,10 @@ def _say_pruned(settings: Settings, plan: Retention, *, dry_run: bool) -> None:
         echo_line(f"No backup is older than {settings.backup_keep_days} days.")
 
 
-def _as_object(backup: StoredBackup) -> dict[str, object]:
+def _as_object(settings: Settings, backup: StoredBackup) -> dict[str, object]:
     times = {name: at.isoformat() if at else None for name, at in _times(backup)}
-    return {**asdict(backup), **times, "folder": str(backup.folder) if backup.folder else None}
+    folder = str(backup.folder) if backup.folder else None
+    return {**asdict(backup), **times, "folder": folder, "opens_offline": opens_offline(settings, backup)}
 
 
 def _times(backup: StoredBackup) -> list[tuple[str, datetime | None]]:

@@ -18,6 +18,7 @@ from pharos.ops.backup.manifest import read_manifest
 from pharos.ops.backup.nightly import run_night
 from pharos.ops.backup.priority import give_way
 from pharos.ops.backup.snapshot import Progress, make_backup, plan_backup
+from pharos.ops.backup.store import list_backups
 
 Plain = Annotated[bool, typer.Option("--plain", help="Do not compress: larger, and text that any program reads.")]
 
@@ -59,7 +60,7 @@ def now(plain: Plain = False, dry_run: DryRun = False, as_json: AsJson = False) 
             f"{manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, in {manifest.seconds:.1f} s."
         )
         echo_line(f"It counts once it was restored: `pharos backup verify {manifest.name}`.")
-    warn_about_recipient(settings)
+    warn_about_recipient(settings, list_backups(settings))
 
 
 @backup_app.command()
@@ -76,7 +77,7 @@ def nightly(as_json: AsJson = False) -> None:
         echo_line(_copied_when(settings))
         kept = f" ({night.kept_because})" if night.kept_because else ""
         echo_line(f"Removed {len(night.removed)} older ones{kept}.")
-    warn_about_recipient(settings)
+    warn_about_recipient(settings, list_backups(settings))
 
 
 def _copied_when(settings: Settings) -> str:

@@ -11,7 +11,7 @@ from pharos.infra.errors import Conflict, PharosError
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_line, error_console, size_text
 from pharos.ops.backup import restic
-from pharos.ops.backup.commands import What, backup_app, echo_remark
+from pharos.ops.backup.commands import What, backup_app, echo_remark, warn_about_recipient
 from pharos.ops.backup.offsite import Pushed, list_offsite, pull_backup, push_backup, require_target
 from pharos.ops.backup.store import (
     Found,
@@ -40,9 +40,10 @@ def push(what: What = "latest", as_json: AsJson = False) -> None:
         record_offsite(settings, found.folder)
     if as_json:
         echo_json(pushed)
-        return
-    echo_remark(found)
-    _say(settings, pushed)
+    else:
+        echo_remark(found)
+        _say(settings, pushed)
+    warn_about_recipient(settings, [found.backup])
 
 
 @backup_app.command()

@@ -36,7 +36,7 @@ from pharos.ops.backup import signing
 from pharos.ops.backup.blob_lease import backup_lease
 from pharos.ops.backup.check import check_dump, check_files
 from pharos.ops.backup.dump import client_programs, dumping, finish_dump
-from pharos.ops.backup.escrow import collect_escrow, seal_escrow
+from pharos.ops.backup.escrow import collect_escrow, offline_recipients, seal_escrow
 from pharos.ops.backup.fingerprints import count_by_tenant, fingerprint_tables, read_server
 from pharos.ops.backup.manifest import (
     BLOBS_FOLDER,
@@ -196,6 +196,7 @@ def _fill(
         not_inside=NOT_INSIDE,
         seconds=round(time.monotonic() - started, 3),
         signed_by=signing.public_key(settings),
+        sealed_to=[str(recipient) for recipient in offline_recipients(settings)],
     )
     content = write_manifest(folder, manifest)
     write_private(folder / SIGNATURE, signing.sign(settings, content))

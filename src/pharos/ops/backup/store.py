@@ -51,7 +51,7 @@ DATABASE_SECONDS = 3
 class StoredBackup:
     """`state` is failed, written, verified or offsite; `folder` is None for an attempt that left none, or one removed.
 
-    A folder that was copied here from elsewhere has no `id`: no row tells of it.
+    A folder that was copied here from elsewhere has no `id`: no row tells of it. `sealed_to` is that of its manifest.
     """
 
     name: str
@@ -66,6 +66,7 @@ class StoredBackup:
     offsite_at: datetime | None = None
     error_code: str | None = None
     error: str | None = None
+    sealed_to: tuple[str, ...] = ()
 
     @property
     def is_good(self) -> bool:
@@ -134,6 +135,7 @@ def describe_folder(folder: Path) -> StoredBackup:
         bytes=manifest.bytes,
         documents=manifest.documents,
         seconds=manifest.seconds,
+        sealed_to=tuple(manifest.sealed_to),
     )
     if manifest.made_at > datetime.now(UTC) + CLOCK_IS_WRONG:
         return replace(known, state=FAILED, error_code="made_in_the_future", error=FUTURE_WORDS)
