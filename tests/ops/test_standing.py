@@ -227,6 +227,25 @@ async def test_monitoring_reads_the_backups_at_most_once_a_minute(house: Runtime
     assert len((await read_standing(house, fresh=True)).backups) == 1
 
 
+async def test_before_the_first_backup_the_doctor_says_when_it_is_made_and_fails_nothing(
+    house: Runtime, tmp_path: Path
+) -> None:
+    async def told(**more: str) -> str:
+        done = await asyncio.to_thread(pharos, tmp_path, "doctor", "backup", "--json", **more)
+        _, result, cause = finding(done)
+        assert (done.returncode, result) == (0, "WARN")
+        return cause
+
+    assert "never started here" in await told()
+    assert "None is made by itself" in await told(PHAROS_BACKUP_AT="")
+    async with system_transaction(house.db) as session:
+        await session.execute(update(Tenant).values(created_at=NOW))
+    cause = await told(PHAROS_DATABASE_URL=str(house.settings.database_url))
+    assert cause.startswith("There is no backup yet, and none is due. The first one is made and restored by itself at ")
+    assert "`pharos backup nightly` makes one now. What is still to be done: " in cause
+    assert "PHAROS_OFFSITE" in cause
+
+
 async def test_the_doctor_names_what_to_do(house: Runtime, tmp_path: Path) -> None:
     url = {"PHAROS_DATABASE_URL": str(house.settings.database_url)}
     done = await asyncio.to_thread(pharos, tmp_path, "doctor", "backup", "--json", **url)

@@ -303,6 +303,8 @@ def _read_facts(settings: Settings) -> Facts:
             return Facts(backups, drills.fetchall(), since, is_same_disk(settings), tuple(disks))
     except psycopg.OperationalError as error:
         raise Unavailable("The database does not answer. `pharos doctor db` says why.") from error
+    except psycopg.errors.UndefinedTable as error:
+        raise Unavailable("The database has no tables yet. `pharos migrate --apply` makes them.") from error
 
 
 async def _documents_since(runtime: Runtime, backup: StoredBackup | None) -> int | None:
