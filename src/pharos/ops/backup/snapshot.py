@@ -65,8 +65,8 @@ SPARE_BYTES = 64 * 2**20
 """Beside what is copied: the manifest, the escrow, and other writers of the disk."""
 NOT_INSIDE = [
     "the offline age identity: with whoever made it; without it and without this machine the escrow cannot be opened",
-    "the password of a restic repository offsite: `secrets/` of the data directory; for the offline identity also in "
-    "`pharos-offsite-password.age` in a repository's directory",
+    "the password of a restic repository offsite: `secrets/offsite_password` of the data directory; sealed for the "
+    "offline identity as `secrets/offsite_password.age`, and `pharos-offsite-password.age` in a repository's directory",
     "TLS certificates and their keys: with the reverse proxy",
     "passwords of the database's roles and its superuser: `secrets/` of the data directory; `pharos db init` makes new",
     "the models: they come with the install",
