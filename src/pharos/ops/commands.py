@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import sys
@@ -17,7 +18,7 @@ from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.logs import configure_logs
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_line, echo_table, error_console, run_async
-from pharos.ops.backup.restore_journal import read_unfinished
+from pharos.ops.backup.restore_journal import is_stopped_by_restore, read_unfinished
 from pharos.ops.listen import refuse_busy_port
 from pharos.ops.running import PARTS, READY_SECONDS, State, part_process, read_state, supervisor_lock
 from pharos.ops.start_stop import start_detached, stop_running
@@ -61,6 +62,12 @@ def up(
             is_terminal = sys.stdout.isatty()
             supervisor = Supervisor(settings, names=names, say=echo_line, shows_setup_link=is_terminal)
             run_async(supervisor.run())
+            if is_stopped_by_restore(settings):
+                with contextlib.suppress(OSError):  # a terminal that is gone
+                    echo_line(
+                        "A restore has stopped Pharos here. It starts it again in the background once the data is in "
+                        "place: `pharos status` shows it, `pharos down` stops it."
+                    )
             return
     _start_detached(settings, only=only)
 

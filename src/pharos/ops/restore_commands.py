@@ -15,10 +15,12 @@ from pharos.infra.processes import ended_by_signals
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table, size_text
 from pharos.ops.backup.check import check_manifest
+from pharos.ops.backup.manifest import MANIFEST
 from pharos.ops.backup.restore import Restored, Undone, restore, restore_uploads, undo_restore
 from pharos.ops.backup.restore_blobs import BlobChanges
 from pharos.ops.backup.restore_keys import KeyStep
 from pharos.ops.backup.restore_plan import Prepared, Tell, prepare, server_differences
+from pharos.ops.backup.restore_start import as_started
 from pharos.ops.backup.restore_table import RestoredTable, restore_one_table
 from pharos.ops.backup.restore_time import estimate_restore
 from pharos.ops.backup.restore_unfinished import Aborted, Finished, abort_restore, resume_restore
@@ -58,6 +60,7 @@ KEYS = {
 @app.command("restore")
 @ended_by_signals()
 def restore_command(
+    context: typer.Context,
     what: What = None,
     *,
     show_list: Annotated[bool, typer.Option("--list", help="List what can be restored and swapped back to.")] = False,
@@ -76,7 +79,8 @@ def restore_command(
     as_json: AsJson = False,
 ) -> None:
     """Bring back a backup: loaded beside the live database, compared, then swapped in; the old one is kept a while."""
-    settings = Settings()
+    what, identity = _absolute(what), identity.absolute() if identity else None
+    settings = context.with_resource(as_started(Settings()))
     tell = _quiet if as_json else _say
     if show_list:
         _list(settings, as_json=as_json)
@@ -112,6 +116,13 @@ def restore_command(
         _ask(settings, f"Replace the live database by {found.backup.name}? What came since then goes.", yes=yes)
         done = restore(settings, found.folder, tell=tell, keep_sessions=keep_sessions, **trust)
         _echo_restored(settings, done, as_json=as_json)
+
+
+def _absolute(what: str | None) -> str | None:
+    """What means a path as one from the root: we go to the directory that Pharos was started in."""
+    if what is None or not ("/" in what or (Path(what) / MANIFEST).exists()):
+        return what
+    return str(Path(what).expanduser().absolute())
 
 
 def _ask(settings: Settings, question: str, *, yes: bool) -> None:
