@@ -79,6 +79,15 @@ def size_text(size_bytes: int) -> str:
     return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
+def count_text(number: int, noun: str) -> str:
+    """So many of something whose plural ends with an s.
+
+    >>> count_text(1, "file"), count_text(0, "file")
+    ('1 file', '0 files')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def id_shown_by(command: str) -> Callable[[str], UUID]:
     """How an argument that is an id is read; whoever types something else is led to the command that shows ids."""
 
