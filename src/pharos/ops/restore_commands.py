@@ -12,7 +12,7 @@ import typer
 from pharos.infra.errors import Conflict, Invalid, NotFound
 from pharos.infra.processes import ended_by_signals
 from pharos.infra.settings import Settings
-from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, size_text
+from pharos.infra.terminal import AsJson, DryRun, count_text, echo_json, echo_line, size_text
 from pharos.ops.backup.check import check_manifest
 from pharos.ops.backup.faults import remember_faults
 from pharos.ops.backup.manifest import MANIFEST
@@ -314,8 +314,8 @@ def _echo_uploads(found: Found, blobs: BlobChanges, *, as_json: bool) -> None:
         echo_json({"backup": found.backup.name, **asdict(blobs)})
         return
     echo_line(
-        f"Added {len(blobs.missing)} missing files and replaced {len(blobs.damaged)} damaged ones from "
-        f"{found.backup.name}; {blobs.present} were whole."
+        f"Added {count_text(len(blobs.missing), 'missing file')} and replaced "
+        f"{count_text(len(blobs.damaged), 'damaged one')} from {found.backup.name}; {blobs.present} were whole."
     )
     if blobs.damaged:
         echo_line("The damaged ones lie in aside-… beside the others and are removed after a day.")

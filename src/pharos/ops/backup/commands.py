@@ -27,7 +27,8 @@ from pharos.infra.terminal import (
     size_text,
 )
 from pharos.ops.backup.check import check_backup
-from pharos.ops.backup.manifest import MANIFEST, Manifest, read_manifest
+from pharos.ops.backup.faults import remember_faults
+from pharos.ops.backup.manifest import Manifest, read_manifest
 from pharos.ops.backup.retention import Retention, plan_retention, remove_backups
 from pharos.ops.backup.sealing import opens_offline, recipient_warning
 from pharos.ops.backup.store import (
@@ -37,9 +38,8 @@ from pharos.ops.backup.store import (
     find_backup,
     list_backups,
     newest_good,
-    record_verification,
 )
-from pharos.ops.backup.verification import FAULTS_OF_THE_BACKUP, FAULTS_OF_THE_QUESTION, Verified, verify_backup
+from pharos.ops.backup.verification import Verified, verify_backup
 from pharos.ops.operation_lock import hold_operation_lock
 from pharos.runtime import open_runtime
 
@@ -164,14 +164,8 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
 
 def check_quickly(settings: Settings, folder: Path, *, identity: Path | None, signed_by: str | None) -> Manifest:
     """Check the files alone. A backup that fails is remembered as failed: retention relies on it no more."""
-    started = monotonic()
-    try:
-        with hash_progress() as progress:
-            return check_backup(settings, folder, signed_by=signed_by, identity=identity, progress=progress)
-    except FAULTS_OF_THE_BACKUP as error:
-        if error.code not in FAULTS_OF_THE_QUESTION and (folder / MANIFEST).exists():
-            record_verification(settings, folder, seconds=monotonic() - started, error=error)
-        raise
+    with remember_faults(settings, folder), hash_progress() as progress:
+        return check_backup(settings, folder, signed_by=signed_by, identity=identity, progress=progress)
 
 
 @backup_app.command()
@@ -182,7 +176,7 @@ def link(
     as_json: AsJson = False,
 ) -> None:
     """Print an address from which any machine can fetch a backup as a tar archive, until it ends."""
-    from pharos.ops.backup.download import LINK_MADE, make_link, record_way_out
+    from pharos.ops.backup.download import LINK_MADE, make_link, record_way_out, refuse_damaged
 
     async def record(name: str) -> None:
         async with open_runtime(settings) as runtime:
@@ -192,6 +186,7 @@ def link(
     found = _find_good(settings) if what == "latest" else find_backup(settings, what)
     if found.folder.parent != settings.backup_root:
         raise Invalid(f"Only backups in {settings.backup_root} can be fetched. Copy {found.folder} there.")
+    refuse_damaged(found.backup)
     address = make_link(settings, found.folder, lives=timedelta(hours=hours))
     asyncio.run(record(found.backup.name))
     if as_json:
