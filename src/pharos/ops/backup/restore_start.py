@@ -6,13 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
-from pharos.infra.errors import Conflict
 from pharos.infra.settings import Settings, settings_in, variables_given
 from pharos.infra.terminal import error_console
 from pharos.ops.backup.restore_journal import Unfinished, read_unfinished
-from pharos.ops.running import supervisor_pid
+from pharos.ops.running import start_of_running
 from pharos.ops.start_stop import what_runs
 
 Start = tuple[Path, Mapping[str, str] | None]
@@ -30,7 +27,7 @@ def as_started(own: Settings) -> Iterator[Settings]:
     """
     left, now = read_unfinished(own), what_runs(own)
     if now is not None and (left is None or now in ("everything", left.ran)):
-        started = _start_of(own)
+        started: Start | None = start_of_running(own)
     else:
         started = _start_before(left) if left is not None else None
     if started is None:
@@ -50,21 +47,6 @@ def as_started(own: Settings) -> Iterator[Settings]:
                 f"Pharos was started with another {names} than is set here: its own count.", markup=False
             )
         yield meant
-
-
-def _start_of(settings: Settings) -> Start | None:
-    """Where and with what environment the running Pharos was started; None when it has just ended."""
-    pid = supervisor_pid(settings)
-    try:
-        process = psutil.Process(pid) if pid is not None else None
-        return (Path(process.cwd()), process.environ()) if process is not None else None
-    except psutil.NoSuchProcess:
-        return None
-    except psutil.AccessDenied as error:
-        raise Conflict(
-            f"Pharos (process {pid}) belongs to another user, who has to start it again. Run this as that user.",
-            code="other_user",
-        ) from error
 
 
 def _start_before(left: Unfinished) -> Start | None:
