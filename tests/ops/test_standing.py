@@ -31,7 +31,7 @@ from pharos.runtime import Runtime
 
 NOW = datetime.now(UTC)
 RECIPIENT = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
-MENDED = {"backup_recipient": RECIPIENT, "offsite": "rsync:/mnt/elsewhere"}
+MENDED = {"backup_recipient": RECIPIENT, "offsite": "rsync:ops@elsewhere:/backups"}
 
 
 def stored(*, hours: float, state: str = "offsite", is_there: bool = True) -> StoredBackup:
@@ -89,6 +89,14 @@ def test_what_cannot_have_happened_yet_is_not_overdue_and_defaults_are_loud_from
     found = judge(Settings(_env_file=None, backup_recipient=None, offsite=None), today, now=NOW)
     assert [notice.code for notice in found.notices] == ["no_offsite", "same_disk", "no_recipient"]
     assert (found.good, found.restore_seconds) == (None, None)
+
+
+def test_copies_on_the_disk_of_the_data_are_told() -> None:
+    settings = Settings(_env_file=None, **{**MENDED, "offsite": "restic:/srv/copies"})  # type: ignore[arg-type]
+    facts = Facts([GOOD], [DRILL], since=A_YEAR, same_disk=False, offsite_same_disk=True)
+    (told,) = judge(settings, facts, now=NOW).notices
+    assert told.code == "no_offsite"
+    assert "go to restic:/srv/copies, on the same disk as the data" in told.words
 
 
 def test_copies_that_only_this_machine_opens_are_told() -> None:

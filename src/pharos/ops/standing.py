@@ -25,7 +25,7 @@ from pharos.ops.backup.escrow import offline_warning
 from pharos.ops.backup.restore_time import How, Measured, estimate_seconds
 from pharos.ops.backup.sealing import opens_offline, sealed_elsewise
 from pharos.ops.backup.store import FAILED, StoredBackup, list_backups, newest_good, read_verification
-from pharos.ops.disk import DiskSpace, bytes_after, find_disks, is_same_disk
+from pharos.ops.disk import DiskSpace, bytes_after, find_disks, is_offsite_on_same_disk, is_same_disk
 from pharos.runtime import Runtime
 
 BACKUP_HOURS = 26
@@ -133,6 +133,7 @@ class Facts:
     since: datetime
     same_disk: bool
     disks: tuple[DiskSpace, ...] = ()
+    offsite_same_disk: bool = False
 
 
 _remembered: dict[Path, tuple[float, Standing]] = {}
@@ -165,6 +166,7 @@ def judge(settings: Settings, facts: Facts, *, now: datetime) -> Standing:
         _failed_backup(facts.backups),
         *_drills(facts, now),
         _offsite(settings, good, elsewhere, now),
+        _offsite_same_disk(settings) if facts.offsite_same_disk else None,
         _same_disk(settings) if facts.same_disk else None,
         _recipient(settings) or _sealed(settings, facts.backups),
         *(_disk_low(disk) for disk in facts.disks if disk.is_low or disk.is_full),
@@ -242,6 +244,14 @@ def _offsite(
     return Notice("offsite_old", f"Copies of backups do not leave this machine: {last}. Run `pharos backup push`.")
 
 
+def _offsite_same_disk(settings: Settings) -> Notice:
+    return Notice(
+        "no_offsite",
+        f"Copies of backups go to {settings.offsite}, on the same disk as the data: one broken disk takes them all. "
+        "Name a place on another machine or disk in PHAROS_OFFSITE.",
+    )
+
+
 def _same_disk(settings: Settings) -> Notice:
     return Notice(
         "same_disk",
@@ -300,7 +310,8 @@ def _read_facts(settings: Settings) -> Facts:
             )
             since = made[0] if made is not None and made[0] is not None else datetime.now(UTC)
             disks = find_disks(settings, wanted_bytes=bytes_after(backups) or 0)
-            return Facts(backups, drills.fetchall(), since, is_same_disk(settings), tuple(disks))
+            same = is_same_disk(settings), is_offsite_on_same_disk(settings)
+            return Facts(backups, drills.fetchall(), since, same[0], tuple(disks), same[1])
     except psycopg.OperationalError as error:
         raise Unavailable("The database does not answer. `pharos doctor db` says why.") from error
     except psycopg.errors.UndefinedTable as error:
