@@ -28,7 +28,7 @@ from pharos.ops.backup.offsite import (
 )
 from pharos.ops.backup.restic import SEALED_PASSWORD
 from pharos.ops.backup.retention import prune
-from pharos.ops.backup.store import list_backups, record_verification
+from pharos.ops.backup.store import describe_folder, list_backups, record_verification
 
 pytestmark = needs_programs
 
@@ -249,6 +249,10 @@ def test_a_plain_copy_is_compared_and_comes_back(settings: Settings, tmp_path: P
     push_backup(settings, make_folder(tmp_path / "backups", "pharos-20260103-030000"))
     assert [copy.name for copy in list_offsite(settings)] == ["pharos-20260103-030000", NAME]
     assert files_of(pull_backup(settings, NAME, into=tmp_path / "got")) == files_of(place / NAME)
+    before = datetime.now(UTC)
+    fetched = describe_folder(pull_backup(settings, NAME, into=settings.backup_root))
+    assert fetched.pulled_at is not None
+    assert fetched.pulled_at > before
 
     damaged = place / "pharos-20260103-030000" / "database" / "toc.dat"
     damaged.write_bytes(b"x" * 3000)

@@ -20,16 +20,18 @@ from pharos.infra.terminal import (
     AsJson,
     DryRun,
     console,
+    count_text,
     echo_json,
     echo_line,
     echo_table,
     error_console,
     size_text,
+    time_text,
 )
 from pharos.ops.backup.check import check_backup
 from pharos.ops.backup.faults import remember_faults
 from pharos.ops.backup.manifest import Manifest, read_manifest
-from pharos.ops.backup.retention import Retention, plan_retention, remove_backups
+from pharos.ops.backup.retention import Retention, own_backups, plan_retention, remove_backups
 from pharos.ops.backup.sealing import opens_offline, recipient_warning
 from pharos.ops.backup.store import (
     FAILED,
@@ -135,13 +137,15 @@ def verify(
     if as_json:
         echo_json({"name": found.backup.name, "passed": True, "quick": quick, "seconds": seconds})
     elif isinstance(checked, Verified):
+        tables = f"{count_text(checked.tables, 'table')} with {count_text(checked.rows, 'row')}"
+        others = f"{count_text(checked.blobs, 'uploaded file')} and {count_text(checked.secrets, 'secret')}"
         echo_line(
-            f"{checked.backup} is good: restored beside the live system, {checked.tables} tables with {checked.rows} "
-            f"rows, {checked.blobs} uploaded files and {checked.secrets} secrets are as they were ({seconds:.1f} s)."
+            f"{checked.backup} is good: restored beside the live system, {tables}, {others} are as they were "
+            f"({time_text(seconds)})."
         )
     else:
-        files = f"{len(checked.files)} files, {size_text(checked.bytes)}"
-        echo_line(f"{checked.name}: signature, {files}, dump and keys are as they were made ({seconds:.1f} s).")
+        files = f"{count_text(len(checked.files), 'file')}, {size_text(checked.bytes)}"
+        echo_line(f"{checked.name}: signature, {files}, dump and keys are as they were made ({time_text(seconds)}).")
         echo_line("It was not restored; without --quick it is, and only that makes it verified.")
 
 
@@ -150,9 +154,9 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Remove backups older than PHAROS_BACKUP_KEEP_DAYS; none while the newest is not a good one."""
     settings = Settings()
     with hold_operation_lock(settings, "backup prune"):
-        plan = plan_retention(
-            list_backups(settings, removed=True), keep_days=settings.backup_keep_days, now=datetime.now(UTC)
-        )
+        backups = list_backups(settings, removed=True)
+        own = own_backups(settings, backups)
+        plan = plan_retention(own, keep_days=settings.backup_keep_days, now=datetime.now(UTC))
         if not dry_run:
             remove_backups(settings, plan)
     if as_json:
@@ -160,6 +164,8 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
         echo_json({"removed": names, "bytes": plan.bytes, "kept_because": plan.kept_because, "dry_run": dry_run})
         return
     _say_pruned(settings, plan, dry_run=dry_run)
+    if others := len(backups) - len(own):
+        echo_line(f"{others} backups of another installation are left alone: remove their folders yourself.")
 
 
 def check_quickly(settings: Settings, folder: Path, *, identity: Path | None, signed_by: str | None) -> Manifest:
@@ -242,8 +248,8 @@ def _facts(settings: Settings, backup: StoredBackup, manifest: Manifest) -> list
         ("verified", _moment(backup.verified_at)),
         ("offsite", _moment(backup.offsite_at)),
         ("folder", backup.folder),
-        ("size", f"{size_text(manifest.bytes)} in {len(manifest.files)} files"),
-        ("uploads", f"{manifest.blobs.count} files, {size_text(manifest.blobs.bytes)}"),
+        ("size", f"{size_text(manifest.bytes)} in {count_text(len(manifest.files), 'file')}"),
+        ("uploads", f"{count_text(manifest.blobs.count, 'file')}, {size_text(manifest.blobs.bytes)}"),
         ("made by", f"Pharos {manifest.version}, schema {manifest.schema}, PostgreSQL {manifest.server_version}"),
         ("vectors", f"pgvector {manifest.vector_version}"),
         ("keys", ", ".join(manifest.keys) or "none"),
@@ -274,7 +280,7 @@ def _say_pruned(settings: Settings, plan: Retention, *, dry_run: bool) -> None:
     if plan.kept_because:
         echo_line(f"Nothing is removed: {plan.kept_because}. Look at it with `pharos backup list`.")
     elif not plan.remove:
-        echo_line(f"No backup is older than {settings.backup_keep_days} days.")
+        echo_line(f"No backup is older than {count_text(settings.backup_keep_days, 'day')}.")
 
 
 def _as_object(settings: Settings, backup: StoredBackup) -> dict[str, object]:
@@ -288,6 +294,7 @@ def _times(backup: StoredBackup) -> list[tuple[str, datetime | None]]:
         ("made_at", backup.made_at),
         ("verified_at", backup.verified_at),
         ("offsite_at", backup.offsite_at),
+        ("pulled_at", backup.pulled_at),
     ]
 
 

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +22,9 @@ from pharos.infra.settings import Settings
 from pharos.ops.backup import restic, rsync
 from pharos.ops.backup.check import check_files
 from pharos.ops.backup.escrow import offline_recipients, seal_for_offline
-from pharos.ops.backup.manifest import MANIFEST, SIGNATURE, VERIFIED, Manifest, read_manifest
+from pharos.ops.backup.manifest import MANIFEST, SIGNATURE, VERIFIED, Manifest, read_manifest, write_private
 from pharos.ops.backup.restic import SEALED_PASSWORD
-from pharos.ops.backup.store import NAME, PULLING
+from pharos.ops.backup.store import NAME, PULLING, pulled_file
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,9 @@ def find_offsite(settings: Settings, wanted: str) -> OffsiteCopy:
 def pull_backup(settings: Settings, wanted: str, *, into: Path) -> Path:
     """Fetch a copy from offsite below `into` and return its folder; a half-fetched one never has its final name.
 
-    Compares every file with the manifest; whose signature that bears is for whoever uses it to check. Raises
-    `NotFound`, `Conflict` for a folder that is there already or a copy that is damaged, `Unavailable`, `StorageFull`.
+    Compares every file with the manifest; whose signature that bears is for whoever uses it to check. Among this
+    installation's backups its age counts from now, for retention. Raises `NotFound`, `Conflict` for a folder that is
+    there already or a copy that is damaged, `Unavailable`, `StorageFull`.
     """
     target, copy = require_target(settings), find_offsite(settings, wanted)
     final = into / copy.name
@@ -197,6 +199,8 @@ def pull_backup(settings: Settings, wanted: str, *, into: Path) -> Path:
             restic.pull(settings, target.place, copy.snapshot, fresh)
         folder = fresh / copy.name
         check_files(folder, read_manifest(folder))
+        if into == settings.backup_root:
+            write_private(pulled_file(final), datetime.now(UTC).isoformat().encode())
         folder.rename(final)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -53,7 +53,7 @@ from pharos.ops.backup.manifest import (
 )
 from pharos.ops.backup.named_blobs import NamedBlob, named_blobs
 from pharos.ops.backup.priority import backends_give_way
-from pharos.ops.backup.store import PULLING, record_failure, record_written
+from pharos.ops.backup.store import PULLING, installation_file, record_failure, record_written
 from pharos.ops.operation_lock import hold_operation_lock
 
 log = get_logger(__name__)
@@ -184,7 +184,7 @@ def _fill(
         name=name,
         made_at=made_at,
         version=__version__,
-        installation_id=read_or_make_secret(settings.data_dir / "secrets" / "installation_id"),
+        installation_id=read_or_make_secret(installation_file(settings)),
         tables=seen.tables,
         tenants=seen.tenants,
         spaces=seen.spaces,
