@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.ops.backups import make_folder
 from typer.testing import CliRunner, Result
 
 from pharos.cli import app
 from pharos.infra.errors import Conflict, Invalid, NotFound
+from pharos.infra.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +38,16 @@ def test_an_identity_that_is_not_there_is_refused_before_anything_is_read_or_ask
     done = pharos("latest", *words, "--identity", str(tmp_path / "nothing"))
     assert "Bring the offline identity to this machine" in str(done.exception)
     assert done.stdout == ""
-    without = pharos("latest", *words)
-    assert isinstance(without.exception, Conflict)
-    assert "--identity FILE" in str(without.exception)
+
+
+def test_a_machine_that_opens_no_keys_asks_for_no_name(tmp_path: Path) -> None:
+    folder = make_folder(Settings(_env_file=None, data_dir=tmp_path / "elsewhere"), made_at=datetime.now(UTC))
+    for words in ([], ["--dry-run"], ["--table", "users", "--into", "other"]):
+        done = pharos(str(folder), *words, typed="pharos\n")
+        assert isinstance(done.exception, Conflict)
+        assert "--identity FILE" in str(done.exception)
+        assert done.stdout == ""
+    assert isinstance(pharos("latest").exception, NotFound), "that there is no backup counts more"
 
 
 def test_an_undo_without_anything_to_undo_asks_for_no_name() -> None:

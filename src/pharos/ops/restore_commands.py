@@ -14,6 +14,7 @@ from pharos.infra.processes import ended_by_signals
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, DryRun, count_text, echo_json, echo_line, size_text
 from pharos.ops.backup.check import check_manifest
+from pharos.ops.backup.escrow import read_identities
 from pharos.ops.backup.faults import remember_faults
 from pharos.ops.backup.manifest import MANIFEST
 from pharos.ops.backup.restore import (
@@ -100,18 +101,15 @@ def restore_command(
     elif resume or abort:
         _end_unfinished(settings, resume=resume, tell=tell, as_json=as_json)
     elif undo:
-        point = look_for_rollback_point(settings, what)
-        if not yes:
-            echo_line("It takes as long as stopping and starting Pharos, and needs no room on the disk.")
-        _ask(settings, f"Swap back to {point.database}, which was live until {moment(point.since)}?", yes=yes)
-        undone = undo_restore(settings, tell=tell, keep_sessions=keep_sessions, wanted=point.database)
-        _echo_undone(undone, as_json=as_json)
+        _undo(settings, what, yes=yes, keep_sessions=keep_sessions, tell=tell, as_json=as_json)
     else:
         _refuse_half_said(what, table=table, into=into, merge=merge)
-        if not uploads_only:
-            refuse_no_identity(settings, identity)
+        if identity is not None:
+            read_identities(identity)
         found = find_backup(settings, str(what), usable=True)
         _remark(found, as_json=as_json)
+        if not uploads_only:
+            refuse_no_identity(settings, identity)
         asks = sys.stdin.isatty() and not (yes or as_json)
         signer = trusted_signer(settings, found.folder, signed_by, asks=asks)
         trust: Trust = {"identity": identity, "signed_by": signer}
@@ -128,6 +126,15 @@ def restore_command(
             _confirm(settings, found, yes=yes)
             done = restore(settings, found.folder, tell=tell, keep_sessions=keep_sessions, **trust)
             _echo_restored(settings, done, as_json=as_json)
+
+
+def _undo(settings: Settings, what: str | None, *, yes: bool, keep_sessions: bool, tell: Tell, as_json: bool) -> None:
+    point = look_for_rollback_point(settings, what)
+    if not yes:
+        echo_line("It takes as long as stopping and starting Pharos, and needs no room on the disk.")
+    _ask(settings, f"Swap back to {point.database}, which was live until {moment(point.since)}?", yes=yes)
+    undone = undo_restore(settings, tell=tell, keep_sessions=keep_sessions, wanted=point.database)
+    _echo_undone(undone, as_json=as_json)
 
 
 def _refuse_half_said(what: str | None, *, table: str | None, into: str | None, merge: bool) -> None:
