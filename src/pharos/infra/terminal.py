@@ -88,6 +88,18 @@ def count_text(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def time_text(seconds: float) -> str:
+    """A duration for a person, in the two largest units.
+
+    >>> time_text(41.64), time_text(245.3), time_text(7384)
+    ('41.6 s', '4 min 5 s', '2 h 3 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def id_shown_by(command: str) -> Callable[[str], UUID]:
     """How an argument that is an id is read; whoever types something else is led to the command that shows ids."""
 
