@@ -165,7 +165,8 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
         return
     _say_pruned(settings, plan, dry_run=dry_run)
     if others := len(backups) - len(own):
-        echo_line(f"{others} backups of another installation are left alone: remove their folders yourself.")
+        of_others = count_text(others, "backup")
+        echo_line(f"Left alone: {of_others} of another installation. Whoever put that here removes its folder.")
 
 
 def check_quickly(settings: Settings, folder: Path, *, identity: Path | None, signed_by: str | None) -> Manifest:
