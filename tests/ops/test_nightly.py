@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from pyrage import x25519  # type: ignore[import-untyped]
 from tests.ops.backups import make_folder
 
 from pharos.infra.errors import Conflict
@@ -114,6 +115,7 @@ async def test_a_worker_copies_what_is_due_and_tries_again_when_it_failed(
     )
     for name in ("data_dir", "backup_dir", "database_url", "offsite"):
         monkeypatch.setenv(f"PHAROS_{name.upper()}", str(getattr(settings, name)))
+    monkeypatch.setenv("PHAROS_BACKUP_RECIPIENT", str(x25519.Identity.generate().to_public()))
     folder = make_folder(settings, made_at=datetime.now(UTC).replace(microsecond=0) - DAY)
     (folder / "manifest.sig").touch()
     runtime, daily = replace(fresh_runtime, settings=settings), DailyCopy()
@@ -128,6 +130,8 @@ async def test_a_worker_copies_what_is_due_and_tries_again_when_it_failed(
     (copied,) = list_backups(settings)
     assert (copied.state, copied.error_code) == ("offsite", None)
     assert (tmp_path / "unmounted" / "place" / folder.name / "manifest.json").is_file()
+    said = " ".join((tmp_path / "logs" / "backup.log").read_text().split())
+    assert f"does not open {folder.name}: made while none or another one was set" in said, "a copy is of no use alone"
     daily.next_try = 0
     assert not await daily.make_if_due(runtime), "it is elsewhere"
 
