@@ -32,7 +32,7 @@ from pharos.library.delete import sweep_aside, sweep_blobs
 from pharos.library.documents import INGEST_TASK, recover_documents
 from pharos.library.handbook import load_handbook
 from pharos.ops.backup.drill_log import is_drill_due, list_drills
-from pharos.ops.backup.nightly import is_copy_due, is_missing, last_moment
+from pharos.ops.backup.nightly import failed_just_now, is_copy_due, is_missing, last_moment
 from pharos.ops.backup.rollback_points import remove_old_rollback_points
 from pharos.ops.backup.scratch_folder import sweep_scratch
 from pharos.ops.backup.store import list_backups
@@ -171,10 +171,13 @@ class DailyBackup:
         if moment in (None, self.settled) or time.monotonic() < self.next_try:
             return False
         assert moment is not None
-        if not is_missing(moment, await asyncio.to_thread(list_backups, settings, removed=True), since=self.since):
+        attempts = await asyncio.to_thread(list_backups, settings, removed=True)
+        if not is_missing(moment, attempts, since=self.since):
             self.settled = moment
             return False
         self.next_try = time.monotonic() + BACKUP_AGAIN_SECONDS
+        if failed_just_now(attempts, now=datetime.now().astimezone()):
+            return False
         return await _run_apart(settings, "backup", "backup", "nightly", "--json")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pharos.infra.errors import PharosError
 from pharos.infra.settings import Settings
+from pharos.ops.backup.escrow import offline_recipients
 from pharos.ops.backup.manifest import BlobState, FileState, Manifest, TableState, write_manifest
 from pharos.ops.backup.store import record_offsite, record_verification, record_written
 
@@ -20,6 +21,7 @@ def make_folder(
     seconds: float = 2.0,
     verified: bool = True,
     offsite: bool = False,
+    sealed: bool = True,
     error: PharosError | None = None,
 ) -> Path:
     """A backup's folder with a manifest, one empty file, and its row: enough for whatever lists backups."""
@@ -46,6 +48,7 @@ def make_folder(
         not_inside=[],
         seconds=seconds,
         signed_by="",
+        sealed_to=[str(recipient) for recipient in offline_recipients(settings)] if sealed else [],
     )
     write_manifest(folder, manifest)
     record_written(settings, folder)

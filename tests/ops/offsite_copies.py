@@ -48,7 +48,7 @@ def make_manifest(name: str, files: dict[str, FileState]) -> Manifest:
         vector_version="0.8.5",
         collation_version="",
         database="pharos",
-        installation_id="one",
+        installation_id="",
         tables={},
         tenants={},
         blobs=BlobState(1, 10, ""),

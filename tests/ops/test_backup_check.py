@@ -38,10 +38,13 @@ from pharos.infra.postgres_place import reachable_binaries
 from pharos.infra.settings import Settings
 from pharos.ops.backup import escrow as escrows
 from pharos.ops.backup.check import check_backup
+from pharos.ops.backup.commands import check_quickly
 from pharos.ops.backup.manifest import FileState, TableState, manifest_bytes, read_manifest
+from pharos.ops.backup.restore_plan import prepare
+from pharos.ops.backup.restore_uploads import restore_uploads
 from pharos.ops.backup.signing import public_key, sign
 from pharos.ops.backup.snapshot import make_backup
-from pharos.ops.backup.store import find_backup, list_backups, record_verification
+from pharos.ops.backup.store import describe_folder, find_backup, list_backups, record_verification
 from pharos.ops.backup.verification import verify_backup
 
 SEED = secrets.randbits(32)
@@ -444,6 +447,44 @@ def test_no_secret_lies_in_the_dump_in_clear(made: Made) -> None:
     for file in (path for path in made.backup.rglob("*") if path.is_file()):
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         assert [word for word in clear if word.encode() in content] == [], file
+
+
+# ---- what was found is remembered, and in the way of nothing else ----
+
+
+@pytest.mark.contract("BK-15", part="damage that a restore finds makes it failed, too")
+def test_a_fault_that_a_restore_finds_makes_the_backup_failed(made: Made, copied: Path) -> None:
+    put(PARTS["table"](copied), b"rotten")
+    with pytest.raises(Conflict) as found:
+        prepare(made.settings, copied, identity=None, signed_by=None, tell=lambda step, sentence: None)
+    known = describe_folder(copied)
+    assert (known.state, known.error_code, known.error) == ("failed", found.value.code, found.value.message)
+
+
+def test_a_wrong_identity_says_nothing_about_the_backup(made: Made, copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text(f"{pyrage.x25519.Identity.generate()}\n")
+    with pytest.raises(PharosError):
+        prepare(made.settings, copied, identity=tmp_path / "other", signed_by=None, tell=lambda step, sentence: None)
+    assert describe_folder(copied).state == "written"
+
+
+@pytest.mark.contract("RS-08", part="from a backup of which only the uploads are whole")
+def test_uploads_come_back_from_a_backup_whose_dump_is_damaged(made: Made, copied: Path, tmp_path: Path) -> None:
+    put(PARTS["table"](copied), b"rotten")
+    put(copied / "escrow.age", b"nobody opens it")
+    with pytest.raises(Conflict):
+        check_quickly(made.settings, copied, identity=None, signed_by=None)
+    lost = made.settings.blob_root / PARTS["blob"](copied).relative_to(copied / "blobs")
+    content = lost.read_bytes()
+    lost.unlink()
+    said: list[str] = []
+    changes = restore_uploads(made.settings, copied, signed_by=None, tell=lambda step, words: said.append(words))
+    assert (len(changes.missing), lost.read_bytes()) == (1, content)
+    assert "its database and keys are not read" in said[0]
+    assert said[1].startswith(f"{copied.name} has failed (")
+    put(PARTS["blob"](copied), content[::-1])
+    with pytest.raises(Conflict, match="is not the file that was written"):
+        restore_uploads(made.settings, copied, signed_by=None, tell=lambda step, words: None)
 
 
 # ---- the commands ----

@@ -22,8 +22,10 @@ from pharos.identity.security import list_security_events
 from pharos.identity.signing_keys import JWT, current_key
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra.db import create_database
+from pharos.infra.errors import Conflict
 from pharos.infra.settings import Settings
 from pharos.ops.backup.download import ALGORITHM, AUDIENCE, LINK_MADE, make_link, record_way_out
+from pharos.ops.backup.store import record_verification
 from pharos.runtime import Runtime
 
 HOUR = timedelta(hours=1)
@@ -93,6 +95,22 @@ async def test_nothing_but_such_a_link_fetches_a_backup(
         (folder / "manifest.json").unlink()
         answer = await administrator.get(path_of(good), headers={"Accept": "application/json"})
         assert (answer.status_code, answer.json()["error"]) == (404, "no_such_backup")
+
+
+@pytest.mark.contract("BK-14", part="a damaged one is not handed out")
+async def test_a_link_to_a_backup_that_was_found_damaged_is_refused(
+    client: httpx.AsyncClient, settings: Settings, folder: Path
+) -> None:
+    address = path_of(make_link(settings, folder, lives=HOUR))
+    record_verification(settings, folder, seconds=1, error=Conflict("It is damaged.", code="damaged_file"))
+    answer = await client.get(address, headers={"Accept": "application/json"})
+    assert (answer.status_code, answer.json()["error"]) == (409, "damaged_backup")
+    assert f"{folder.name} is not whole (damaged_file)" in answer.json()["message"]
+    environment = {"PHAROS_DATA_DIR": str(settings.data_dir), "PHAROS_DATABASE_URL": settings.database_url}
+    assert isinstance(CliRunner().invoke(app, ["backup", "link", folder.name], env=environment).exception, Conflict)
+    record_verification(settings, folder, seconds=1)
+    (folder / "database" / "toc.dat").write_bytes(b"half")
+    assert (await client.get(address)).status_code == 409
 
 
 async def test_a_link_is_no_access_token(runtime: Runtime, settings: Settings, folder: Path) -> None:

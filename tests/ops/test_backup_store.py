@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from pharos.cli import app
 from pharos.infra.errors import Conflict, Invalid, NotFound, PharosError
 from pharos.infra.keyring import encryption_secret, read_keys
+from pharos.infra.secret_files import write_secret
 from pharos.infra.settings import Settings
 from pharos.ops.backup.escrow import (
     drill_identity_file,
@@ -32,8 +33,10 @@ from pharos.ops.backup.signing import is_signed_by, known_keys, public_key, reme
 from pharos.ops.backup.store import (
     StoredBackup,
     find_backup,
+    installation_file,
     list_backups,
     newest_good,
+    pulled_file,
     read_verification,
     record_failure,
     record_verification,
@@ -48,7 +51,14 @@ def place(tmp_path: Path) -> Settings:
     return Settings(_env_file=None, data_dir=tmp_path / "data", secret_key="4f1a" * 16, encryption_key=ENCRYPTION_KEY)
 
 
-def make_folder(settings: Settings, made_at: datetime, *, name: str | None = None, is_verified: bool = False) -> Path:
+def make_folder(
+    settings: Settings,
+    made_at: datetime,
+    *,
+    name: str | None = None,
+    is_verified: bool = False,
+    installation_id: str = "",
+) -> Path:
     """A folder that looks like a backup from outside."""
     folder = settings.backup_root / (name or f"pharos-{made_at:%Y%m%d-%H%M%S}")
     folder.mkdir(parents=True, mode=0o700)
@@ -62,7 +72,7 @@ def make_folder(settings: Settings, made_at: datetime, *, name: str | None = Non
         vector_version="0.8.5",
         collation_version="1",
         database="pharos",
-        installation_id="i",
+        installation_id=installation_id,
         tables={"documents": TableState(3, "17")},
         tenants={},
         blobs=BlobState(0, 0, ""),
@@ -310,6 +320,28 @@ def test_a_removed_backup_leaves_the_list_at_once_and_a_killed_removal_is_finish
     assert not killed.exists()
 
 
+def test_a_backup_that_was_fetched_is_kept_as_long_from_then_on(place: Settings) -> None:
+    make_folder(place, NOW, is_verified=True)
+    fetched = make_folder(place, NOW - timedelta(days=90), is_verified=True)
+    pulled_file(fetched).write_text((NOW - timedelta(days=6)).isoformat())
+    assert prune(place, list_backups(place, removed=True), now=NOW).remove == ()
+    pulled_file(fetched).write_text((NOW - timedelta(days=7, minutes=1)).isoformat())
+    assert [one.folder for one in prune(place, list_backups(place, removed=True), now=NOW).remove] == [fetched]
+    assert len(list(place.backup_root.iterdir())) == 1
+
+
+def test_backups_of_another_installation_are_neither_counted_nor_removed(place: Settings) -> None:
+    write_secret(installation_file(place), "ours")
+    theirs = [
+        make_folder(place, NOW - timedelta(days=days), is_verified=True, installation_id="theirs") for days in (0, 9)
+    ]
+    old = make_folder(place, NOW - timedelta(days=8), is_verified=True, installation_id="ours")
+    assert prune(place, list_backups(place, removed=True), now=NOW).kept_because, "their new one does not replace ours"
+    make_folder(place, NOW - timedelta(hours=1), is_verified=True, installation_id="ours")
+    assert [one.folder for one in prune(place, list_backups(place, removed=True), now=NOW).remove] == [old]
+    assert all(folder.exists() for folder in theirs)
+
+
 # ---- who signed it, who opens it ----
 
 
@@ -394,6 +426,20 @@ def test_without_an_offline_recipient_there_is_a_warning_and_a_wrong_one_is_refu
     with pytest.raises(Invalid) as caught:
         seal_escrow(place.model_copy(update={"backup_recipient": good[:-1]}))
     assert caught.value.code == "bad_backup_recipient"
+
+
+def test_a_backup_that_the_offline_identity_does_not_open_says_so_wherever_it_is_shown(
+    place: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(place, NOW, is_verified=True)
+    monkeypatch.setenv("PHAROS_DATA_DIR", str(place.data_dir))
+    monkeypatch.setenv("PHAROS_BACKUP_RECIPIENT", str(pyrage.x25519.Identity.generate().to_public()))
+    monkeypatch.setenv("PHAROS_OFFSITE", f"rsync:{place.data_dir / 'elsewhere'}")
+    for command, remark in (("list", "this machine alone opens it"), ("show", "while PHAROS_BACKUP_RECIPIENT was not")):
+        said = CliRunner().invoke(app, ["backup", command], env={"COLUMNS": "250"}).output
+        assert remark in said
+        assert "`pharos backup now`, then `pharos backup verify`, then `pharos backup push`" in " ".join(said.split())
+    assert [item["opens_offline"] for item in list_as_json()] == [False]
 
 
 def test_a_kept_key_is_named_by_its_check_value_only(place: Settings) -> None:

@@ -13,6 +13,7 @@ from tests.postgres import Server
 from typer.main import get_group
 
 from pharos.cli import COMMANDS, as_pharos_error, main
+from pharos.infra import logs
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.embedded_postgres import free_port
 from pharos.infra.ids import new_id
@@ -39,6 +40,7 @@ class Ended:
 
 @pytest.fixture
 def pharos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ended:
+    monkeypatch.setattr(logs, "_at_first_event", None)  # what a command sets for its process ends with the test
     return Ended(monkeypatch, capsys, tmp_path)
 
 

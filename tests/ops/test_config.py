@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,33 @@ async def test_a_change_is_in_the_audit_log_without_its_value(place: Path, runti
         entry = (await session.execute(newest)).scalar_one()
     assert (entry.actor, entry.subject) == ("operator", "setting:PHAROS_PORT")
     assert "8123" not in str(entry.detail)
+
+
+def test_what_is_written_is_named_and_what_counts_instead_of_it_is_said(
+    place: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    def said(*words: str) -> str:
+        return CliRunner().invoke(app, ["config", "set", *words]).output
+
+    assert f"Would set PHAROS_PORT in {place / 'pharos.env'}.\n" == said("PHAROS_PORT", "8124", "--dry-run")
+    other = tmp_path_factory.mktemp("other")
+    hold = "from pharos.infra.settings import Settings\nfrom pharos.ops.running import supervisor_lock\n"
+    hold += "with supervisor_lock(Settings()):\n    print('held', flush=True)\n    input()"
+    command = [sys.executable, "-c", hold]
+    environment = {**os.environ, "PHAROS_LLM_MODEL": "theirs"}
+    with subprocess.Popen(
+        command, cwd=other, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"held\n"
+        monkeypatch.setenv("PHAROS_PORT", "8125")
+        port, model = said("PHAROS_PORT", "8124"), said("PHAROS_LLM_MODEL", "ours")
+        running.kill()
+    assert f"Set PHAROS_PORT in {place / 'pharos.env'}. It counts from the next start" in port
+    assert "PHAROS_PORT is set in the environment, which counts more than the file: unset it." in port
+    assert f"was started in {other} and reads {other / 'pharos.env'}, not this file" in port
+    assert "The Pharos that runs has PHAROS_LLM_MODEL from its environment" in model
+    assert "is set in the environment" not in model
 
 
 def test_a_setting_that_cannot_be_read_can_be_mended(place: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_drill_from_the_offsite_copy_restores_asks_and_clears_everything_away(
     assert names == [*steps, "retention"]
     said = {check.name: check.said for check in report.checks}
     assert said["canary"] == "default: cites its document"
-    assert "1 secrets open with the drill identity alone" in said["secrets"]
+    assert " and 1 secret open with the drill identity alone" in said["secrets"]
     assert report.name == f"restore-drill-{datetime.now(UTC):%Y%m%d}"
     assert report.source == f"from rsync:{tmp_path / 'copies'}"
     assert report.tables[0] == report.tables[1] == len(read_manifest(place.folder).tables)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -134,3 +136,28 @@ def test_a_large_log_is_set_aside_and_kept_for_31_days(data_dir: Path, monkeypat
     (aside,) = [path for path in logs.glob("web-*.log") if path.read_text() == before]
     assert ((logs / "web.log").read_text(), aside.stem[-1].isdigit()) == ("", True)
     assert len(events("web", "--since", "12h")) == 5
+
+
+def test_what_a_command_logs_is_kept_in_a_file_and_not_among_what_it_says(tmp_path: Path) -> None:
+    said = command_that_logs(tmp_path)
+    assert said.splitlines() == ["said"]
+    kept = json.loads((tmp_path / "logs" / "commands.log").read_text())
+    assert (kept["event"], kept["level"]) == ("thing.done", "info")
+
+
+def test_without_a_data_directory_none_is_made_for_a_log(tmp_path: Path) -> None:
+    assert command_that_logs(tmp_path / "nowhere").splitlines() == ["said"]
+    assert not (tmp_path / "nowhere").exists()
+
+
+def command_that_logs(data_dir: Path) -> str:
+    """What a process prints whose command logs something and says something."""
+    script = (
+        "import sys; from pharos import cli; from pharos.infra.logs import get_logger\n"
+        "cli.app = lambda: (get_logger('test').info('thing.done'), print('said'))\n"
+        "cli.main()"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "PHAROS_DATA_DIR": str(data_dir)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, cwd=data_dir.parent, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr

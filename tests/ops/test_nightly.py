@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from pyrage import x25519  # type: ignore[import-untyped]
 from tests.ops.backups import make_folder
 
+from pharos.infra.errors import Conflict
 from pharos.infra.settings import Settings
-from pharos.ops.backup.nightly import is_copy_due, is_missing, last_moment
-from pharos.ops.backup.store import StoredBackup, list_backups
+from pharos.ops.backup.nightly import failed_just_now, is_copy_due, is_missing, last_moment
+from pharos.ops.backup.store import StoredBackup, list_backups, record_failure
 from pharos.runtime import Runtime
-from pharos.worker import DailyCopy
+from pharos.worker import DailyBackup, DailyCopy
 
 EAST = timezone(timedelta(hours=2))
 NIGHT = datetime(2026, 3, 10, 3, 0, tzinfo=EAST)
@@ -35,7 +37,7 @@ def test_the_last_moment_is_todays_or_yesterdays_by_the_servers_clock() -> None:
 
 
 @pytest.mark.contract("BK-01", part="once a day, by one of the workers")
-@pytest.mark.parametrize("state", ["verified", "offsite", "failed"])
+@pytest.mark.parametrize("state", ["verified", "offsite"])
 def test_an_attempt_after_the_moment_is_that_days(state: str) -> None:
     made = attempt((NIGHT + timedelta(seconds=5)).astimezone(UTC), state)
     assert not is_missing(NIGHT, [attempt(NIGHT - DAY), made], since=NIGHT - DAY)
@@ -48,6 +50,22 @@ def test_an_attempt_that_is_neither_good_nor_failed_does_not_use_up_the_day() ->
     assert is_missing(NIGHT, written[:2], since=NIGHT - DAY)
     assert not is_missing(NIGHT, [*written[:2], attempt(NIGHT + timedelta(hours=2))], since=NIGHT - DAY)
     assert not is_missing(NIGHT, written, since=NIGHT - DAY)
+
+
+@pytest.mark.contract(
+    "BK-01", part="one that failed is tried again every hour until it works; what fills the disk, thrice"
+)
+def test_a_failed_attempt_does_not_use_up_the_night() -> None:
+    failed = [attempt(NIGHT + timedelta(hours=hour), "failed") for hour in range(9)]
+    assert is_missing(NIGHT, failed, since=NIGHT - DAY)
+    assert not is_missing(NIGHT, [*failed, attempt(NIGHT + timedelta(hours=9))], since=NIGHT - DAY)
+    left = [replace(one, folder=Path("/backups/pharos-of-the-test")) for one in failed]
+    assert is_missing(NIGHT, left[:2], since=NIGHT - DAY)
+    assert not is_missing(NIGHT, left[:3], since=NIGHT - DAY)
+    last = failed[-1].made_at
+    assert failed_just_now(failed, now=last + timedelta(minutes=59))
+    assert not failed_just_now(failed, now=last + timedelta(minutes=60))
+    assert not failed_just_now([attempt(last), attempt(last + DAY, "failed")], now=last + timedelta(minutes=1))
 
 
 @pytest.mark.contract("BK-01", part="a backup made while the clock was wrong keeps no later one from being made")
@@ -97,6 +115,7 @@ async def test_a_worker_copies_what_is_due_and_tries_again_when_it_failed(
     )
     for name in ("data_dir", "backup_dir", "database_url", "offsite"):
         monkeypatch.setenv(f"PHAROS_{name.upper()}", str(getattr(settings, name)))
+    monkeypatch.setenv("PHAROS_BACKUP_RECIPIENT", str(x25519.Identity.generate().to_public()))
     folder = make_folder(settings, made_at=datetime.now(UTC).replace(microsecond=0) - DAY)
     (folder / "manifest.sig").touch()
     runtime, daily = replace(fresh_runtime, settings=settings), DailyCopy()
@@ -111,8 +130,25 @@ async def test_a_worker_copies_what_is_due_and_tries_again_when_it_failed(
     (copied,) = list_backups(settings)
     assert (copied.state, copied.error_code) == ("offsite", None)
     assert (tmp_path / "unmounted" / "place" / folder.name / "manifest.json").is_file()
+    said = " ".join((tmp_path / "logs" / "backup.log").read_text().split())
+    assert f"does not open {folder.name}: made while none or another one was set" in said, "a copy is of no use alone"
     daily.next_try = 0
     assert not await daily.make_if_due(runtime), "it is elsewhere"
+
+
+async def test_a_worker_whose_backup_just_failed_waits_and_has_not_given_up_the_day(
+    fresh_runtime: Runtime, tmp_path: Path
+) -> None:
+    settings = fresh_runtime.settings.model_copy(
+        update={"data_dir": tmp_path, "backup_dir": tmp_path / "backups", "backup_at": "00:00"}
+    )
+    full = Conflict("The disk is full.", code="storage_full")
+    record_failure(settings, "pharos-of-the-test", full, made_at=datetime.now(UTC), seconds=1)
+    daily = DailyBackup()
+    assert not await daily.make_if_due(replace(fresh_runtime, settings=settings))
+    assert daily.settled is None
+    assert daily.next_try > 0
+    assert not (tmp_path / "logs").exists(), "nothing was started"
 
 
 @pytest.mark.parametrize("text", ["3:00", "24:00", "03:60", "daily"])

@@ -19,15 +19,16 @@ from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.settings import Settings
 from pharos.ops.backup import restic
 from pharos.ops.backup.offsite import (
-    SEALED_PASSWORD,
     find_offsite,
     list_offsite,
     pull_backup,
     push_backup,
+    say_where_password_lies,
     sealed_password_file,
 )
+from pharos.ops.backup.restic import SEALED_PASSWORD
 from pharos.ops.backup.retention import prune
-from pharos.ops.backup.store import list_backups, record_verification
+from pharos.ops.backup.store import describe_folder, list_backups, record_verification
 
 pytestmark = needs_programs
 
@@ -81,10 +82,17 @@ def test_a_copy_comes_back_on_another_machine_as_it_was(settings: Settings, tmp_
 
 def test_the_offline_identity_alone_opens_the_repository(settings: Settings, tmp_path: Path) -> None:
     offline = x25519.Identity.generate()
-    push_backup(settings.model_copy(update={"backup_recipient": str(offline.to_public())}), tmp_path / "backups" / NAME)
+    assert str(restic.password_file(settings)) in say_where_password_lies(settings), "the only place there is"
+    sealing = settings.model_copy(update={"backup_recipient": str(offline.to_public())})
+    push_backup(sealing, tmp_path / "backups" / NAME)
+    assert str(repository(settings) / SEALED_PASSWORD) in say_where_password_lies(sealing)
+    over_ssh = sealing.model_copy(update={"offsite": "restic:sftp:user@host:/path"})
+    assert f"{sealed_password_file(settings)}: the offline" in say_where_password_lies(over_ssh)
     sealed = (repository(settings) / SEALED_PASSWORD).read_bytes()
     assert sealed == sealed_password_file(settings).read_bytes()
     shutil.rmtree(settings.data_dir)  # the machine is lost
+    with pytest.raises(Conflict, match=r"age -d -i identity.txt pharos-offsite-password.age > password"):
+        list_offsite(settings.model_copy(update={"data_dir": tmp_path / "other"}))
     password = tmp_path / "password"
     password.write_bytes(pyrage.decrypt(sealed, [offline]))
     other = settings.model_copy(update={"data_dir": tmp_path / "other", "offsite_password_file": password})
@@ -193,8 +201,9 @@ def test_what_keeps_a_copy_from_being_made_is_named(settings: Settings, tmp_path
     with pytest.raises(Conflict, match="password does not open") as wrong:
         push_backup(settings.model_copy(update={"offsite_password_file": tmp_path / "wrong"}), folder)
     assert wrong.value.code == "offsite_wrong_password"
-    with pytest.raises(Conflict, match="password does not open"):
+    with pytest.raises(Conflict, match="has no password") as missing:
         push_backup(settings.model_copy(update={"offsite_password_file": tmp_path / "nowhere"}), folder)
+    assert missing.value.code == "offsite_wrong_password"
 
     with pytest.raises(NotFound, match="no complete backup"):
         push_backup(settings, tmp_path / "backups" / "pharos-20200101-000000")
@@ -240,6 +249,10 @@ def test_a_plain_copy_is_compared_and_comes_back(settings: Settings, tmp_path: P
     push_backup(settings, make_folder(tmp_path / "backups", "pharos-20260103-030000"))
     assert [copy.name for copy in list_offsite(settings)] == ["pharos-20260103-030000", NAME]
     assert files_of(pull_backup(settings, NAME, into=tmp_path / "got")) == files_of(place / NAME)
+    before = datetime.now(UTC)
+    fetched = describe_folder(pull_backup(settings, NAME, into=settings.backup_root))
+    assert fetched.pulled_at is not None
+    assert fetched.pulled_at > before
 
     damaged = place / "pharos-20260103-030000" / "database" / "toc.dat"
     damaged.write_bytes(b"x" * 3000)

@@ -42,11 +42,12 @@ from pharos.ops.backup import signing
 from pharos.ops.backup.escrow import make_drill_identity
 from pharos.ops.backup.fingerprints import fingerprint_tables
 from pharos.ops.backup.manifest import SIGNATURE, Manifest, TableState, read_manifest, write_manifest, write_private
-from pharos.ops.backup.restore import Restored, restore, restore_uploads, undo_restore
+from pharos.ops.backup.restore import Restored, restore, undo_restore
 from pharos.ops.backup.restore_keys import KeyStep
 from pharos.ops.backup.restore_plan import prepare, refuse_no_room
 from pharos.ops.backup.restore_table import restore_one_table
 from pharos.ops.backup.restore_time import estimate_restore
+from pharos.ops.backup.restore_uploads import restore_uploads
 from pharos.ops.backup.rollback_points import swap
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import read_verification
@@ -454,11 +455,11 @@ def test_one_table_comes_back_beside_the_live_one_and_missing_rows_can_be_merged
 @pytest.mark.contract("RS-08")
 def test_uploads_alone_are_added_and_damaged_ones_moved_aside(place: Place) -> None:
     missing, damaged, *_ = place.ledger.values()
-    restore_uploads(place.settings, place.folder, identity=None, signed_by=None, tell=quiet)
+    restore_uploads(place.settings, place.folder, signed_by=None, tell=quiet)
     blob_of(place, missing).unlink()
     blob_of(place, damaged).write_bytes(b"rotten")
     before, of_others = state_of(place.settings), aside_of(place, damaged)
-    changes = restore_uploads(place.settings, place.folder, identity=None, signed_by=None, tell=quiet)
+    changes = restore_uploads(place.settings, place.folder, signed_by=None, tell=quiet)
     assert (len(changes.missing), len(changes.damaged)) == (1, 1)
     assert all(is_whole(place.settings, place.tenant.id, sha256) for sha256 in place.ledger.values())
     assert state_of(place.settings) == before
@@ -525,12 +526,41 @@ def test_a_dry_run_for_a_date_says_what_would_be_lost_and_changes_nothing(place:
     said = json.loads(pharos(place, "--dry-run", "--json", str(place.folder)).stdout)
     assert said["lost_rows"]["documents"] == len(documents(place.settings)) - len(place.ledger)
     assert "escrow" not in said
+    assert (said["compared"]["lost"]["documents"], said["compared"]["back"]["documents"]) == (2, 0)
     text = pharos(place, "--dry-run", f"{read_manifest(place.folder).made_at:%Y-%m-%d}")
     assert text.exit_code == 0, text.output
     assert "Nothing was changed" in text.stdout
     assert said["collation"]["then"] == said["collation"]["now"]
     assert "indexes are rebuilt" not in text.stdout
     assert (state_of(place.settings), databases(place), sorted(place.settings.blob_root.rglob("*"))) == before
+
+
+@pytest.mark.contract("RS-02", part="what would be lost and what would come back is named")
+def test_a_dry_run_names_the_documents_that_would_be_lost_and_those_that_would_come_back(place: Place) -> None:
+    bring_back(place)
+    with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 12, "after"))
+    gone = next(iter(place.ledger))
+    with psycopg.connect(connection_urls(place.settings).app) as connection:
+        connection.execute("select set_config('pharos.tenant_id', %s, true)", [str(place.tenant.id)])
+        (name,) = connection.execute("delete from documents where id = %s returning name", [gone]).fetchone() or ("",)
+        (project,) = connection.execute("select name from projects order by created_at limit 1").fetchone() or ("",)
+    said = pharos(place, "--dry-run", str(place.folder)).stdout
+    assert "does not have them: 12 documents, 1 projects, 0 users." in said
+    assert re.findall(r"^  after-(\d+)\.txt \(in ", said, re.MULTILINE) == [str(number) for number in range(11, 1, -1)]
+    assert "  and 2 more\n" in said
+    assert "they are gone here: 1 documents, 0 projects, 0 users.\n" in said
+    assert f"  {name} (in {project})\n" in said
+
+
+def test_a_dry_run_says_why_nothing_is_compared(place: Place, tmp_path: Path) -> None:
+    identity, signer = make_drill_identity(place.settings), read_manifest(place.folder).signed_by
+    empty = Settings(_env_file=None, data_dir=tmp_path / "new")
+    plan = prepare(empty, place.folder, identity=identity, signed_by=signer, tell=quiet, compares=True)
+    assert (plan.live.compared, "no database" in str(plan.live.why_not)) == (None, True)
+    nowhere = str(place.settings.database_url).rpartition("/")[0] + "/nowhere"
+    away = place.settings.model_copy(update={"database_url": nowhere})
+    plan = prepare(away, place.folder, identity=identity, signed_by=signer, tell=quiet, compares=True)
+    assert (plan.live.rows, "cannot be read" in str(plan.live.why_not)) == (None, True)
 
 
 def test_a_backup_whose_text_was_sorted_by_other_rules_says_that_indexes_are_rebuilt(
@@ -547,13 +577,12 @@ def test_the_name_of_the_database_is_asked_for_and_the_time_said(place: Place) -
     with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
     wrong = pharos(place, str(place.folder), typed="yes\n")
     assert isinstance(wrong.exception, Invalid)
+    price, asked, _ = wrong.stdout.partition("Type the name")
+    assert re.search(r"needs about [\d.]+ MB on the disk, and [\d.]+ .B are free", price)
+    assert re.search(r"How long it would take|It would take about", price)
+    assert asked
     assert documents(place.settings) != place.ledger
     right = pharos(place, str(place.folder), typed=f"{database_of(place.settings)}\n")
     assert right.exit_code == 0, right.output
     assert "It took " in right.stdout
     assert documents(place.settings) == place.ledger
-
-
-def test_the_command_names_what_is_missing_in_it(place: Place) -> None:
-    assert isinstance(pharos(place).exception, Invalid)
-    assert isinstance(pharos(place, "latest", "--table", "users").exception, Invalid)

@@ -192,7 +192,7 @@ def test_a_backup_of_18_is_refused_on_16_before_anything_is_changed(
     folder = make_backup(newer)
     identity, signer = make_drill_identity(newer), read_manifest(folder).signed_by
     with pytest.raises(Conflict, match="made on Postgres 18 and does not load into 16") as planned:
-        prepare(moved.settings, folder, identity=identity, signed_by=signer, tell=quiet, counts_rows=True)
+        prepare(moved.settings, folder, identity=identity, signed_by=signer, tell=quiet, compares=True)
     with pytest.raises(Conflict) as refused:
         restore(moved.settings, folder, identity=identity, signed_by=signer, tell=quiet)
     assert planned.value.code == refused.value.code == "older_server"

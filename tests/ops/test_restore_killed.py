@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 from tests.ops.installation import Place, database_of, first_day, make_installation, quiet, upload, with_runtime
@@ -39,7 +40,7 @@ from pharos.ops.backup.rollback_points import list_rollback_points
 from pharos.ops.backup.scratch import Loaded, open_secrets
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.doctor_commands import Doubt, check_restore
-from pharos.ops.running import PARTS, State, supervisor_lock, write_state
+from pharos.ops.running import PARTS, State, read_state, supervisor_lock, write_state
 from pharos.ops.start_stop import start_detached, stop_running, what_runs
 
 pytestmark = [
@@ -160,6 +161,38 @@ def test_a_lost_connection_leaves_what_ran_running(place: Place) -> None:
     assert what_runs(place.settings) == "postgres"
     assert is_usable(place.settings)
     assert read_unfinished(place.settings) is None
+
+
+def test_what_ran_runs_again_with_what_it_ran_with_and_its_terminal_says_so(place: Place, tmp_path: Path) -> None:
+    """Whoever restores has another directory, and in the environment other settings and none of the secrets."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there, here):
+        folder.mkdir()
+    (there / "pharos.env").write_text(f"PHAROS_DATABASE_URL={place.settings.database_url}\n")
+    asks = {name: text for name, text in os.environ.items() if name != "PHAROS_DATABASE_URL"} | {"PHAROS_PORT": "8990"}
+    ran_with = {name: text for name, text in asks.items() if name != "PHAROS_DATABASE_ADMIN_URL"} | {
+        "PHAROS_PORT": "8991",
+        "PHAROS_LLM_KEY": "of-the-environment",
+    }
+    backup = os.path.relpath(place.folder, here)
+    pharos = [sys.executable, "-u", "-m", "pharos"]
+    up = [*pharos, "up", "--only", "postgres"]
+    with subprocess.Popen(up, cwd=there, env=ran_with, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "Postgres is ready." in process.stdout.readline()
+        command = [*pharos, "restore", backup, "--yes"]
+        done = subprocess.run(command, check=False, cwd=here, env=asks, capture_output=True, text=True)
+        process.terminate()  # it has ended, unless the restore failed
+        said = process.stdout.read()
+    assert done.returncode == 0, done.stderr
+    assert "another PHAROS_PORT, PHAROS_DATABASE_URL, PHAROS_LLM_KEY than is set here" in done.stderr
+    assert "A restore has stopped Pharos here. It starts it again in the background" in said
+    state = read_state(place.settings)
+    assert state is not None
+    again = psutil.Process(state.pid)
+    ours = {name: text for name, text in again.environ().items() if name.startswith("PHAROS_")}
+    wanted = {name: text for name, text in ran_with.items() if name.startswith("PHAROS_")}
+    assert (again.cwd(), ours) == (str(there), wanted)
 
 
 def test_a_disk_that_is_full_while_pharos_is_stopped_leaves_it_running(place: Place) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from pharos.cli import app
 from pharos.infra.errors import Conflict, Invalid, Unavailable
 from pharos.infra.settings import Settings
 from pharos.ops import commands
@@ -74,6 +76,15 @@ def test_a_stranger_who_got_the_dead_supervisors_number_is_neither_believed_nor_
         write_state(settings, state_of(holder.pid))
         assert read_state(settings) == state_of(holder.pid)
     assert (supervisor_pid(settings), read_state(settings)) == (None, None)
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"]])
+def test_status_fails_for_a_script_when_nothing_runs(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setenv("PHAROS_DATA_DIR", str(settings.data_dir))
+    ended = CliRunner().invoke(app, words)
+    assert (ended.exit_code, "pharos up" in ended.stdout or '"running": false' in ended.stdout) == (7, True)
 
 
 def test_looking_at_the_lock_never_takes_it(settings: Settings) -> None:

@@ -126,6 +126,15 @@ async def test_without_an_account_the_public_part_is_asked_and_the_rest_skipped(
     }
 
 
+@pytest.mark.contract("SM-05", part="what needs an account is said in one line, with the options to give")
+async def test_the_command_says_what_it_skips_without_an_account_and_what_to_give(url: str, tmp_path: Path) -> None:
+    words = ["smoke", "--url", url, "--pause", "0.2"]
+    environment = {"PHAROS_DATA_DIR": str(tmp_path)}
+    said = await asyncio.to_thread(CliRunner().invoke, app, words, env=environment)
+    told = "SKIP  without an account: magic link, sign-in, projects, providers, chat config, answer not tried."
+    assert (said.exit_code, f"{told} Give --email and --password-file to try all of it." in said.stdout) == (0, True)
+
+
 @pytest.mark.contract("SM-05", part="a failure is named with what to do")
 async def test_what_fails_is_named_with_what_to_do(url: str, tenant: MadeTenant) -> None:
     wrong = await run_smoke(url, email=tenant.admin.name, password="not this one at all", pause_seconds=0.2)

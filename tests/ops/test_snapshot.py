@@ -23,6 +23,7 @@ import psutil
 import psycopg
 import pytest
 from pydantic import SecretStr
+from pyrage import x25519  # type: ignore[import-untyped]
 from tests.conftest import ENCRYPTION_KEY, make_runtime
 from tests.make import MadeTenant, make_document, make_project, make_tenant
 from tests.postgres import Server
@@ -169,8 +170,10 @@ async def test_a_backup_holds_everything_readable_by_its_owner_alone(world: Worl
             session, world.runtime.vault, world.tenant.admin, kind="github", name="openai", value=SECRET
         )
     kept = await world.add("The lighthouse stood 103 metres tall.")
-    folder = await asyncio.to_thread(make_backup, world.settings)
+    offline = str(x25519.Identity.generate().to_public())
+    folder = await asyncio.to_thread(make_backup, world.settings.model_copy(update={"backup_recipient": offline}))
     manifest = read_manifest(folder)
+    assert manifest.sealed_to == [offline]
     assert folder.name == manifest.name == f"pharos-{manifest.made_at:%Y%m%d-%H%M%S}"
     assert str(kept) in documents_in(folder)
     assert {"sessions", "passage_vectors_minilm_l6_v2", "procrastinate_jobs"} <= manifest.tables.keys()

@@ -31,7 +31,7 @@ from pharos.runtime import Runtime
 
 NOW = datetime.now(UTC)
 RECIPIENT = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
-MENDED = {"backup_recipient": RECIPIENT, "offsite": "rsync:/mnt/elsewhere"}
+MENDED = {"backup_recipient": RECIPIENT, "offsite": "rsync:ops@elsewhere:/backups"}
 
 
 def stored(*, hours: float, state: str = "offsite", is_there: bool = True) -> StoredBackup:
@@ -44,6 +44,7 @@ def stored(*, hours: float, state: str = "offsite", is_there: bool = True) -> St
         folder=Path("/nowhere") / name if is_there else None,
         offsite_at=made_at if state == "offsite" else None,
         error="One table differs." if state == "failed" else None,
+        sealed_to=(RECIPIENT,),
     )
 
 
@@ -90,11 +91,46 @@ def test_what_cannot_have_happened_yet_is_not_overdue_and_defaults_are_loud_from
     assert (found.good, found.restore_seconds) == (None, None)
 
 
+def test_copies_on_the_disk_of_the_data_are_told() -> None:
+    settings = Settings(_env_file=None, **{**MENDED, "offsite": "restic:/srv/copies"})  # type: ignore[arg-type]
+    facts = Facts([GOOD], [DRILL], since=A_YEAR, same_disk=False, offsite_same_disk=True)
+    (told,) = judge(settings, facts, now=NOW).notices
+    assert told.code == "no_offsite"
+    assert "go to restic:/srv/copies, on the same disk as the data" in told.words
+
+
 def test_copies_that_only_this_machine_opens_are_told() -> None:
     alone = Settings(_env_file=None, backup_recipient=None, offsite="restic:/mnt/elsewhere")
     told = judge(alone, Facts([GOOD], [DRILL], since=A_YEAR, same_disk=False), now=NOW).notices
     assert [notice.code for notice in told] == ["no_recipient"]
     assert "copies offsite cannot be opened without this machine" in told[0].words
+
+
+OTHERS = replace(GOOD, sealed_to=("age1another",))
+
+
+@pytest.mark.parametrize(
+    ("backups", "named", "steps"),
+    [
+        ([replace(GOOD, sealed_to=())], [GOOD], "now`, then `pharos backup verify`, then `pharos backup push`."),
+        ([OTHERS, stored(hours=30)], [GOOD], "now`, then `pharos backup verify`, then `pharos backup push`."),
+        ([stored(hours=0, state="written"), OTHERS], [GOOD], "verify`, then `pharos backup push`."),
+        ([stored(hours=0, state="verified"), OTHERS], [GOOD], "push`."),
+        ([GOOD, replace(stored(hours=30), sealed_to=())], [], ""),
+    ],
+)
+def test_backups_that_the_offline_identity_does_not_open_are_told(
+    backups: list[StoredBackup], named: list[StoredBackup], steps: str
+) -> None:
+    settings = Settings(_env_file=None, **MENDED)  # type: ignore[arg-type]
+    standing = judge(settings, Facts(backups, [DRILL], since=A_YEAR, same_disk=False), now=NOW)
+    words = [notice.words for notice in standing.notices if notice.code == "not_sealed"]
+    assert len(words) == len(named) == len([notice for notice in standing.notices])
+    assert all(
+        f"does not open {one.name}:" in words[0] and words[0].endswith(f"opens: `pharos backup {steps}")
+        for one in named
+    )
+    assert standing.closed == {one.name for one in backups if RECIPIENT not in one.sealed_to}
 
 
 @pytest.fixture
@@ -162,9 +198,10 @@ async def test_metrics_have_the_ages_and_every_notice(house: Runtime) -> None:
     async with open_client(house, admin) as client:
         text = (await client.get("/metrics")).text
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert float(lines["pharos_backup_age_seconds"]) == pytest.approx(30 * 3600, rel=0.01)
+    since_import = (datetime.now(UTC) - NOW).total_seconds()  # a whole suite may have run between the two
+    assert float(lines["pharos_backup_age_seconds"]) == pytest.approx(30 * 3600 + since_import, rel=0.01)
     assert math.isnan(float(lines["pharos_backup_offsite_age_seconds"]))
-    assert float(lines["pharos_drill_age_seconds"]) == pytest.approx(2 * 86400, rel=0.01)
+    assert float(lines["pharos_drill_age_seconds"]) == pytest.approx(2 * 86400 + since_import, rel=0.01)
     assert float(lines["pharos_restore_seconds"]) == 41.5
     told = {code for code in CODES if float(lines[f'pharos_backup_notice{{notice="{code}"}}'])}
     assert told - {"disk_low"} == {"backup_old", "offsite_old"}
@@ -197,6 +234,25 @@ async def test_monitoring_reads_the_backups_at_most_once_a_minute(house: Runtime
     make_folder(house.settings, made_at=NOW - timedelta(hours=1))
     assert await read_standing(house) is first
     assert len((await read_standing(house, fresh=True)).backups) == 1
+
+
+async def test_before_the_first_backup_the_doctor_says_when_it_is_made_and_fails_nothing(
+    house: Runtime, tmp_path: Path
+) -> None:
+    async def told(**more: str) -> str:
+        done = await asyncio.to_thread(pharos, tmp_path, "doctor", "backup", "--json", **more)
+        _, result, cause = finding(done)
+        assert (done.returncode, result) == (0, "WARN")
+        return cause
+
+    assert "never started here" in await told()
+    assert "None is made by itself" in await told(PHAROS_BACKUP_AT="")
+    async with system_transaction(house.db) as session:
+        await session.execute(update(Tenant).values(created_at=NOW))
+    cause = await told(PHAROS_DATABASE_URL=str(house.settings.database_url))
+    assert cause.startswith("There is no backup yet, and none is due. The first one is made and restored by itself at ")
+    assert "`pharos backup nightly` makes one now. What is still to be done: " in cause
+    assert "PHAROS_OFFSITE" in cause
 
 
 async def test_the_doctor_names_what_to_do(house: Runtime, tmp_path: Path) -> None:

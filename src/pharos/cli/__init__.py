@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.main import get_group
 
 from pharos import __version__
 from pharos.infra.errors import PharosError, StorageFull, Unavailable
+from pharos.infra.logs import configure_at_first_event, configure_logs
 
 COMMANDS = {
     "pharos.ops.commands": ("up", "down", "status", "restart"),
@@ -92,6 +94,7 @@ def main() -> None:
     """Run a command; an expected failure is one sentence on stderr and the exit code of its kind."""
     # By default all objects are looked through after every 700 new ones: a tenth of a start, for modules that stay.
     gc.set_threshold(50_000)
+    configure_at_first_event(_log_to_file)
     try:
         app()
     except SystemExit:
@@ -108,6 +111,25 @@ def main() -> None:
         if found is None:
             raise
         _fail(found)
+
+
+def _log_to_file() -> None:
+    """What a command logs is not what it says: it goes beside the parts' logs, and to stderr where it cannot be kept.
+
+    A directory that is not there is not made for it, and a log that another user began is not ours to write.
+    """
+    from pharos.infra.settings import Settings
+    from pharos.ops.log_files import COMMANDS_LOG, open_log
+
+    settings = Settings()
+    try:
+        kept = open_log(settings.data_dir, COMMANDS_LOG) if settings.data_dir.is_dir() else None
+    except OSError:
+        kept = None
+    if kept is None:
+        configure_logs("WARNING")
+    else:
+        configure_logs(settings.log_level, stream=io.TextIOWrapper(kept, encoding="utf-8", line_buffering=True))
 
 
 def expected_elsewhere() -> tuple[type[Exception], ...]:

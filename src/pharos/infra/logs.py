@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pharos.infra.redact import redact
 
@@ -15,9 +16,17 @@ if TYPE_CHECKING:  # loaded with the first event: most commands log nothing, and
 KEPT = frozenset({"time", "level", "_record", "_from_structlog"})
 """What the logger itself puts into an event."""
 
+_at_first_event: Callable[[], None] | None = None
 
-def configure_logs(level: str = "INFO") -> None:
-    """Send structlog's and the standard library's records to stderr, one JSON object a line."""
+
+def configure_at_first_event(configure: Callable[[], None]) -> None:
+    """How a process that has not called `configure_logs` does it once it has something to log; most have nothing."""
+    global _at_first_event  # noqa: PLW0603 - one process has one place for its logs
+    _at_first_event = configure
+
+
+def configure_logs(level: str = "INFO", *, stream: IO[str] | None = None) -> None:
+    """Send structlog's and the standard library's records to stderr, or to `stream`, one JSON object a line."""
     import structlog
 
     shared: list[structlog.types.Processor] = [
@@ -34,7 +43,7 @@ def configure_logs(level: str = "INFO") -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -64,6 +73,8 @@ class Logger:
     def _bound(self) -> structlog.stdlib.BoundLogger:
         import structlog
 
+        if _at_first_event is not None and not structlog.is_configured():
+            _at_first_event()
         logger: structlog.stdlib.BoundLogger = structlog.get_logger(self._name)
         return logger
 

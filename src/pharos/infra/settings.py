@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
 import sys
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import get_args
@@ -317,11 +319,22 @@ def _as_typed(name: str) -> str:
 
 def variable_of(field: str) -> str:
     """The variable that gives a setting, by the name somebody chose of those it has; the first one if nobody did."""
-    alias = Settings.model_fields[field].validation_alias
-    names = [str(one) for one in alias.choices] if isinstance(alias, AliasChoices) else []
-    names = [*(names or [f"PHAROS_{field.upper()}"]), f"PHAROS_{field.upper()}_FILE"]
+    names = _names_of(field)
     given = [*os.environ, *dotenv_values(str(Settings.model_config["env_file"]))]
     return next((one for name in names for one in given if one.upper() == name), names[0])
+
+
+def _names_of(field: str) -> list[str]:
+    """All names of a setting's variables, in capitals, ours first and the one that names a file last."""
+    alias = Settings.model_fields[field].validation_alias
+    names = [str(one) for one in alias.choices] if isinstance(alias, AliasChoices) else []
+    return [*(names or [f"PHAROS_{field.upper()}"]), f"PHAROS_{field.upper()}_FILE"]
+
+
+def variables_given(field: str | None = None, *, environment: Mapping[str, str] | None = None) -> list[str]:
+    """The variables of an environment, this process's unless another is named, that give settings, or that setting."""
+    names = {name for one in ([field] if field else Settings.model_fields) for name in _names_of(one)}
+    return sorted(name for name in (os.environ if environment is None else environment) if name.upper() in names)
 
 
 def unknown_variables() -> list[str]:
@@ -354,3 +367,24 @@ def refuse_two_values() -> None:
 def child_environment(settings: Settings) -> dict[str, str]:
     """What a process that belongs to this installation is started with."""
     return {**os.environ, "PHAROS_DATA_DIR": str(settings.data_dir), "PYTHONUNBUFFERED": "1"}
+
+
+@contextlib.contextmanager
+def settings_in(directory: Path, environment: Mapping[str, str] | None = None) -> Iterator[Settings]:
+    """The settings of a process started in that directory with that environment, or with this one's.
+
+    For the block this process is such a one, so that what it starts inherits both: only for a command's single thread.
+    """
+    home, before = Path.cwd(), dict(os.environ)
+    try:
+        os.chdir(directory)
+        _become(before if environment is None else environment)
+        yield Settings()
+    finally:
+        os.chdir(home)
+        _become(before)
+
+
+def _become(environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)

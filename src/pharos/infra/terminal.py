@@ -79,6 +79,27 @@ def size_text(size_bytes: int) -> str:
     return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
+def count_text(number: int, noun: str) -> str:
+    """So many of something whose plural ends with an s.
+
+    >>> count_text(1, "file"), count_text(0, "file")
+    ('1 file', '0 files')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def time_text(seconds: float) -> str:
+    """A duration for a person, in the two largest units.
+
+    >>> time_text(41.64), time_text(245.3), time_text(7384)
+    ('41.6 s', '4 min 5 s', '2 h 3 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def id_shown_by(command: str) -> Callable[[str], UUID]:
     """How an argument that is an id is read; whoever types something else is led to the command that shows ids."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import signal
 import sys
 import time
@@ -12,12 +12,11 @@ import psutil
 import typer
 
 from pharos.identity.signing_keys import refuse_bad_signing_secrets
-from pharos.infra import embedded_postgres
 from pharos.infra.errors import Conflict, Invalid, NotFound, Unavailable
 from pharos.infra.logs import configure_logs
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_line, echo_table, error_console, run_async
-from pharos.ops.backup.restore_journal import read_unfinished
+from pharos.ops.backup.restore_journal import is_stopped_by_restore, read_unfinished
 from pharos.ops.listen import refuse_busy_port
 from pharos.ops.running import PARTS, READY_SECONDS, State, part_process, read_state, supervisor_lock
 from pharos.ops.start_stop import start_detached, stop_running
@@ -25,8 +24,6 @@ from pharos.ops.start_stop import start_detached, stop_running
 app = typer.Typer()
 
 ALIASES = {"api": "web", "app": "web"}
-DATA_FOLDERS = ("outbox", "secrets", "logs", "audit", "tmp", "run", "spool")
-"""What lies in a data directory beside the database and the uploads."""
 
 
 def part_name(name: str) -> str:
@@ -61,6 +58,12 @@ def up(
             is_terminal = sys.stdout.isatty()
             supervisor = Supervisor(settings, names=names, say=echo_line, shows_setup_link=is_terminal)
             run_async(supervisor.run())
+            if is_stopped_by_restore(settings):
+                with contextlib.suppress(OSError):  # a terminal that is gone
+                    echo_line(
+                        "A restore has stopped Pharos here. It starts it again in the background once the data is in "
+                        "place: `pharos status` shows it, `pharos down` stops it."
+                    )
             return
     _start_detached(settings, only=only)
 
@@ -87,39 +90,47 @@ def _start_detached(settings: Settings, *, only: str | None) -> None:
 
 @app.command()
 def down(
-    delete_data: Annotated[bool, typer.Option("--delete-data", help="Remove the data directory too.")] = False,
+    delete_data: Annotated[
+        bool, typer.Option("--delete-data", help="Remove the data directory too; backups are kept.")
+    ] = False,
+    delete_backups: Annotated[
+        bool, typer.Option("--delete-backups", help="Remove the backups too, wherever they lie; with --delete-data.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Stop Pharos: requests and jobs in flight are finished first, nothing that was accepted is lost."""
     settings = Settings()
+    if delete_backups and not delete_data:
+        raise Invalid("--delete-backups belongs to --delete-data. Nothing was changed.", code="not_alone")
+    if delete_data and not delete_backups:
+        from pharos.ops.delete_data import refuse_backups_inside  # with all that reads backups; only here it is needed
+
+        refuse_backups_inside(settings)
     state = stop_running(settings)
     echo_line("Pharos is stopped." if state else "Pharos was not running.")
-    if not delete_data:
-        return
+    if delete_data:
+        _delete(settings, with_backups=delete_backups, yes=yes)
+
+
+def _delete(settings: Settings, *, with_backups: bool, yes: bool) -> None:
+    from pharos.ops import delete_data as data  # as above
+
+    backups = data.backups_here(settings)
+    for sentence in data.fate_of_backups(settings, backups, with_backups=with_backups):
+        echo_line(sentence)
     if not yes:
-        typer.confirm(f"Delete {settings.data_dir} with all documents, accounts and secrets?", abort=True)
+        them = ", and the backups" if with_backups and backups else ""
+        typer.confirm(f"Delete {settings.data_dir} with all documents, accounts and secrets{them}?", abort=True)
     with supervisor_lock(settings):
-        left = _delete_data(settings)
-    echo_line(f"Deleted {settings.data_dir}.")
+        left = data.delete_data(settings, with_backups=with_backups)
+    echo_line(f"Deleted {settings.data_dir}{' but for the backups' if backups and not with_backups else ''}.")
     if left:
         echo_line(f"Not ours and still there: {', '.join(left)}.")
 
 
-def _delete_data(settings: Settings) -> list[str]:
-    """Remove what Pharos keeps, and the directory when nothing else lies in it; returns the names of what else does."""
-    embedded_postgres.delete(settings.data_dir)
-    for folder in (settings.blob_root, *(settings.data_dir / name for name in DATA_FOLDERS)):
-        if folder.exists():
-            shutil.rmtree(folder)
-    left = sorted(path.name for path in settings.data_dir.iterdir())
-    if not left:
-        settings.data_dir.rmdir()
-    return left
-
-
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Which parts run, since when, and how often they had to be started again."""
+    """Which parts run, since when, and how often they had to be started again. Ends with 7 when nothing runs."""
     settings = Settings()
     state, left = read_state(settings), read_unfinished(settings)
     unfinished = {"unfinished_restore": left.words} if left is not None else {}
@@ -130,7 +141,7 @@ def status(as_json: AsJson = False) -> None:
             echo_json({"running": False, "data_dir": str(settings.data_dir), **unfinished})
         else:
             echo_line(f"Pharos is not running on {settings.data_dir}. Start it with `pharos up`.")
-        return
+        raise typer.Exit(Unavailable.exit_code)
     parts = [_describe(state, name) for name in PARTS if name in state.parts]
     if as_json:
         said = {"running": True, "ready": state.is_ready, "url": state.url, "pid": state.pid, "parts": parts}

@@ -22,9 +22,10 @@ from pharos.infra.database_roles import connection_urls, initialise_database
 from pharos.infra.errors import Invalid, PharosError
 from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.secret_files import write_secret
-from pharos.infra.settings import Settings, is_secret, setting_error, unknown_variables
+from pharos.infra.settings import Settings, is_secret, setting_error, unknown_variables, variables_given
 from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table, run_async
 from pharos.ops.fence_commands import rls_app
+from pharos.ops.running import start_of_running
 from pharos.runtime import open_runtime
 
 app = typer.Typer()
@@ -65,13 +66,42 @@ def set_setting(
     value = _given_value(field, value)
     _refuse_bad_value(field, value)
     text = with_variable(ENV_FILE.read_text() if ENV_FILE.exists() else "", name=_variable(field), value=value)
+    file, hindrances = ENV_FILE.absolute(), _hindrances(field)
     if dry_run:
-        echo_line(f"Would set {_variable(field)} in {ENV_FILE.absolute()}.")
-        return
-    write_secret(ENV_FILE.absolute(), text)
-    echo_line(f"Set {_variable(field)}. It counts from the next start: `pharos down`, then `pharos up`.")
-    if not run_async(_record_change(field)):
+        echo_line(f"Would set {_variable(field)} in {file}.")
+    else:
+        write_secret(file, text)
+        echo_line(f"Set {_variable(field)} in {file}. It counts from the next start: `pharos down`, then `pharos up`.")
+    for sentence in hindrances:
+        echo_line(sentence)
+    if not dry_run and not run_async(_record_change(field)):
         echo_line("No database answers, so the audit log does not have it.")
+
+
+def _hindrances(field: str) -> list[str]:
+    """Why what is written into the file here is not what counts, a sentence each."""
+    found, here = [], variables_given(field)
+    if here:
+        found.append(f"{' and '.join(here)} is set in the environment, which counts more than the file: unset it.")
+    try:
+        started = start_of_running(Settings())
+    except (ValidationError, PharosError, OSError):
+        return found  # a setting is being mended, or Pharos is another user's: nothing can be said of what runs
+    if started is None:
+        return found
+    directory, environment = started
+    if directory != Path.cwd():
+        found.append(
+            f"The Pharos that runs was started in {directory} and reads {directory / ENV_FILE}, not this file. Set it "
+            "there, or start Pharos here."
+        )
+    given = [name for name in variables_given(field, environment=environment) if name not in here]
+    if given and field != "data_dir":  # which every Pharos that was started detached is given
+        found.append(
+            f"The Pharos that runs has {' and '.join(given)} from its environment, which counts more than a file. "
+            "Change it there, too."
+        )
+    return found
 
 
 def _given_value(field: str, value: str | None) -> str:

@@ -96,6 +96,18 @@ def is_same_disk(settings: Settings) -> bool:
     return existing(settings.backup_root).stat().st_dev in held
 
 
+def is_offsite_on_same_disk(settings: Settings) -> bool:
+    """Whether `PHAROS_OFFSITE` is a directory on a disk that also holds data; so is one whose disk is not mounted."""
+    _, _, place = (settings.offsite or "").partition(":")
+    if not place or ":" in place.partition("/")[0]:
+        return False
+    held = {existing(path).stat().st_dev for path in _data_places(settings).values()}
+    try:
+        return existing(Path(place).absolute()).stat().st_dev in held
+    except PermissionError:
+        return False  # a copy fails then, which is loud
+
+
 def _data_places(settings: Settings) -> dict[str, Path]:
     """Where what must not be lost lies: the database too, where its server cannot reach the data directory and it lies
     on another disk."""

@@ -190,11 +190,34 @@ def check_disk() -> str:
 
 
 def check_backup() -> str:
+    settings = Settings()
+    if settings.database_url is None and embedded_postgres.find(settings.data_dir) is None:
+        raise Doubt(f"Pharos was never started here, so there is nothing to back up. {_first_backup(settings)}")
     standing = run_async(_with_runtime(_fresh_standing))
-    if standing.notices:
-        raise Doubt(" ".join(notice.words for notice in standing.notices))
-    hours = (standing.at - standing.good.made_at).total_seconds() / 3600 if standing.good else 0.0
-    return f"{standing.good.name}, {hours:.0f} h old, was restored and compared" if standing.good else "none is due yet"
+    words = " ".join(notice.words for notice in standing.notices)
+    if standing.is_failing:
+        raise Doubt(words)
+    if words:
+        raise Doubt(f"{_newest_backup(settings, standing)}. What is still to be done: {words}")
+    return _newest_backup(settings, standing)
+
+
+def _newest_backup(settings: Settings, standing: Standing) -> str:
+    if standing.good is not None:
+        hours = (standing.at - standing.good.made_at).total_seconds() / 3600
+        return f"{standing.good.name}, {hours:.0f} h old, was restored and compared"
+    if standing.backups:
+        return f"{standing.backups[0].name} was made, and counts once it was restored: `pharos backup verify`"
+    return f"There is no backup yet, and none is due. {_first_backup(settings)}"
+
+
+def _first_backup(settings: Settings) -> str:
+    when = (
+        f"The first one is made and restored by itself at {settings.backup_at} while Pharos runs"
+        if settings.backup_at
+        else "None is made by itself, for PHAROS_BACKUP_AT is empty"
+    )
+    return f"{when}; `pharos up` starts it, `pharos backup nightly` makes one now"
 
 
 async def _fresh_standing(runtime: Runtime) -> Standing:

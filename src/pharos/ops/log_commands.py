@@ -15,7 +15,7 @@ from pharos.infra.errors import Invalid, NotFound
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson
 from pharos.ops.commands import part_name
-from pharos.ops.log_files import log_file
+from pharos.ops.log_files import COMMANDS_LOG, log_file
 from pharos.ops.read_logs import LEVELS, LogLine, Wanted, ends_of, follow_lines, read_lines
 from pharos.ops.running import PARTS
 
@@ -28,7 +28,7 @@ TAIL = 50
 @app.command()
 def logs(
     part: Annotated[
-        str | None, typer.Argument(help="postgres, embedder, worker, web or supervisor; all of them if left out.")
+        str | None, typer.Argument(help="postgres, embedder, worker, web, supervisor or commands; all if left out.")
     ] = None,
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is added.")] = False,
@@ -42,7 +42,7 @@ def logs(
 ) -> None:
     """The last lines of a part's log, or of all parts in the order of time."""
     data_dir = Settings().data_dir
-    parts = [part_name(part)] if part else [*PARTS, "supervisor"]
+    parts = [_part(part)] if part else [*PARTS, "supervisor", COMMANDS_LOG]
     if not any(log_file(data_dir, name).exists() for name in parts):
         whose = part or "Pharos"
         raise NotFound(f"{whose} has not written a log in {data_dir / 'logs'} yet. Start it with `pharos up`.")
@@ -53,6 +53,10 @@ def logs(
     _print(found if count is None else deque(found, maxlen=count), names=part is None, as_json=as_json)
     if follow:
         _print(follow_lines(data_dir, ends, wanted), names=part is None, as_json=as_json)
+
+
+def _part(name: str) -> str:
+    return name if name == COMMANDS_LOG else part_name(name)
 
 
 def _print(lines: Iterable[LogLine], *, names: bool, as_json: bool) -> None:

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+COMMANDS_LOG = "commands"
+"""Named like a part: what the commands log that people and timers run."""
 ROTATE_BYTES = 50 * 1024**2
 KEEP_DAYS = 31
 """The monthly review reads 720 hours of logs."""

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from datetime import UTC
 from pathlib import Path
 from typing import Annotated, TypedDict
 
 import typer
 
-from pharos.infra.errors import Conflict, Invalid
+from pharos.infra.errors import Conflict, Invalid, NotFound
 from pharos.infra.processes import ended_by_signals
 from pharos.infra.settings import Settings
-from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, echo_table, size_text
+from pharos.infra.terminal import AsJson, DryRun, count_text, echo_json, echo_line, size_text
 from pharos.ops.backup.check import check_manifest
-from pharos.ops.backup.restore import Restored, Undone, restore, restore_uploads, undo_restore
+from pharos.ops.backup.escrow import read_identities
+from pharos.ops.backup.faults import remember_faults
+from pharos.ops.backup.manifest import MANIFEST
+from pharos.ops.backup.restore import (
+    Restored,
+    Undone,
+    look_for_rollback_point,
+    restore,
+    undo_restore,
+)
 from pharos.ops.backup.restore_blobs import BlobChanges
 from pharos.ops.backup.restore_keys import KeyStep
-from pharos.ops.backup.restore_plan import Prepared, Tell, prepare, server_differences
+from pharos.ops.backup.restore_plan import Tell, prepare, refuse_no_identity
+from pharos.ops.backup.restore_start import as_started
 from pharos.ops.backup.restore_table import RestoredTable, restore_one_table
-from pharos.ops.backup.restore_time import estimate_restore
 from pharos.ops.backup.restore_unfinished import Aborted, Finished, abort_restore, resume_restore
-from pharos.ops.backup.rollback_points import database_name, rollback_points_here
-from pharos.ops.backup.store import Found, StoredBackup, find_backup, list_backups
+from pharos.ops.backup.restore_uploads import restore_uploads
+from pharos.ops.backup.rollback_points import database_name, find_kept, forget_kept, has_no_database, server_at_hand
+from pharos.ops.backup.store import Found, find_backup
+from pharos.ops.restore_shown import echo_list, echo_plan, echo_price, moment
 
 app = typer.Typer()
 
@@ -32,6 +42,9 @@ Merge = Annotated[bool, typer.Option("--merge", help="Add the rows that the live
 Undo = Annotated[bool, typer.Option("--undo", help="Swap back to the newest rollback point, or to the one named.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a restore that was broken off.")]
 Abort = Annotated[bool, typer.Option("--abort", help="Go back to what was live before a restore that was broken off.")]
+Forget = Annotated[
+    str | None, typer.Option("--forget", help="Remove a rollback point, or what a restore that failed has left.")
+]
 KeepSessions = Annotated[bool, typer.Option("--keep-sessions", help="Whoever was signed in then stays signed in.")]
 IdentityFile = Annotated[
     Path | None, typer.Option("--identity", help="The age identity that opens its secrets, if not this machine's.")
@@ -58,6 +71,7 @@ KEYS = {
 @app.command("restore")
 @ended_by_signals()
 def restore_command(
+    context: typer.Context,
     what: What = None,
     *,
     show_list: Annotated[bool, typer.Option("--list", help="List what can be restored and swapped back to.")] = False,
@@ -69,6 +83,7 @@ def restore_command(
     undo: Undo = False,
     resume: Resume = False,
     abort: Abort = False,
+    forget: Forget = None,
     identity: IdentityFile = None,
     signed_by: SignedBy = None,
     keep_sessions: KeepSessions = False,
@@ -76,42 +91,99 @@ def restore_command(
     as_json: AsJson = False,
 ) -> None:
     """Bring back a backup: loaded beside the live database, compared, then swapped in; the old one is kept a while."""
-    settings = Settings()
+    what, identity = _absolute(what), identity.absolute() if identity else None
+    settings = context.with_resource(as_started(Settings()))
     tell = _quiet if as_json else _say
     if show_list:
-        _list(settings, as_json=as_json)
-        return
-    if resume or abort:
+        echo_list(settings, as_json=as_json)
+    elif forget is not None:
+        _forget(settings, forget, yes=yes, as_json=as_json)
+    elif resume or abort:
         _end_unfinished(settings, resume=resume, tell=tell, as_json=as_json)
-        return
-    if undo:
-        _ask(settings, f"Swap back to {what or 'the database from before the last restore'}?", yes=yes)
-        _echo_undone(undo_restore(settings, tell=tell, keep_sessions=keep_sessions, wanted=what), as_json=as_json)
-        return
+    elif undo:
+        _undo(settings, what, yes=yes, keep_sessions=keep_sessions, tell=tell, as_json=as_json)
+    else:
+        _refuse_half_said(what, table=table, into=into, merge=merge)
+        if identity is not None:
+            read_identities(identity)
+        found = find_backup(settings, str(what), usable=True)
+        _remark(found, as_json=as_json)
+        if not uploads_only:
+            refuse_no_identity(settings, identity)
+        asks = sys.stdin.isatty() and not (yes or as_json)
+        signer = trusted_signer(settings, found.folder, signed_by, asks=asks)
+        trust: Trust = {"identity": identity, "signed_by": signer}
+        if dry_run:
+            echo_plan(settings, prepare(settings, found.folder, **trust, tell=tell, compares=True), as_json=as_json)
+        elif table is not None and into is not None:
+            one = restore_one_table(settings, found.folder, table=table, into=into, tell=tell, merges=merge, **trust)
+            _echo_table(one, as_json=as_json)
+        elif uploads_only:
+            _echo_uploads(
+                found, restore_uploads(settings, found.folder, tell=tell, signed_by=trust["signed_by"]), as_json=as_json
+            )
+        else:
+            _confirm(settings, found, yes=yes)
+            done = restore(settings, found.folder, tell=tell, keep_sessions=keep_sessions, **trust)
+            _echo_restored(settings, done, as_json=as_json)
+
+
+def _undo(settings: Settings, what: str | None, *, yes: bool, keep_sessions: bool, tell: Tell, as_json: bool) -> None:
+    point = look_for_rollback_point(settings, what)
+    if not yes:
+        echo_line("It takes as long as stopping and starting Pharos, and needs no room on the disk.")
+    _ask(settings, f"Swap back to {point.database}, which was live until {moment(point.since)}?", yes=yes)
+    undone = undo_restore(settings, tell=tell, keep_sessions=keep_sessions, wanted=point.database)
+    _echo_undone(undone, as_json=as_json)
+
+
+def _refuse_half_said(what: str | None, *, table: str | None, into: str | None, merge: bool) -> None:
+    """Raise `Invalid` with the whole command where words are missing in it."""
     if what is None:
         raise Invalid(
             "Say which backup: `latest`, a date, a moment, a name or a path. `pharos restore --list` shows them.",
             code="no_backup_named",
         )
-    found = find_backup(settings, what, usable=True)
-    _remark(found, as_json=as_json)
-    if (table is None) != (into is None):
-        raise Invalid("--table and --into belong together: --table users --into scratch", code="table_without_schema")
-    asks = sys.stdin.isatty() and not (yes or as_json)
-    trust: Trust = {"identity": identity, "signed_by": trusted_signer(settings, found.folder, signed_by, asks=asks)}
-    if dry_run:
-        plan = prepare(settings, found.folder, **trust, tell=tell, counts_rows=True)
-        seconds = estimate_restore(settings, found.folder, plan.manifest.bytes)
-        _echo_plan(plan, seconds, as_json=as_json)
-    elif table is not None and into is not None:
-        one = restore_one_table(settings, found.folder, table=table, into=into, tell=tell, merges=merge, **trust)
-        _echo_table(one, as_json=as_json)
-    elif uploads_only:
-        _echo_uploads(found, restore_uploads(settings, found.folder, tell=tell, **trust), as_json=as_json)
+    if (table is None) != (into is None) or (merge and table is None):
+        add = " --merge" if merge else ""
+        raise Invalid(
+            "One table is put into a new schema beside the live tables, so --table and --into belong together, and "
+            f"--merge adds from there the rows that are missing: `pharos restore {what} --table {table or 'documents'} "
+            f"--into {into or 'scratch'}{add}`.",
+            code="table_without_schema",
+        )
+
+
+def _confirm(settings: Settings, found: Found, *, yes: bool) -> None:
+    """What it costs, then the question. Raises `StorageFull` where there is no room."""
+    if not yes:
+        echo_price(settings, found.folder)
+    _ask(settings, f"Replace the live database by {found.backup.name}? What came since then goes.", yes=yes)
+
+
+def _forget(settings: Settings, name: str, *, yes: bool, as_json: bool) -> None:
+    """Here the name of what goes is typed: the live database's has no part in it."""
+    if has_no_database(settings):
+        raise NotFound(f"There is no database here, so there is no {name} either.", code="no_rollback_point")
+    with server_at_hand(settings):
+        kept = find_kept(settings, name)
+        size = size_text(kept.bytes)
+        if not yes:
+            question = f"Remove {name} ({size}) for good? Nobody can swap back to it then.\nType its name to go on"
+            if typer.prompt(question) != name:
+                raise Invalid(f"That was not {name}, so nothing was changed.", code="not_confirmed")
+        forget_kept(settings, name)
+    if as_json:
+        echo_json({"removed": name, "bytes": kept.bytes})
     else:
-        _ask(settings, f"Replace the live database by {found.backup.name}? What came since then goes.", yes=yes)
-        done = restore(settings, found.folder, tell=tell, keep_sessions=keep_sessions, **trust)
-        _echo_restored(settings, done, as_json=as_json)
+        echo_line(f"Removed {name}: {size} are free again.")
+
+
+def _absolute(what: str | None) -> str | None:
+    """What means a path as one from the root: we go to the directory that Pharos was started in."""
+    if what is None or not ("/" in what or (Path(what) / MANIFEST).exists()):
+        return what
+    return str(Path(what).expanduser().absolute())
 
 
 def _ask(settings: Settings, question: str, *, yes: bool) -> None:
@@ -127,7 +199,8 @@ def trusted_signer(settings: Settings, folder: Path, named: str | None, *, asks:
     """Whom to believe besides the known keys: the key that was named, or one that somebody on a terminal types after
     comparing it. Raises `Conflict` (`unknown_signer`) where nobody is asked, and as `check_manifest` does."""
     try:
-        check_manifest(settings, folder, signed_by=named)
+        with remember_faults(settings, folder):
+            check_manifest(settings, folder, signed_by=named)
     except Conflict as error:
         if error.code != "unknown_signer" or not asks:
             raise
@@ -151,90 +224,6 @@ def _quiet(step: str, sentence: str) -> None:
 def _remark(found: Found, *, as_json: bool) -> None:
     if found.remark and not as_json:
         echo_line(found.remark)
-
-
-def _list(settings: Settings, *, as_json: bool) -> None:
-    backups = [backup for backup in list_backups(settings) if backup.folder is not None]
-    points = rollback_points_here(settings)
-    if as_json:
-        echo_json({"backups": [_as_object(backup) for backup in backups], "rollback_points": points})
-        return
-    echo_table(
-        ["backup", "made (UTC)", "state", "documents", "size"],
-        [
-            [
-                backup.name,
-                f"{backup.made_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
-                backup.state,
-                backup.documents,
-                size_text(backup.bytes),
-            ]
-            for backup in backups
-        ],
-        empty=f"There is no backup in {settings.backup_root}. Name the folder of a copy by its path.",
-    )
-    if points is None:
-        echo_line("Rollback points cannot be listed: the database does not answer.")
-        return
-    for number, point in enumerate(points):
-        which = f" {point.database}" if number else ""
-        echo_line(
-            f"Rollback point {point.database} ({size_text(point.bytes)}), kept until {point.until:%Y-%m-%d %H:%M} UTC. "
-            f"Swap back with `pharos restore --undo{which}`."
-        )
-
-
-def _echo_plan(plan: Prepared, seconds: float | None, *, as_json: bool) -> None:
-    if as_json:
-        echo_json({**_plan_object(plan), "seconds_expected": seconds})
-        return
-    manifest = plan.manifest
-    echo_line(
-        f"{manifest.name}, made {manifest.made_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC by Pharos {manifest.version}, "
-        f"is whole: {len(manifest.files)} files, {size_text(manifest.bytes)}, checked in {plan.seconds_to_check:.1f} s."
-    )
-    now = plan.rows_now
-    names = [name for name in sorted(manifest.tables) if manifest.tables[name].rows or (now and now.get(name))]
-    rows = [[name, manifest.tables[name].rows, now.get(name, 0) if now is not None else None] for name in names]
-    echo_table(["table", "rows then", "rows now"], rows, empty="It holds no row.")
-    if now is None:
-        echo_line("No database answers here, so nothing is compared with today's rows.")
-    else:
-        lost = ", ".join(f"{more} {name}" for name, more in sorted(plan.lost_rows.items()))
-        echo_line(f"Would be lost, because they came since then: {lost or 'nothing that is counted'}.")
-    echo_line(
-        f"Uploaded files: {plan.blobs.present} are here, {len(plan.blobs.missing)} would be added, "
-        f"{len(plan.blobs.damaged)} damaged ones replaced ({size_text(plan.blobs.bytes)})."
-    )
-    for sentence in server_differences(manifest, plan.server_now) if plan.server_now is not None else ():
-        echo_line(sentence)
-    echo_line(f"Migrations that would follow: {', '.join(plan.migrations) or 'none'}.")
-    if seconds is None:
-        echo_line("How long it would take is not known: `pharos backup verify` measures it.")
-    else:
-        echo_line(f"It would take about {seconds:.0f} s, by its size and what the last verification took.")
-    echo_line(f"It needs about {size_text(plan.bytes_needed)} on the disk, and there is room. Nothing was changed.")
-
-
-def _plan_object(plan: Prepared) -> dict[str, object]:
-    """Never the escrow: it holds keys."""
-    now = plan.server_now
-    return {
-        "name": plan.manifest.name,
-        "made_at": plan.manifest.made_at.isoformat(),
-        "version": plan.manifest.version,
-        "schema": plan.manifest.schema,
-        "rows": {name: state.rows for name, state in plan.manifest.tables.items()},
-        "rows_now": plan.rows_now,
-        "lost_rows": plan.lost_rows,
-        "blobs": asdict(plan.blobs),
-        "migrations": plan.migrations,
-        "server": {"then": plan.manifest.server_version, "now": now and now.version},
-        "collation": {"then": plan.manifest.collation_version, "now": now and now.collation},
-        "keys": plan.keys,
-        "bytes_needed": plan.bytes_needed,
-        "dry_run": True,
-    }
 
 
 def _echo_restored(settings: Settings, done: Restored, *, as_json: bool) -> None:
@@ -332,12 +321,8 @@ def _echo_uploads(found: Found, blobs: BlobChanges, *, as_json: bool) -> None:
         echo_json({"backup": found.backup.name, **asdict(blobs)})
         return
     echo_line(
-        f"Added {len(blobs.missing)} missing files and replaced {len(blobs.damaged)} damaged ones from "
-        f"{found.backup.name}; {blobs.present} were whole."
+        f"Added {count_text(len(blobs.missing), 'missing file')} and replaced "
+        f"{count_text(len(blobs.damaged), 'damaged one')} from {found.backup.name}; {blobs.present} were whole."
     )
     if blobs.damaged:
         echo_line("The damaged ones lie in aside-… beside the others and are removed after a day.")
-
-
-def _as_object(backup: StoredBackup) -> dict[str, object]:
-    return {**asdict(backup), "made_at": backup.made_at.isoformat(), "folder": str(backup.folder)}

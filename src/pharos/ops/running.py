@@ -76,6 +76,22 @@ def supervisor_pid(settings: Settings) -> int | None:
         os.close(handle)
 
 
+def start_of_running(settings: Settings) -> tuple[Path, Mapping[str, str]] | None:
+    """In which directory and with what environment the running supervisor was started; None when none runs. Asked of
+    the kernel, since secrets in it are not to be written to a disk. Raises `Conflict` when it is another user's."""
+    pid = supervisor_pid(settings)
+    try:
+        process = psutil.Process(pid) if pid is not None else None
+        return (Path(process.cwd()), process.environ()) if process is not None else None
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.AccessDenied as error:
+        raise Conflict(
+            f"Pharos (process {pid}) belongs to another user, who has to start it again. Run this as that user.",
+            code="other_user",
+        ) from error
+
+
 def read_state(settings: Settings) -> State | None:
     """What the running supervisor last wrote; None when none runs or it has not written anything yet."""
     holder = supervisor_pid(settings)

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 import httpx
 
 from pharos.infra.errors import Invalid
+from pharos.infra.terminal import count_text
 
 QUESTION = "How do I stop Pharos without losing work?"
 """The handbook, which every tenant has, answers it."""
@@ -219,7 +220,7 @@ async def _public_list(visit: _Visit, name: str) -> str:
     reply = await visit.client.get(f"/api/{name}")
     if reply.status_code == 404:
         raise CheckSkipped(f"this version serves no {name}")
-    return f"{len(_json(reply)[name])} {name}"
+    return count_text(len(_json(reply)[name]), name.removesuffix("s"))
 
 
 async def _templates(visit: _Visit) -> str:
@@ -311,12 +312,13 @@ async def _sign_in(visit: _Visit) -> str:
 
 async def _projects(visit: _Visit) -> str:
     visit.projects = _json(await visit.client.get("/projects", headers=visit.headers))["projects"]
-    return f"{len(visit.projects)} projects with {sum(project['documents'] for project in visit.projects)} documents"
+    documents = sum(project["documents"] for project in visit.projects)
+    return f"{count_text(len(visit.projects), 'project')} with {count_text(documents, 'document')}"
 
 
 async def _providers(visit: _Visit) -> str:
     listed = _json(await visit.client.get("/providers", headers=visit.headers))["providers"]
-    return f"{len(listed)} providers"
+    return count_text(len(listed), "provider")
 
 
 async def _chat_config(visit: _Visit) -> str:
@@ -351,6 +353,8 @@ CHECKS: dict[str, Callable[[_Visit], Awaitable[str]]] = {
     "answer": _answer,
 }
 """In the order they are made: what is public first, then what a person sees."""
+OF_AN_ACCOUNT = ("magic link", "sign-in", "projects", "providers", "chat config", "answer")
+"""Those that nobody can make without one."""
 
 
 async def _end_session(visit: _Visit, token: str) -> None:

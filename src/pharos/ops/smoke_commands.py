@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import typer
 
 from pharos.infra.settings import Settings
-from pharos.infra.terminal import AsJson, echo_json, echo_line, run_async
+from pharos.infra.terminal import AsJson, count_text, echo_json, echo_line, run_async
 from pharos.ops.listen import local_url
-from pharos.ops.smoke import PAUSE_SECONDS, Check, run_smoke
+from pharos.ops.smoke import OF_AN_ACCOUNT, PAUSE_SECONDS, Check, SmokeReport, run_smoke
 
 app = typer.Typer()
 
@@ -44,11 +44,20 @@ def smoke(
     if as_json:
         echo_json({"passed": report.passed, "url": report.url, "seconds": report.seconds, "checks": report.checks})
     else:
-        skipped = sum(check.result == "SKIP" for check in report.checks)
-        words = "It works" if report.passed else f"{len(report.failed)} failed"
-        echo_line(f"{words}: {len(report.checks)} checks, {skipped} skipped, {report.seconds:.1f} s, {report.url}")
+        _say_end(report, email=email)
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _say_end(report: SmokeReport, *, email: str | None) -> None:
+    skipped = [check.name for check in report.checks if check.result == "SKIP"]
+    untried = [name for name in skipped if name in OF_AN_ACCOUNT]
+    if "sign-in" in untried:
+        give = "--email and --password-file" if email is None else "--password-file"
+        echo_line(f"SKIP  without an account: {', '.join(untried)} not tried. Give {give} to try all of it.")
+    words = "It works" if report.passed else f"{len(report.failed)} failed"
+    checks = count_text(len(report.checks), "check")
+    echo_line(f"{words}: {checks}, {len(skipped)} skipped, {report.seconds:.1f} s, {report.url}")
 
 
 def _say(check: Check) -> None:

@@ -23,8 +23,9 @@ from pharos.library.models import Document
 from pharos.ops.backup.drill_log import OVERDUE_DAYS
 from pharos.ops.backup.escrow import offline_warning
 from pharos.ops.backup.restore_time import How, Measured, estimate_seconds
+from pharos.ops.backup.sealing import opens_offline, sealed_elsewise
 from pharos.ops.backup.store import FAILED, StoredBackup, list_backups, newest_good, read_verification
-from pharos.ops.disk import DiskSpace, bytes_after, find_disks, is_same_disk
+from pharos.ops.disk import DiskSpace, bytes_after, find_disks, is_offsite_on_same_disk, is_same_disk
 from pharos.runtime import Runtime
 
 BACKUP_HOURS = 26
@@ -48,6 +49,7 @@ Code = Literal[
     "same_disk",
     "no_offsite",
     "no_recipient",
+    "not_sealed",
     "disk_low",
 ]
 CODES: tuple[Code, ...] = (
@@ -61,6 +63,7 @@ CODES: tuple[Code, ...] = (
     "same_disk",
     "no_offsite",
     "no_recipient",
+    "not_sealed",
     "disk_low",
 )
 FAILING: frozenset[Code] = frozenset(
@@ -97,7 +100,8 @@ class Standing:
     `documents_since` were received after `good` was made, in all tenants: what is lost when the data is damaged now;
     `documents_since_elsewhere` the same for the loss of the machine. None without such a backup: all there is.
     `restore_seconds` is what the last drill took, else the last verification (`restore_by`); None before either.
-    `restore_estimate` is that for the size of `good`, in seconds; None where it cannot be told.
+    `restore_estimate` is that for the size of `good`, in seconds; None where it cannot be told. `closed` names the
+    backups that no offline identity opens which is set now: of no use once the machine is lost.
     """
 
     at: datetime
@@ -112,6 +116,7 @@ class Standing:
     restore_estimate: float | None
     disks: tuple[DiskSpace, ...]
     notices: list[Notice]
+    closed: frozenset[str] = frozenset()
 
     @property
     def is_failing(self) -> bool:
@@ -128,6 +133,7 @@ class Facts:
     since: datetime
     same_disk: bool
     disks: tuple[DiskSpace, ...] = ()
+    offsite_same_disk: bool = False
 
 
 _remembered: dict[Path, tuple[float, Standing]] = {}
@@ -160,8 +166,9 @@ def judge(settings: Settings, facts: Facts, *, now: datetime) -> Standing:
         _failed_backup(facts.backups),
         *_drills(facts, now),
         _offsite(settings, good, elsewhere, now),
+        _offsite_same_disk(settings) if facts.offsite_same_disk else None,
         _same_disk(settings) if facts.same_disk else None,
-        _recipient(settings),
+        _recipient(settings) or _sealed(settings, facts.backups),
         *(_disk_low(disk) for disk in facts.disks if disk.is_low or disk.is_full),
     ]
     return Standing(
@@ -177,6 +184,7 @@ def judge(settings: Settings, facts: Facts, *, now: datetime) -> Standing:
         restore_estimate=estimate_seconds(measured, good.bytes) if measured and measured.bytes and good else None,
         disks=facts.disks,
         notices=[notice for notice in found if notice is not None],
+        closed=frozenset(one.name for one in facts.backups if one.folder and not opens_offline(settings, one)),
     )
 
 
@@ -236,6 +244,14 @@ def _offsite(
     return Notice("offsite_old", f"Copies of backups do not leave this machine: {last}. Run `pharos backup push`.")
 
 
+def _offsite_same_disk(settings: Settings) -> Notice:
+    return Notice(
+        "no_offsite",
+        f"Copies of backups go to {settings.offsite}, on the same disk as the data: one broken disk takes them all. "
+        "Name a place on another machine or disk in PHAROS_OFFSITE.",
+    )
+
+
 def _same_disk(settings: Settings) -> Notice:
     return Notice(
         "same_disk",
@@ -253,6 +269,11 @@ def _recipient(settings: Settings) -> Notice | None:
             f"{words} Until then the copies offsite cannot be opened without this machine, which has their password."
         )
     return Notice("no_recipient", words)
+
+
+def _sealed(settings: Settings, backups: list[StoredBackup]) -> Notice | None:
+    words = sealed_elsewise(settings, backups)
+    return Notice("not_sealed", words) if words is not None else None
 
 
 def _disk_low(disk: DiskSpace) -> Notice:
@@ -289,9 +310,12 @@ def _read_facts(settings: Settings) -> Facts:
             )
             since = made[0] if made is not None and made[0] is not None else datetime.now(UTC)
             disks = find_disks(settings, wanted_bytes=bytes_after(backups) or 0)
-            return Facts(backups, drills.fetchall(), since, is_same_disk(settings), tuple(disks))
+            same = is_same_disk(settings), is_offsite_on_same_disk(settings)
+            return Facts(backups, drills.fetchall(), since, same[0], tuple(disks), same[1])
     except psycopg.OperationalError as error:
         raise Unavailable("The database does not answer. `pharos doctor db` says why.") from error
+    except psycopg.errors.UndefinedTable as error:
+        raise Unavailable("The database has no tables yet. `pharos migrate --apply` makes them.") from error
 
 
 async def _documents_since(runtime: Runtime, backup: StoredBackup | None) -> int | None:

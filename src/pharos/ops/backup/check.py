@@ -73,6 +73,14 @@ def check_backup(
     return manifest
 
 
+def check_uploads(settings: Settings, folder: Path, *, signed_by: str | None = None) -> Manifest:
+    """Check the signature and the uploaded files alone: whoever reads no more needs no more."""
+    manifest = check_manifest(settings, folder, signed_by=signed_by)
+    check_files(folder, manifest, below=f"{BLOBS_FOLDER}/")
+    check_blobs(manifest)
+    return manifest
+
+
 def check_manifest(settings: Settings, folder: Path, *, signed_by: str | None = None) -> Manifest:
     """Its signature, then what it says of itself: name, format and schema. Reads two small files."""
     content, signature = _read_signed(folder)
@@ -95,11 +103,13 @@ def check_manifest(settings: Settings, folder: Path, *, signed_by: str | None = 
     return manifest
 
 
-def check_files(folder: Path, manifest: Manifest, *, progress: Progress | None = None) -> None:
-    """Every file that the manifest names is there with its size and hash, and no other is."""
-    found = _sizes(folder)
-    wanted = manifest.files
-    if missing := sorted((set(wanted) | set(NEEDED)) - set(found)):
+def check_files(folder: Path, manifest: Manifest, *, below: str = "", progress: Progress | None = None) -> None:
+    """Every file that the manifest names is there with its size and hash, and no other is; of those whose path begins
+    with `below`."""
+    found = {path: size for path, size in _sizes(folder).items() if path.startswith(below)}
+    wanted = {path: state for path, state in manifest.files.items() if path.startswith(below)}
+    needed = {path for path in NEEDED if path.startswith(below)}
+    if missing := sorted((set(wanted) | needed) - set(found)):
         raise Conflict(
             f"{manifest.name} lacks {_first_of(missing)}: it was copied half or something was removed. Copy it again "
             f"from where it is whole, or take another backup. {OTHERS}",

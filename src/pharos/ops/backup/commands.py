@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -20,16 +20,19 @@ from pharos.infra.terminal import (
     AsJson,
     DryRun,
     console,
+    count_text,
     echo_json,
     echo_line,
     echo_table,
     error_console,
     size_text,
+    time_text,
 )
 from pharos.ops.backup.check import check_backup
-from pharos.ops.backup.escrow import offline_warning
-from pharos.ops.backup.manifest import MANIFEST, Manifest, read_manifest
-from pharos.ops.backup.retention import Retention, plan_retention, remove_backups
+from pharos.ops.backup.faults import remember_faults
+from pharos.ops.backup.manifest import Manifest, read_manifest
+from pharos.ops.backup.retention import Retention, own_backups, plan_retention, remove_backups
+from pharos.ops.backup.sealing import opens_offline, recipient_warning
 from pharos.ops.backup.store import (
     FAILED,
     Found,
@@ -37,9 +40,8 @@ from pharos.ops.backup.store import (
     find_backup,
     list_backups,
     newest_good,
-    record_verification,
 )
-from pharos.ops.backup.verification import FAULTS_OF_THE_BACKUP, FAULTS_OF_THE_QUESTION, Verified, verify_backup
+from pharos.ops.backup.verification import Verified, verify_backup
 from pharos.ops.operation_lock import hold_operation_lock
 from pharos.runtime import open_runtime
 
@@ -56,6 +58,9 @@ IdentityFile = Annotated[
 ]
 
 
+NOT_SEALED = "it was made while PHAROS_BACKUP_RECIPIENT was not set"
+
+
 @backup_app.command("list")
 def list_command(
     *,
@@ -66,7 +71,7 @@ def list_command(
     settings = Settings()
     backups = list_backups(settings, removed=log)
     if as_json:
-        echo_json([_as_object(backup) for backup in backups])
+        echo_json([_as_object(settings, backup) for backup in backups])
         return
     now = datetime.now(UTC)
     rows = [
@@ -78,29 +83,33 @@ def list_command(
             size_text(backup.bytes),
             backup.documents,
             f"{backup.seconds:.1f} s",
-            f"{backup.error_code}: {backup.error}" if backup.error_code else "",
+            _remark(settings, backup),
         ]
         for backup in backups
     ]
-    headings = ["name", "state", "made (UTC)", "age", "size", "documents", "took", "error"]
+    headings = ["name", "state", "made (UTC)", "age", "size", "documents", "took", "remark"]
     echo_table(headings, rows, empty="There is no backup yet. Make one with `pharos backup now`.")
     echo_line(f"They lie in {settings.backup_root}.")
-    warn_about_recipient(settings)
+    warn_about_recipient(settings, backups)
 
 
 @backup_app.command()
 def show(what: What = "latest", as_json: AsJson = False) -> None:
     """What one backup holds, what it does not hold, and how it stands."""
-    found = find_backup(Settings(), what)
+    settings = Settings()
+    found = find_backup(settings, what)
     manifest = read_manifest(found.folder)
     if as_json:
-        echo_json({**_as_object(found.backup), "manifest": {**asdict(manifest), "files": len(manifest.files)}})
+        echo_json(
+            {**_as_object(settings, found.backup), "manifest": {**asdict(manifest), "files": len(manifest.files)}}
+        )
         return
     echo_remark(found)
-    for name, value in _facts(found.backup, manifest):
+    for name, value in _facts(settings, found.backup, manifest):
         console.print(f"{name:<12} {value}", markup=False)
     tables = sorted(manifest.tables.items(), key=lambda table: -table[1].rows)
     echo_table(["table", "rows"], [[name, state.rows] for name, state in tables if state.rows], empty="It is empty.")
+    warn_about_recipient(settings, list_backups(settings))
 
 
 @backup_app.command()
@@ -128,13 +137,15 @@ def verify(
     if as_json:
         echo_json({"name": found.backup.name, "passed": True, "quick": quick, "seconds": seconds})
     elif isinstance(checked, Verified):
+        tables = f"{count_text(checked.tables, 'table')} with {count_text(checked.rows, 'row')}"
+        others = f"{count_text(checked.blobs, 'uploaded file')} and {count_text(checked.secrets, 'secret')}"
         echo_line(
-            f"{checked.backup} is good: restored beside the live system, {checked.tables} tables with {checked.rows} "
-            f"rows, {checked.blobs} uploaded files and {checked.secrets} secrets are as they were ({seconds:.1f} s)."
+            f"{checked.backup} is good: restored beside the live system, {tables}, {others} are as they were "
+            f"({time_text(seconds)})."
         )
     else:
-        files = f"{len(checked.files)} files, {size_text(checked.bytes)}"
-        echo_line(f"{checked.name}: signature, {files}, dump and keys are as they were made ({seconds:.1f} s).")
+        files = f"{count_text(len(checked.files), 'file')}, {size_text(checked.bytes)}"
+        echo_line(f"{checked.name}: signature, {files}, dump and keys are as they were made ({time_text(seconds)}).")
         echo_line("It was not restored; without --quick it is, and only that makes it verified.")
 
 
@@ -143,9 +154,9 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Remove backups older than PHAROS_BACKUP_KEEP_DAYS; none while the newest is not a good one."""
     settings = Settings()
     with hold_operation_lock(settings, "backup prune"):
-        plan = plan_retention(
-            list_backups(settings, removed=True), keep_days=settings.backup_keep_days, now=datetime.now(UTC)
-        )
+        backups = list_backups(settings, removed=True)
+        own = own_backups(settings, backups)
+        plan = plan_retention(own, keep_days=settings.backup_keep_days, now=datetime.now(UTC))
         if not dry_run:
             remove_backups(settings, plan)
     if as_json:
@@ -153,18 +164,15 @@ def prune(dry_run: DryRun = False, as_json: AsJson = False) -> None:
         echo_json({"removed": names, "bytes": plan.bytes, "kept_because": plan.kept_because, "dry_run": dry_run})
         return
     _say_pruned(settings, plan, dry_run=dry_run)
+    if others := len(backups) - len(own):
+        of_others = count_text(others, "backup")
+        echo_line(f"Left alone: {of_others} of another installation. Whoever put that here removes its folder.")
 
 
 def check_quickly(settings: Settings, folder: Path, *, identity: Path | None, signed_by: str | None) -> Manifest:
     """Check the files alone. A backup that fails is remembered as failed: retention relies on it no more."""
-    started = monotonic()
-    try:
-        with hash_progress() as progress:
-            return check_backup(settings, folder, signed_by=signed_by, identity=identity, progress=progress)
-    except FAULTS_OF_THE_BACKUP as error:
-        if error.code not in FAULTS_OF_THE_QUESTION and (folder / MANIFEST).exists():
-            record_verification(settings, folder, seconds=monotonic() - started, error=error)
-        raise
+    with remember_faults(settings, folder), hash_progress() as progress:
+        return check_backup(settings, folder, signed_by=signed_by, identity=identity, progress=progress)
 
 
 @backup_app.command()
@@ -175,7 +183,7 @@ def link(
     as_json: AsJson = False,
 ) -> None:
     """Print an address from which any machine can fetch a backup as a tar archive, until it ends."""
-    from pharos.ops.backup.download import LINK_MADE, make_link, record_way_out
+    from pharos.ops.backup.download import LINK_MADE, make_link, record_way_out, refuse_damaged
 
     async def record(name: str) -> None:
         async with open_runtime(settings) as runtime:
@@ -185,6 +193,7 @@ def link(
     found = _find_good(settings) if what == "latest" else find_backup(settings, what)
     if found.folder.parent != settings.backup_root:
         raise Invalid(f"Only backups in {settings.backup_root} can be fetched. Copy {found.folder} there.")
+    refuse_damaged(found.backup)
     address = make_link(settings, found.folder, lives=timedelta(hours=hours))
     asyncio.run(record(found.backup.name))
     if as_json:
@@ -224,14 +233,14 @@ def echo_remark(found: Found) -> None:
         echo_line(found.remark)
 
 
-def warn_about_recipient(settings: Settings) -> None:
+def warn_about_recipient(settings: Settings, backups: Sequence[StoredBackup]) -> None:
     """Say on stderr that nobody could use the backups without this machine, while that is so."""
-    if warning := offline_warning(settings):
+    if warning := recipient_warning(settings, backups):
         error_console.print("[bold yellow]Warning[/]: ", end="")
         error_console.print(warning, markup=False)
 
 
-def _facts(backup: StoredBackup, manifest: Manifest) -> list[tuple[str, object]]:
+def _facts(settings: Settings, backup: StoredBackup, manifest: Manifest) -> list[tuple[str, object]]:
     state = backup.state + (f" ({backup.error_code}: {backup.error})" if backup.error_code else "")
     facts: list[tuple[str, object]] = [
         ("name", backup.name),
@@ -240,14 +249,30 @@ def _facts(backup: StoredBackup, manifest: Manifest) -> list[tuple[str, object]]
         ("verified", _moment(backup.verified_at)),
         ("offsite", _moment(backup.offsite_at)),
         ("folder", backup.folder),
-        ("size", f"{size_text(manifest.bytes)} in {len(manifest.files)} files"),
-        ("uploads", f"{manifest.blobs.count} files, {size_text(manifest.blobs.bytes)}"),
+        ("size", f"{size_text(manifest.bytes)} in {count_text(len(manifest.files), 'file')}"),
+        ("uploads", f"{count_text(manifest.blobs.count, 'file')}, {size_text(manifest.blobs.bytes)}"),
         ("made by", f"Pharos {manifest.version}, schema {manifest.schema}, PostgreSQL {manifest.server_version}"),
         ("vectors", f"pgvector {manifest.vector_version}"),
         ("keys", ", ".join(manifest.keys) or "none"),
+        ("opened by", _opened_by(settings, backup)),
         ("signed by", manifest.signed_by),
     ]
     return facts + [("not inside", text) for text in manifest.not_inside]
+
+
+def _opened_by(settings: Settings, backup: StoredBackup) -> str:
+    offline = f"this machine, and offline by the identity of {', '.join(backup.sealed_to)}"
+    if not backup.sealed_to:
+        return f"this machine alone: {NOT_SEALED}"
+    return offline if opens_offline(settings, backup) else f"{offline}, which is not PHAROS_BACKUP_RECIPIENT"
+
+
+def _remark(settings: Settings, backup: StoredBackup) -> str:
+    if backup.error_code:
+        return f"{backup.error_code}: {backup.error}"
+    if backup.folder is None or opens_offline(settings, backup):
+        return ""
+    return "another offline identity opens it" if backup.sealed_to else "this machine alone opens it"
 
 
 def _say_pruned(settings: Settings, plan: Retention, *, dry_run: bool) -> None:
@@ -256,12 +281,13 @@ def _say_pruned(settings: Settings, plan: Retention, *, dry_run: bool) -> None:
     if plan.kept_because:
         echo_line(f"Nothing is removed: {plan.kept_because}. Look at it with `pharos backup list`.")
     elif not plan.remove:
-        echo_line(f"No backup is older than {settings.backup_keep_days} days.")
+        echo_line(f"No backup is older than {count_text(settings.backup_keep_days, 'day')}.")
 
 
-def _as_object(backup: StoredBackup) -> dict[str, object]:
+def _as_object(settings: Settings, backup: StoredBackup) -> dict[str, object]:
     times = {name: at.isoformat() if at else None for name, at in _times(backup)}
-    return {**asdict(backup), **times, "folder": str(backup.folder) if backup.folder else None}
+    folder = str(backup.folder) if backup.folder else None
+    return {**asdict(backup), **times, "folder": folder, "opens_offline": opens_offline(settings, backup)}
 
 
 def _times(backup: StoredBackup) -> list[tuple[str, datetime | None]]:
@@ -269,6 +295,7 @@ def _times(backup: StoredBackup) -> list[tuple[str, datetime | None]]:
         ("made_at", backup.made_at),
         ("verified_at", backup.verified_at),
         ("offsite_at", backup.offsite_at),
+        ("pulled_at", backup.pulled_at),
     ]
 
 

@@ -6,6 +6,7 @@ link`, by whoever can use this machine's files anyway; it is for one backup and 
 
 from __future__ import annotations
 
+import asyncio
 import tarfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -24,12 +25,12 @@ from pharos.identity.sign_in import Origin
 from pharos.identity.signing_keys import JWT, current_key, verifying_keys
 from pharos.identity.tenants import list_tenants
 from pharos.infra.blobs import CHUNK_BYTES
-from pharos.infra.errors import NotFound, PharosError
+from pharos.infra.errors import Conflict, NotFound, PharosError
 from pharos.infra.ids import TenantId
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.ops.backup.manifest import MANIFEST, VERIFIED
-from pharos.ops.backup.store import NAME
+from pharos.ops.backup.store import FAILED, NAME, StoredBackup, describe_folder
 from pharos.runtime import Runtime
 
 log = get_logger(__name__)
@@ -80,11 +81,12 @@ async def record_way_out(runtime: Runtime, event_type: str, name: str, origin: O
 async def download(token: str, request: Request, runtime: CurrentRuntime) -> StreamingResponse:
     """The backup of a link, with its length; not how it was verified here.
 
-    Raises `NotFound` for a link that is not ours, or whose time is over.
+    Raises `NotFound` for a link that is not ours, or whose time is over, and `Conflict` for a damaged backup.
     """
     folder = runtime.settings.backup_root / read_link(runtime.settings, token)
     if not (folder / MANIFEST).is_file():
         raise NotFound("This backup is gone. `pharos backup list` shows those there are.", code="no_such_backup")
+    refuse_damaged(await asyncio.to_thread(describe_folder, folder))
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / VERIFIED)
     log.info("backup.downloaded", backup=folder.name)
     await record_way_out(runtime, DOWNLOADED, folder.name, origin_of(request))
@@ -94,6 +96,17 @@ async def download(token: str, request: Request, runtime: CurrentRuntime) -> Str
         "Cache-Control": "no-store",
     }
     return StreamingResponse(tar_chunks(folder, files), media_type="application/x-tar", headers=headers)
+
+
+def refuse_damaged(backup: StoredBackup) -> None:
+    """Raise `Conflict` for a backup that was found damaged: whoever fetched it would rely on it. One whose clock was
+    wrong may be whole."""
+    if backup.state == FAILED and backup.error_code != "made_in_the_future":
+        raise Conflict(
+            f"{backup.name} is not whole ({backup.error_code}) and is not handed out. Why is said by "
+            "`pharos backup list`, which shows the others too.",
+            code="damaged_backup",
+        )
 
 
 def read_link(settings: Settings, token: str) -> str:

@@ -29,7 +29,7 @@ from pharos.infra.errors import Conflict, NotFound, PharosError, Unavailable
 from pharos.infra.logs import get_logger
 from pharos.infra.processes import ended_by_signals
 from pharos.infra.settings import Settings
-from pharos.infra.terminal import size_text
+from pharos.infra.terminal import count_text, size_text
 from pharos.ops.backup import offsite
 from pharos.ops.backup.check import check_backup, check_escrow
 from pharos.ops.backup.drill_log import DrillCheck, DrillReport, explain, is_drill_due, list_drills, save_report
@@ -38,7 +38,7 @@ from pharos.ops.backup.escrow import drill_identity_file
 from pharos.ops.backup.manifest import BLOBS_FOLDER, Manifest
 from pharos.ops.backup.named_blobs import named_blobs
 from pharos.ops.backup.restore_plan import refuse_no_room, refuse_no_room_to_load
-from pharos.ops.backup.retention import plan_retention
+from pharos.ops.backup.retention import own_backups, plan_retention
 from pharos.ops.backup.scratch import (
     Loaded,
     compare_tables,
@@ -148,7 +148,8 @@ def _restore_and_try(drill: _Drill, stack: ExitStack, wait_for_end: Callable[[st
     with _check(drill, "files") as said:
         manifest = check_backup(settings, drill.folder, identity=identity)
         escrow = check_escrow(settings, drill.folder, manifest, identity=identity)
-        said.append(f"signature, {len(manifest.files)} files, {size_text(manifest.bytes)}, dump and escrow are whole")
+        files = f"{count_text(len(manifest.files), 'file')}, {size_text(manifest.bytes)}"
+        said.append(f"signature, {files}, dump and escrow are whole")
     with _check(drill, "load") as said:
         refuse_no_room_to_load(settings, manifest)
         server = stack.enter_context(scratch_server(settings))
@@ -162,7 +163,8 @@ def _restore_and_try(drill: _Drill, stack: ExitStack, wait_for_end: Callable[[st
     with _check(drill, "secrets") as said:
         opened = open_secrets(loaded, escrow.keys)
         refuse_unopened(opened, name=manifest.name)
-        said.append(f"{opened.data_keys} data keys and {opened.secrets} secrets open with the drill identity alone")
+        keys = f"{count_text(opened.data_keys, 'data key')} and {count_text(opened.secrets, 'secret')}"
+        said.append(f"{keys} open with the drill identity alone")
     with _check(drill, "start") as said:
         second = drill_settings(
             drill.home, server, loaded, blobs=own_blobs(settings, drill.folder, drill.home), models=settings.models_dir
@@ -173,7 +175,7 @@ def _restore_and_try(drill: _Drill, stack: ExitStack, wait_for_end: Callable[[st
         said.append(f"a second Pharos answers at {url}; migrations: {applied}")
     with _check(drill, "people") as said:
         tenants = asyncio.run(tenants_to_ask(second, loaded.backup_url))
-        said.append(f"{len(tenants)} of {len(manifest.tenants)} tenants have somebody to ask as")
+        said.append(f"somebody to ask as in {len(tenants)} of {count_text(len(manifest.tenants), 'tenant')}")
     _try_it(drill, url, loaded, tenants)
     with _check(drill, "retention") as said:
         said.append(_retention(settings))
@@ -211,9 +213,9 @@ def _compare(drill: _Drill, loaded: Loaded, manifest: Manifest) -> str:
     users = manifest.tables["users"].rows if "users" in manifest.tables else 0
     if len(newest) != min(users, 3):
         raise Conflict(f"{len(newest)} of the 3 newest users can be read.", code="backup_differs")
-    rows = sum(state.rows for state in manifest.tables.values())
+    rows = count_text(sum(state.rows for state in manifest.tables.values()), "row")
     made = f", the newest user of {newest[0][1]:%Y-%m-%d}" if newest else ""
-    return f"{len(manifest.tables)}/{len(manifest.tables)} tables, {rows} rows, fingerprints the same{made}"
+    return f"{len(manifest.tables)}/{len(manifest.tables)} tables, {rows}, fingerprints the same{made}"
 
 
 def _compare_blobs(loaded: Loaded, folder: Path) -> str:
@@ -223,9 +225,10 @@ def _compare_blobs(loaded: Loaded, folder: Path) -> str:
     missing = [blob.relative for blob in named if not (folder / BLOBS_FOLDER / blob.relative).is_file()]
     if missing:
         raise Conflict(
-            f"{len(missing)} documents have no file in the backup (first: {missing[0]}).", code="document_without_file"
+            f"The backup lacks {count_text(len(missing), 'file')} of its documents (first: {missing[0]}).",
+            code="document_without_file",
         )
-    return f"{len(named)} files, one for every document"
+    return f"{count_text(len(named), 'file')}, and no document lacks its own"
 
 
 def own_blobs(settings: Settings, folder: Path, home: Path) -> Path:
@@ -268,7 +271,8 @@ def _try_it(drill: _Drill, url: str, loaded: Loaded, tenants: list[TenantToAsk])
             failed = "; ".join(f"{check.name}: {check.said}" for check in report.failed)
             raise Unavailable(f"{failed}.", code="smoke_failed")
         skipped = [check.name for check in report.checks if check.result == "SKIP"]
-        said.append(f"{len(report.checks) - len(skipped)} checks pass; skipped: {', '.join(skipped) or 'none'}")
+        passed = count_text(len(report.checks) - len(skipped), "check")
+        said.append(f"{passed} passed; skipped: {', '.join(skipped) or 'none'}")
     for tenant in tenants:
         try:
             with _check(drill, "canary") as said:
@@ -279,10 +283,11 @@ def _try_it(drill: _Drill, url: str, loaded: Loaded, tenants: list[TenantToAsk])
 
 def _retention(settings: Settings) -> str:
     backups = list_backups(settings)
-    plan = plan_retention(backups, keep_days=settings.backup_keep_days, now=datetime.now(UTC))
+    plan = plan_retention(own_backups(settings, backups), keep_days=settings.backup_keep_days, now=datetime.now(UTC))
     good = sum(backup.is_good for backup in backups)
     kept = f" ({plan.kept_because})" if plan.kept_because else ""
-    return f"{good} good backups here, kept {settings.backup_keep_days} days; {len(plan.remove)} may go{kept}"
+    here = f"{count_text(good, 'good backup')} here, kept {count_text(settings.backup_keep_days, 'day')}"
+    return f"{here}; {len(plan.remove)} may go{kept}"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pharos.infra.settings import Settings
-from pharos.infra.terminal import AsJson, echo_json, echo_line, echo_table
+from pharos.infra.terminal import AsJson, count_text, echo_json, echo_line, echo_table, time_text
 from pharos.ops.backup.drill import run_drill, run_due_drill
 from pharos.ops.backup.drill_log import OVERDUE_DAYS, DrillCheck, DrillReport, days_since_passed, list_drills
 
@@ -72,7 +72,7 @@ def _show(settings: Settings, *, as_json: bool) -> None:
     echo_table(["started (UTC)", "result", "backup", "seconds", "by"], rows, empty="There was no drill yet.")
     days = days_since_passed(drills, now=datetime.now(UTC))
     if days is None or days >= OVERDUE_DAYS:
-        since = "None has ever passed" if days is None else f"The last that passed is {days} days old"
+        since = "None has ever passed" if days is None else f"The last that passed is {count_text(days, 'day')} old"
         echo_line(f"{since}: a drill is overdue. Run `pharos drill`.")
 
 
@@ -90,9 +90,8 @@ def _quiet(check: DrillCheck) -> None:
 def _say_end(settings: Settings, report: DrillReport) -> None:
     words = "Passed" if report.passed else "FAILED"
     same, tables = report.tables
-    echo_line(
-        f"{words}: {report.name}, {report.backup_name or 'no backup'}, {same}/{tables} tables, {report.seconds:.1f} s."
-    )
+    took = time_text(report.seconds)
+    echo_line(f"{words}: {report.name}, {report.backup_name or 'no backup'}, {same}/{tables} tables, {took}.")
     echo_line(f"Its log lies in {settings.backup_root / 'drills'}.")
 
 

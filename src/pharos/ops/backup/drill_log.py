@@ -18,7 +18,7 @@ from pharos.infra.errors import PharosError, Unavailable
 from pharos.infra.ids import new_id
 from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
-from pharos.infra.terminal import size_text
+from pharos.infra.terminal import size_text, time_text
 from pharos.ops.backup.manifest import write_private
 from pharos.ops.backup.store import StoredBackup
 
@@ -129,7 +129,7 @@ def to_markdown(report: DrillReport, *, for_web: bool = False) -> str:
         ("result", result),
         ("backup", f"{report.backup_name or 'none'}, {size_text(report.backup_bytes)}, {report.source}"),
         ("target", report.target),
-        ("duration", f"{report.seconds:.1f} s"),
+        ("duration", time_text(report.seconds)),
         ("tables", f"{same}/{tables}"),
         ("row counts match", "yes" if tables and same == tables else "no"),
         ("issues", "; ".join(f"{check.name}: {check.said}" for check in report.failed) or "none"),

@@ -72,7 +72,7 @@ def open_escrow(sealed: bytes, identity_file: Path) -> Escrow:
 
     Raises `Invalid` for a file without one, `Conflict` when it does not open this escrow or that is damaged.
     """
-    identities = _read_identities(identity_file)
+    identities = read_identities(identity_file)
     try:
         content = pyrage.decrypt(sealed, identities)
     except pyrage.DecryptError as error:
@@ -105,21 +105,25 @@ def make_drill_identity(settings: Settings) -> Path:
 
 def recipients(settings: Settings) -> list[x25519.Recipient]:
     """Whose identities open an escrow that is sealed now: the drill's and the operator's."""
-    drill = [identity.to_public() for identity in _read_identities(make_drill_identity(settings))]
+    drill = [identity.to_public() for identity in read_identities(make_drill_identity(settings))]
     return drill + offline_recipients(settings)
 
 
 def offline_recipients(settings: Settings) -> list[x25519.Recipient]:
     """The public keys in `PHAROS_BACKUP_RECIPIENT`, separated by commas; none when it is not set. Raises `Invalid`."""
-    words = [word.strip() for word in (settings.backup_recipient or "").split(",") if word.strip()]
     try:
-        return [x25519.Recipient.from_str(word) for word in words]
+        return [x25519.Recipient.from_str(word) for word in offline_words(settings)]
     except pyrage.RecipientError as error:
         raise Invalid(
             "PHAROS_BACKUP_RECIPIENT must be the public key of an age identity, `age1…`. Make an identity on another "
             "machine with `age-keygen` and keep its private half there.",
             code="bad_backup_recipient",
         ) from error
+
+
+def offline_words(settings: Settings) -> list[str]:
+    """The same as they are written, for a comparison that must not fail where one is wrong."""
+    return [word.strip().lower() for word in (settings.backup_recipient or "").split(",") if word.strip()]
 
 
 def seal_for_offline(settings: Settings, secret: bytes) -> str | None:
@@ -169,11 +173,19 @@ def _plain(value: Any) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
-def _read_identities(file: Path) -> list[x25519.Identity]:
-    """The identities of a file as `age-keygen` writes it; lines that begin with # say nothing."""
+def read_identities(file: Path) -> list[x25519.Identity]:
+    """The identities of a file as `age-keygen` writes it; lines that begin with # say nothing. Raises `Invalid`
+    (`bad_identity_file`) when there is none."""
     try:
         lines = [line.strip() for line in file.read_text().splitlines()]
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        how = "may not be read by you" if isinstance(error, PermissionError) else "is not there"
+        raise Invalid(
+            f"The identity {file} {how}. Bring the offline identity to this machine, the file that `age-keygen` wrote "
+            "for PHAROS_BACKUP_RECIPIENT and that is kept elsewhere, and name it: `--identity FILE`.",
+            code="bad_identity_file",
+        ) from error
+    except (IsADirectoryError, UnicodeDecodeError) as error:
         raise _no_identity(file) from error
     try:
         found = [x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")]

@@ -12,12 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from pharos.infra.settings import Settings
-from pharos.infra.terminal import AsJson, DryRun, echo_json, echo_line, error_console, size_text
+from pharos.infra.terminal import AsJson, DryRun, count_text, echo_json, echo_line, error_console, size_text, time_text
 from pharos.ops.backup.commands import backup_app, warn_about_recipient
 from pharos.ops.backup.manifest import read_manifest
 from pharos.ops.backup.nightly import run_night
 from pharos.ops.backup.priority import give_way
 from pharos.ops.backup.snapshot import Progress, make_backup, plan_backup
+from pharos.ops.backup.store import list_backups
 
 Plain = Annotated[bool, typer.Option("--plain", help="Do not compress: larger, and text that any program reads.")]
 
@@ -32,8 +33,8 @@ def now(plain: Plain = False, dry_run: DryRun = False, as_json: AsJson = False) 
             echo_json(plan)
             return
         echo_line(
-            f"Would write {plan.documents} documents in {plan.blobs} files into {settings.backup_root}: at most "
-            f"{size_text(plan.needed_bytes)}, {size_text(plan.free_bytes)} are free."
+            f"Would write {count_text(plan.documents, 'document')} in {count_text(plan.blobs, 'file')} into "
+            f"{settings.backup_root}: at most {size_text(plan.needed_bytes)}, {size_text(plan.free_bytes)} are free."
         )
         return
     give_way()
@@ -55,11 +56,11 @@ def now(plain: Plain = False, dry_run: DryRun = False, as_json: AsJson = False) 
         )
     else:
         echo_line(
-            f"Wrote {folder}: {manifest.documents} documents, {size_text(manifest.bytes)}, "
-            f"{manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, in {manifest.seconds:.1f} s."
+            f"Wrote {folder}: {count_text(manifest.documents, 'document')}, {size_text(manifest.bytes)}, "
+            f"{manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, in {time_text(manifest.seconds)}."
         )
         echo_line(f"It counts once it was restored: `pharos backup verify {manifest.name}`.")
-    warn_about_recipient(settings)
+    warn_about_recipient(settings, list_backups(settings))
 
 
 @backup_app.command()
@@ -72,11 +73,11 @@ def nightly(as_json: AsJson = False) -> None:
     if as_json:
         echo_json(night)
     else:
-        echo_line(f"{night.backup} was made, restored and compared in {night.seconds_to_verify:.1f} s.")
+        echo_line(f"{night.backup} was made, restored and compared in {time_text(night.seconds_to_verify)}.")
         echo_line(_copied_when(settings))
         kept = f" ({night.kept_because})" if night.kept_because else ""
-        echo_line(f"Removed {len(night.removed)} older ones{kept}.")
-    warn_about_recipient(settings)
+        echo_line(f"Removed {count_text(len(night.removed), 'older one')}{kept}.")
+    warn_about_recipient(settings, list_backups(settings))
 
 
 def _copied_when(settings: Settings) -> str:

@@ -51,7 +51,8 @@ class FileState:
 class Manifest:
     """`tables` and `tenants` count the rows of the dump's own snapshot; `files` are paths below the backup's folder,
     with slashes. `keys` are ids of the encryption keys that the snapshot's secrets need, the current one first;
-    `spaces` are the vector spaces in the dump: model, dimension, table and state.
+    `spaces` are the vector spaces in the dump: model, dimension, table and state. `sealed_to` are the public halves of
+    the offline identities that open the escrow, `age1…`; without one only the machine that made it does.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Manifest:
     seconds: float
     signed_by: str
     spaces: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    sealed_to: list[str] = dataclasses.field(default_factory=list)
     format: int = FORMAT
 
     @property

@@ -11,13 +11,14 @@ from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.ops.backup import snapshot, verification
 from pharos.ops.backup.retention import prune
-from pharos.ops.backup.store import WRITTEN, StoredBackup, list_backups, newest_good
+from pharos.ops.backup.store import FAILED, GOOD, WRITTEN, StoredBackup, list_backups, newest_good
 from pharos.ops.operation_lock import hold_operation_lock
 
 log = get_logger(__name__)
 
 TRIES = 3
 """Backups of one day that nobody could verify; more would fill the disk."""
+AGAIN_AFTER = timedelta(hours=1)
 Tell = Callable[[str, str], None]
 """Told the name of a step and what it does."""
 
@@ -59,16 +60,22 @@ def last_moment(at: str, now: datetime) -> datetime | None:
 def is_missing(moment: datetime, attempts: Iterable[StoredBackup], *, since: datetime) -> bool:
     """Whether the daily backup of a moment that has passed is still to be made.
 
-    An attempt in the day after the moment that was verified or failed, by any worker, is that day's; one that is
-    neither, for it was killed or made by hand, is not, up to `TRIES`; one of a later day was made by a clock that was
-    wrong, and must not keep us from making any until then. A moment that passed before the worker started (`since`) is
-    made up for, unless there never was a backup: a first start is nobody's night.
+    A backup of the day after the moment that was verified, by any worker, is that day's; one that was not, for it
+    failed, was killed or made by hand, is not, up to `TRIES` that left a folder; one of a later day was made by a clock
+    that was wrong, and must not keep us from making any until then. A moment that passed before the worker started
+    (`since`) is made up for, unless there never was a backup: a first start is nobody's night.
     """
     known = list(attempts)
     if not known:
         return since <= moment
     of_the_day = [one for one in known if moment <= one.made_at < moment + timedelta(days=1)]
-    return len(of_the_day) < TRIES and all(one.state == WRITTEN for one in of_the_day)
+    left = [one for one in of_the_day if one.folder is not None or one.state == WRITTEN]
+    return len(left) < TRIES and not any(one.state in GOOD for one in of_the_day)
+
+
+def failed_just_now(attempts: Iterable[StoredBackup], *, now: datetime) -> bool:
+    """Whether an attempt of the last hour failed, by any worker: what is wrong, a full disk, seldom mends itself."""
+    return any(one.state == FAILED and now - AGAIN_AFTER < one.made_at <= now for one in attempts)
 
 
 def is_copy_due(at: str, backups: Iterable[StoredBackup], *, now: datetime) -> bool:

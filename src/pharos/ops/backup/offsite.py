@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +21,10 @@ from pharos.infra.secret_files import write_secret
 from pharos.infra.settings import Settings
 from pharos.ops.backup import restic, rsync
 from pharos.ops.backup.check import check_files
-from pharos.ops.backup.escrow import seal_for_offline
-from pharos.ops.backup.manifest import MANIFEST, SIGNATURE, VERIFIED, Manifest, read_manifest
-from pharos.ops.backup.store import NAME, PULLING
-
-SEALED_PASSWORD = "pharos-offsite-password.age"  # noqa: S105 - a file name
-"""In the repository's directory, where restic looks for nothing of this name."""
+from pharos.ops.backup.escrow import offline_recipients, seal_for_offline
+from pharos.ops.backup.manifest import MANIFEST, SIGNATURE, VERIFIED, Manifest, read_manifest, write_private
+from pharos.ops.backup.restic import SEALED_PASSWORD
+from pharos.ops.backup.store import NAME, PULLING, pulled_file
 
 
 @dataclass(frozen=True)
@@ -129,9 +128,30 @@ def seal_password(settings: Settings, target: Target) -> None:
     if sealed is None:
         return
     write_secret(sealed_password_file(settings), sealed)
-    directory = Path(target.place.removeprefix("local:"))
-    if directory.is_dir():
+    if (directory := _directory_of(target)) is not None:
         write_secret(directory / SEALED_PASSWORD, sealed)
+
+
+def say_where_password_lies(settings: Settings) -> str:
+    """What to tell an operator after a copy to a restic repository: where another machine gets its password from."""
+    if not offline_recipients(settings):
+        return (
+            f"The repository's password lies on this machine alone, in {restic.password_file(settings)}: lost with it, "
+            "nobody opens the copies. Keep a copy of it elsewhere, or set PHAROS_BACKUP_RECIPIENT and push again."
+        )
+    opened = "the offline identity opens it, on a new machine too"
+    if (directory := _directory_of(require_target(settings))) is not None:
+        return f"The repository's password lies sealed beside the copies, in {directory / SEALED_PASSWORD}: {opened}."
+    return (
+        f"The repository's password is sealed in {sealed_password_file(settings)}: {opened}. Copy that file away from "
+        "this machine, best to where the identity is kept."
+    )
+
+
+def _directory_of(target: Target) -> Path | None:
+    """Where a repository lies in a directory of this machine, such as a mounted disk."""
+    directory = Path(target.place.removeprefix("local:"))
+    return directory if directory.is_dir() else None
 
 
 def list_offsite(settings: Settings) -> list[OffsiteCopy]:
@@ -161,8 +181,9 @@ def find_offsite(settings: Settings, wanted: str) -> OffsiteCopy:
 def pull_backup(settings: Settings, wanted: str, *, into: Path) -> Path:
     """Fetch a copy from offsite below `into` and return its folder; a half-fetched one never has its final name.
 
-    Compares every file with the manifest; whose signature that bears is for whoever uses it to check. Raises
-    `NotFound`, `Conflict` for a folder that is there already or a copy that is damaged, `Unavailable`, `StorageFull`.
+    Compares every file with the manifest; whose signature that bears is for whoever uses it to check. Among this
+    installation's backups its age counts from now, for retention. Raises `NotFound`, `Conflict` for a folder that is
+    there already or a copy that is damaged, `Unavailable`, `StorageFull`.
     """
     target, copy = require_target(settings), find_offsite(settings, wanted)
     final = into / copy.name
@@ -178,6 +199,8 @@ def pull_backup(settings: Settings, wanted: str, *, into: Path) -> Path:
             restic.pull(settings, target.place, copy.snapshot, fresh)
         folder = fresh / copy.name
         check_files(folder, read_manifest(folder))
+        if into == settings.backup_root:
+            write_private(pulled_file(final), datetime.now(UTC).isoformat().encode())
         folder.rename(final)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -10,9 +10,15 @@ import typer
 from pharos.infra.errors import Conflict, PharosError
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, echo_json, echo_line, error_console, size_text
-from pharos.ops.backup import restic
-from pharos.ops.backup.commands import What, backup_app, echo_remark
-from pharos.ops.backup.offsite import Pushed, list_offsite, pull_backup, push_backup, require_target
+from pharos.ops.backup.commands import What, backup_app, echo_remark, warn_about_recipient
+from pharos.ops.backup.offsite import (
+    Pushed,
+    list_offsite,
+    pull_backup,
+    push_backup,
+    require_target,
+    say_where_password_lies,
+)
 from pharos.ops.backup.store import (
     Found,
     find_backup,
@@ -40,9 +46,10 @@ def push(what: What = "latest", as_json: AsJson = False) -> None:
         record_offsite(settings, found.folder)
     if as_json:
         echo_json(pushed)
-        return
-    echo_remark(found)
-    _say(settings, pushed)
+    else:
+        echo_remark(found)
+        _say(settings, pushed)
+    warn_about_recipient(settings, [found.backup])
 
 
 @backup_app.command()
@@ -98,4 +105,4 @@ def _say(settings: Settings, pushed: Pushed) -> None:
     )
     if pushed.snapshot:
         echo_line(f"Part {pushed.checked} of the repository was read and is whole.")
-        echo_line(f"Another machine needs the repository's password: keep a copy of {restic.password_file(settings)}.")
+        echo_line(say_where_password_lies(settings))

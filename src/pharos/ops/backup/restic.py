@@ -24,6 +24,8 @@ from pharos.ops.backup import ssh
 
 PARTS = 7
 """A check reads one of so many parts of the repository: checked nightly, every pack is read weekly."""
+SEALED_PASSWORD = "pharos-offsite-password.age"  # noqa: S105 - a file name
+"""In the repository's directory, where restic looks for nothing of this name."""
 QUICK_SECONDS = 180.0
 """For what moves no data; restic itself tries an unreachable S3 server again for a quarter of an hour."""
 
@@ -210,13 +212,8 @@ def _failure(settings: Settings, place: str, what: str, code: int, said: str) ->
     host = _sftp_host(place)
     if host is not None and NO_SESSION in said:
         said = f"{said}\n{ssh.why_no_session(settings, host)}"
-    if "wrong password" in said or "no key found" in said or "Resolving password failed" in said:
-        return Conflict(
-            f"The password does not open the repository at {place} ({_last(said)}). It must be the one the repository "
-            "was made with: put it back, or name its file with PHAROS_OFFSITE_PASSWORD_FILE.",
-            code="offsite_wrong_password",
-        )
-    failure = (host and ssh.ssh_failure(settings, host, said)) or _no_access(place, said)
+    failure = _no_password(settings, place, said) or (host and ssh.ssh_failure(settings, host, said))
+    failure = failure or _no_access(place, said)
     if failure is not None:
         return failure
     if "Is there a repository at" in said or "unable to open config file" in said:
@@ -231,6 +228,25 @@ def _failure(settings: Settings, place: str, what: str, code: int, said: str) ->
         return StorageFull(f"No room for this copy ({_last(said)}). Make room and run it again.")
     damage = _damage(place, said) if what in {"check", "restore", "dump"} else None
     return damage or Unavailable(f"restic {what} ended with {code}: {_last(said)}", code="offsite_failed")
+
+
+def _no_password(settings: Settings, place: str, said: str) -> Conflict | None:
+    """The password is missing, or another one; None when these words are about something else."""
+    if "Resolving password failed" in said:
+        return Conflict(
+            f"This machine has no password for the repository at {place}: {password_file(settings)} cannot be read. "
+            "Put it back; on a new machine open the sealed one with the offline identity, `age -d -i identity.txt "
+            f"{SEALED_PASSWORD} > password`, and set PHAROS_OFFSITE_PASSWORD_FILE to that file. The sealed one lies in "
+            "the repository's directory; for SSH and S3 it is your copy of secrets/offsite_password.age.",
+            code="offsite_wrong_password",
+        )
+    if "wrong password" in said or "no key found" in said:
+        return Conflict(
+            f"The password does not open the repository at {place} ({_last(said)}). It must be the one the repository "
+            "was made with: put it back, or name its file with PHAROS_OFFSITE_PASSWORD_FILE.",
+            code="offsite_wrong_password",
+        )
+    return None
 
 
 def _no_access(place: str, said: str) -> PharosError | None:

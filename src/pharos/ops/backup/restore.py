@@ -51,8 +51,10 @@ from pharos.ops.backup.rollback_points import (
     RollbackPoint,
     dropped_afterwards,
     has_database,
+    has_no_database,
     list_rollback_points,
     restored_name,
+    server_at_hand,
 )
 from pharos.ops.backup.scratch import (
     Loaded,
@@ -64,7 +66,6 @@ from pharos.ops.backup.scratch import (
 )
 from pharos.ops.models import Backup, Drill
 from pharos.ops.operation_lock import hold_operation_lock
-from pharos.ops.running import read_state
 from pharos.ops.smoke import Check
 
 log = get_logger(__name__)
@@ -156,18 +157,6 @@ def restore(
     )
 
 
-def restore_uploads(
-    settings: Settings, folder: Path, *, identity: Path | None, signed_by: str | None, tell: Tell
-) -> BlobChanges:
-    """Add the blobs that are missing or damaged and change nothing else; Pharos may run. Raises as `restore` does."""
-    prepared = prepare(settings, folder, identity=identity, signed_by=signed_by, tell=tell, loads_database=False)
-    is_served = read_state(settings) is not None or settings.database_url is not None
-    with hold_operation_lock(settings, "restore of uploads", with_database=is_served):
-        tell("blobs", f"Adding {len(prepared.blobs.missing) + len(prepared.blobs.damaged)} uploaded files")
-        add_blobs(settings, folder, prepared.blobs, stamp=datetime.now(UTC).strftime(STAMP))
-    return prepared.blobs
-
-
 def undo_restore(settings: Settings, *, tell: Tell, keep_sessions: bool = False, wanted: str | None = None) -> Undone:
     """Swap back to the newest rollback point, or to the one that is called `wanted`; what was live becomes one itself,
     so a second undo is a redo.
@@ -205,15 +194,29 @@ def undo_restore(settings: Settings, *, tell: Tell, keep_sessions: bool = False,
     return Undone(point, journal.state.before, found)
 
 
+def look_for_rollback_point(settings: Settings, wanted: str | None) -> RollbackPoint:
+    """What `undo_restore` would swap back to; of the server that comes with Pharos also while nothing runs. Raises
+    `NotFound` when there is none."""
+    if has_no_database(settings):
+        raise _no_rollback_point(wanted)
+    with server_at_hand(settings):
+        return _rollback_point(settings, wanted)
+
+
 def _rollback_point(settings: Settings, wanted: str | None) -> RollbackPoint:
     point = next((one for one in list_rollback_points(settings) if wanted in (None, one.database)), None)
     if point is None:
-        which = f" {wanted}" if wanted else ""
-        raise NotFound(
-            f"There is no rollback point{which}. `pharos restore --list` shows those there are, and the backups.",
-            code="no_rollback_point",
-        )
+        raise _no_rollback_point(wanted)
     return point
+
+
+def _no_rollback_point(wanted: str | None) -> NotFound:
+    which = f" {wanted}" if wanted else ""
+    return NotFound(
+        f"There is no rollback point{which}, so nothing can be undone. `pharos restore --list` shows those there are, "
+        "and the backups.",
+        code="no_rollback_point",
+    )
 
 
 def _load(settings: Settings, known: Administration, prepared: Prepared, fresh: str, *, tell: Tell) -> Loaded:

@@ -50,6 +50,11 @@ def compare_blobs(settings: Settings, folder: Path) -> BlobChanges:
     return BlobChanges(present, tuple(missing), tuple(damaged), size)
 
 
+def bytes_missing(settings: Settings, folder: Path) -> int:
+    """The size of a backup's blobs that are not here; looks at names alone, so damaged ones are not among them."""
+    return sum(source.stat().st_size for source, name in _blobs_of(folder) if not (settings.blob_root / name).exists())
+
+
 def add_blobs(settings: Settings, folder: Path, changes: BlobChanges, *, stamp: str) -> None:
     """Add what is missing, put what `changes` calls damaged into `aside-<stamp>` beside the others and add it anew.
 

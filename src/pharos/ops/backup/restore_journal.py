@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -19,12 +19,15 @@ from typing import Literal
 import psutil
 
 from pharos.infra.errors import NotFound
-from pharos.infra.settings import Settings
+from pharos.infra.settings import Settings, variables_given
 from pharos.ops.backup.manifest import write_private
 from pharos.ops.start_stop import Ran, what_runs
 
 CLOCK_SECONDS = 2.0
 """When a process began is counted from the boot, whose time moves a little when the clock is set."""
+
+STOPPING = ("stop", "start", "again")
+"""Steps at which what runs is stopped, to be started again."""
 
 Tell = Callable[[str, str], None]
 """Told each step as it begins: its name and a sentence."""
@@ -34,7 +37,8 @@ Tell = Callable[[str, str], None]
 class Unfinished:
     """A restore or an undo under way. `database` is to become the live one; `before` is what the live one is called
     from the swap on: None until then, and always where `replaces` says that there was none. `folder` is the backup's,
-    empty for an undo; `ran` is what is to run at the end. `began` is when the process `pid` did, in seconds."""
+    empty for an undo; `ran` is what is to run at the end. `began` is when the process `pid` did, in seconds.
+    `directory` is where what ran was started, `variables` names those of its environment that are settings."""
 
     what: Literal["restore", "undo"]
     folder: str
@@ -49,6 +53,8 @@ class Unfinished:
     pid: int = 0
     began: float = 0.0
     since: str = ""
+    directory: str = ""
+    variables: Sequence[str] = ()
 
     def with_ran(self, ran: Ran | None) -> Unfinished:
         """The same, with something else to run at the end."""
@@ -75,7 +81,11 @@ class Journal:
 
     @staticmethod
     def of(settings: Settings, state: Unfinished, tell: Tell) -> Journal:
-        return Journal(_file(settings), state, tell)
+        """That of this process, which is where and has what Pharos was started with."""
+        pid = os.getpid()
+        began, directory = psutil.Process(pid).create_time(), str(Path.cwd())
+        mine = replace(state, pid=pid, began=began, directory=directory, variables=variables_given())
+        return Journal(_file(settings), mine, tell)
 
     def step(self, name: str, sentence: str, *, before: str | None = None) -> None:
         """A step begins; `before` is written with that of the swap."""
@@ -90,10 +100,8 @@ class Journal:
 def keep_journal(settings: Settings, begun: Unfinished, *, tell: Tell) -> Iterator[Journal]:
     """Write down what is under way, from its first step on. At the end the file goes, unless an error has left
     something to be gone on with or undone: what ran does not, or what does not work is live."""
-    pid = os.getpid()
     since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    begun = replace(begun, pid=pid, began=psutil.Process(pid).create_time(), since=since)
-    journal = Journal.of(settings, begun, tell)
+    journal = Journal.of(settings, replace(begun, since=since), tell)
     try:
         yield journal
     except BaseException:
@@ -117,6 +125,12 @@ def read_journal(settings: Settings) -> Unfinished | None:
         return None
     except (ValueError, TypeError):
         return None  # another version's: whoever restores again does not need it, and Pharos must start
+
+
+def is_stopped_by_restore(settings: Settings) -> bool:
+    """Whether a restore at work is just stopping what runs."""
+    found = read_journal(settings)
+    return found is not None and _is_at_work(found) and found.step in STOPPING
 
 
 def require_unfinished(settings: Settings) -> Unfinished:

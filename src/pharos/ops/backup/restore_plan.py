@@ -16,11 +16,14 @@ from pharos.infra.errors import Conflict, PharosError, StorageFull
 from pharos.infra.settings import Settings
 from pharos.ops.backup.check import check_backup, check_escrow
 from pharos.ops.backup.dump import client_programs
-from pharos.ops.backup.escrow import Escrow, drill_identity_file
+from pharos.ops.backup.escrow import Escrow, drill_identity_file, read_identities
+from pharos.ops.backup.faults import remember_faults
 from pharos.ops.backup.fingerprints import ServerFacts, count_rows, read_server
 from pharos.ops.backup.manifest import DATABASE_FOLDER, Manifest
 from pharos.ops.backup.restore_blobs import BlobChanges, compare_blobs
+from pharos.ops.backup.restore_compare import Comparison, compare_content
 from pharos.ops.backup.restore_keys import KeyStep, plan_keys
+from pharos.ops.running import read_state
 
 LOADED_PER_COMPRESSED, LOADED_PER_PLAIN = 8, 3
 """A compressed dump grows when loaded: rows by about three, indexes by as much again, and the server's log. What was
@@ -32,9 +35,19 @@ Tell = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
+class Live:
+    """What is live. `rows` is None where nobody counted or no database answers; `server`, where nobody asked or a
+    server that is somebody else's does not answer; `why_not` says why nothing is compared."""
+
+    rows: dict[str, int] | None = None
+    server: ServerFacts | None = None
+    compared: Comparison | None = None
+    why_not: str | None = None
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """A backup that may be restored. `rows_now` is None where nobody counted or no database answers; `server_now`,
-    where nobody asked or a server that is somebody else's does not answer; `migrations` would follow."""
+    """A backup that may be restored; `migrations` would follow."""
 
     folder: Path
     manifest: Manifest
@@ -42,8 +55,7 @@ class Prepared:
     keys: KeyStep
     blobs: BlobChanges
     migrations: tuple[str, ...]
-    rows_now: dict[str, int] | None
-    server_now: ServerFacts | None
+    live: Live
     bytes_needed: int
     seconds_to_check: float
 
@@ -51,7 +63,7 @@ class Prepared:
     def lost_rows(self) -> dict[str, int]:
         """By table, how many rows there are now more than then; only tables that grew."""
         then = self.manifest.tables
-        grown = {name: rows - (then[name].rows if name in then else 0) for name, rows in (self.rows_now or {}).items()}
+        grown = {name: rows - (then[name].rows if name in then else 0) for name, rows in (self.live.rows or {}).items()}
         return {name: more for name, more in grown.items() if more > 0}
 
 
@@ -62,22 +74,23 @@ def prepare(
     identity: Path | None,
     signed_by: str | None,
     tell: Tell,
-    counts_rows: bool = False,
-    loads_database: bool = True,
+    compares: bool = False,
 ) -> Prepared:
-    """Check the whole backup and what it needs here. Counting today's rows takes long where there are many.
+    """Check the whole backup and what it needs here. With `compares` also what is live; counting its rows takes
+    long where there are many.
 
     Raises the error of the first check that fails (see `check.py`), `StorageFull` where there is no room.
     """
     started = time.monotonic()
     tell("check", f"Checking every file of {folder.name}")
-    _refuse_no_identity(settings, identity)
-    manifest = check_backup(settings, folder, signed_by=signed_by, identity=identity)
+    refuse_no_identity(settings, identity)
+    with remember_faults(settings, folder):
+        manifest = check_backup(settings, folder, signed_by=signed_by, identity=identity)
     blobs = compare_blobs(settings, folder)
-    rows_now, server_now = _live_database(settings) if counts_rows else (None, None)
-    if server_now is not None:
-        _refuse_older_server(manifest, _major(server_now.version))
-    needed = blobs.bytes + (bytes_to_load(manifest) if loads_database else 0)
+    live = _look_at_live(settings, folder) if compares else Live()
+    if live.server is not None:
+        _refuse_older_server(manifest, _major(live.server.version))
+    needed = blobs.bytes + bytes_to_load(manifest)
     refuse_no_room(settings, needed)
     return Prepared(
         folder=folder,
@@ -86,8 +99,7 @@ def prepare(
         keys=plan_keys(settings, manifest),
         blobs=blobs,
         migrations=migrate.steps_after(manifest.schema),
-        rows_now=rows_now,
-        server_now=server_now,
+        live=live,
         bytes_needed=needed,
         seconds_to_check=round(time.monotonic() - started, 3),
     )
@@ -95,17 +107,21 @@ def prepare(
 
 def refuse_no_room(settings: Settings, needed: int) -> None:
     """Raise `StorageFull` with figures unless `needed` bytes fit where the data lies."""
-    home = settings.data_dir
-    if settings.database_url is None and (cluster := embedded_postgres.find(settings.data_dir)) is not None:
-        home = cluster.home
-    free = min(shutil.disk_usage(_existing(place)).free for place in (home, settings.blob_root))
-    if free < needed:
+    if (free := free_bytes(settings)) < needed:
         raise StorageFull(
             f"The restore needs about {needed // 2**20 + 1} MiB where the data lies, and {free // 2**20} MiB are free. "
             "Nothing was changed. Free some space (`pharos restore --list` shows rollback points) and run it again.",
             needed_bytes=needed,
             free_bytes=free,
         )
+
+
+def free_bytes(settings: Settings) -> int:
+    """What is free where the data lies, the less of database and uploads."""
+    home = settings.data_dir
+    if settings.database_url is None and (cluster := embedded_postgres.find(settings.data_dir)) is not None:
+        home = cluster.home
+    return min(shutil.disk_usage(_existing(place)).free for place in (home, settings.blob_root))
 
 
 def refuse_no_room_to_load(settings: Settings, manifest: Manifest) -> None:
@@ -150,8 +166,12 @@ def server_differences(manifest: Manifest, here: ServerFacts) -> tuple[str, ...]
     return tuple(said)
 
 
-def _refuse_no_identity(settings: Settings, identity: Path | None) -> None:
-    if identity is None and not drill_identity_file(settings).exists():
+def refuse_no_identity(settings: Settings, identity: Path | None) -> None:
+    """Raise `Conflict` (`no_identity`) or `Invalid` (`bad_identity_file`) unless there is a file that may open the
+    escrow; whether it does is seen later."""
+    if identity is not None:
+        read_identities(identity)
+    elif not drill_identity_file(settings).exists():
         raise Conflict(
             "This machine has nothing that opens the keys in the backup. Name the file of the offline identity, whose "
             "public half was PHAROS_BACKUP_RECIPIENT: `--identity FILE`.",
@@ -168,15 +188,29 @@ def bytes_to_load(manifest: Manifest) -> int:
     )
 
 
-def _live_database(settings: Settings) -> tuple[dict[str, int] | None, ServerFacts | None]:
-    """Its rows by table, and its server; without a database, the server that a restore would start."""
+def _look_at_live(settings: Settings, folder: Path) -> Live:
+    """A restore is asked for when there is no database, too; then its server is the one that a restore would start."""
     try:
-        with psycopg.connect(connection_urls(settings).backup, connect_timeout=5) as connection:
-            return count_rows(connection), read_server(connection)
-    except (psycopg.Error, PharosError):  # a restore is asked for when there is no database, too
-        if settings.database_url is not None:
-            return None, None
-        return None, ServerFacts(embedded_postgres.shipped_version(), embedded_postgres.COLLATION)
+        url = connection_urls(settings).backup
+    except PharosError as error:
+        return _nothing_live(settings, error.message)
+    try:
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+            compared = compare_content(connection, folder)
+            why_not = None if compared else "The database that answers here holds no tables of Pharos."
+            return Live(count_rows(connection), read_server(connection), compared, why_not)
+    except psycopg.Error as error:
+        if settings.database_url is None and read_state(settings) is None:
+            return _nothing_live(
+                settings, "Pharos does not run. `pharos up --detach --only postgres` starts its database."
+            )
+        return _nothing_live(settings, f"The live database cannot be read: {str(error).strip().splitlines()[0]}.")
+
+
+def _nothing_live(settings: Settings, why_not: str) -> Live:
+    if settings.database_url is not None:
+        return Live(why_not=why_not)
+    return Live(server=ServerFacts(embedded_postgres.shipped_version(), embedded_postgres.COLLATION), why_not=why_not)
 
 
 def _existing(place: Path) -> Path:

@@ -18,6 +18,7 @@ from pharos.infra.errors import Conflict, Invalid, NotFound
 from pharos.infra.ids import new_id
 from pharos.infra.settings import Settings
 from pharos.ops.backup.check import check_backup
+from pharos.ops.backup.faults import remember_faults
 from pharos.ops.backup.fingerprints import fingerprint_tables
 from pharos.ops.backup.manifest import Manifest
 from pharos.ops.backup.restore_plan import Tell, programs_for
@@ -71,7 +72,8 @@ def restore_one_table(
     what `check_backup` raises.
     """
     tell("check", f"Checking every file of {folder.name}")
-    manifest = check_backup(settings, folder, signed_by=signed_by, identity=identity)
+    with remember_faults(settings, folder):
+        manifest = check_backup(settings, folder, signed_by=signed_by, identity=identity)
     _refuse_bad_names(manifest, table, into)
     with ExitStack() as held:
         if read_state(settings) is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pharos.infra.settings import Settings
-from pharos.ops.backup.store import FAILED, StoredBackup, newest_good
+from pharos.ops.backup.store import FAILED, StoredBackup, installation_file, newest_good, pulled_file
 
 REMOVING = ".removing-"
 STALE_AFTER = timedelta(hours=26)
@@ -30,10 +30,18 @@ class Retention:
         return sum(backup.bytes for backup in self.remove)
 
 
+def own_backups(settings: Settings, backups: Sequence[StoredBackup]) -> list[StoredBackup]:
+    """Those that retention is about: what another installation made was brought here by somebody, who removes it."""
+    file = installation_file(settings)
+    own = file.read_text().strip() if file.exists() else None
+    return [backup for backup in backups if backup.installation_id in ("", own)]
+
+
 def plan_retention(backups: Sequence[StoredBackup], *, keep_days: int, now: datetime) -> Retention:
     """Backups older than `keep_days`, never the newest good one; none while the newest backup is not good.
 
-    `backups` are those of `list_backups`, removed ones included: a newest one whose folder is gone is no good one.
+    `backups` are the own ones of `list_backups`, removed ones included: a newest one whose folder is gone is no good
+    one. The age of one that was fetched from offsite counts from then: whoever fetched it wants to use it.
     """
     newest = max(backups, key=lambda one: one.made_at, default=None)
     if newest is None:
@@ -42,7 +50,7 @@ def plan_retention(backups: Sequence[StoredBackup], *, keep_days: int, now: date
         return Retention((), reason)
     last_good = newest_good(backups)
     too_old = now - timedelta(days=keep_days)
-    old = [one for one in backups if one.folder and one.made_at < too_old and one != last_good]
+    old = [one for one in backups if one.folder and _kept_from(one) < too_old and one != last_good]
     return Retention(tuple(sorted(old, key=lambda one: one.made_at)))
 
 
@@ -55,6 +63,11 @@ def remove_backups(settings: Settings, plan: Retention) -> None:
         aside = backup.folder.with_name(f"{REMOVING}{backup.name}")
         backup.folder.rename(aside)
         shutil.rmtree(aside)
+        pulled_file(backup.folder).unlink(missing_ok=True)
+
+
+def _kept_from(backup: StoredBackup) -> datetime:
+    return max(backup.made_at, backup.pulled_at or backup.made_at)
 
 
 def _not_good(newest: StoredBackup, now: datetime) -> str | None:
@@ -74,6 +87,6 @@ def _hours(span: timedelta) -> int:
 
 def prune(settings: Settings, backups: Sequence[StoredBackup], *, now: datetime) -> Retention:
     """Plan and remove at once: what runs after each nightly backup that was verified."""
-    plan = plan_retention(backups, keep_days=settings.backup_keep_days, now=now)
+    plan = plan_retention(own_backups(settings, backups), keep_days=settings.backup_keep_days, now=now)
     remove_backups(settings, plan)
     return plan

@@ -19,10 +19,16 @@ from psycopg import sql
 
 from pharos.infra import embedded_postgres
 from pharos.infra.database_roles import DATABASE, Administration, read_administration
-from pharos.infra.errors import PharosError, Unavailable
+from pharos.infra.errors import Conflict, NotFound, PharosError, Unavailable
+from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.ops.backup.restore_journal import read_journal
 from pharos.ops.backup.scratch import drop_database
+from pharos.ops.operation_lock import hold_operation_lock
+from pharos.ops.running import read_state
+from pharos.ops.start_stop import postgres_alone
+
+log = get_logger(__name__)
 
 SWAP_TRIES = 10
 STAMP = "%Y%m%d%H%M%S"
@@ -36,7 +42,7 @@ POINTS = """
 
 @dataclass(frozen=True)
 class RollbackPoint:
-    """A database that was live until `since`, and may be removed from `until` on."""
+    """A database that was live until `since`, and is removed by the worker from `until` on."""
 
     database: str
     since: datetime
@@ -50,14 +56,15 @@ def restored_name(live: str) -> str:
 
 
 def list_rollback_points(settings: Settings) -> list[RollbackPoint]:
-    """What can be swapped back to, the newest first. Raises `psycopg.Error` where the server does not answer.
+    """What can be swapped back to, the newest first. Raises `psycopg.Error` where the server does not answer."""
+    return list_kept(settings, BEFORE)
+
+
+def list_kept(settings: Settings, word: str) -> list[RollbackPoint]:
+    """What is kept as `word`, `BEFORE` or `FAILED`, the newest first. Raises as `list_rollback_points` does.
 
     Only ours are measured: a size wants the right to connect, and of another's database may be gone by then.
     """
-    return _kept(settings, BEFORE)
-
-
-def _kept(settings: Settings, word: str) -> list[RollbackPoint]:
     known = read_administration(settings)
     prefix = f"{known.database}_{word}_"
     pattern = re.compile(rf"{re.escape(prefix)}(\d{{14}})")
@@ -70,15 +77,16 @@ def _kept(settings: Settings, word: str) -> list[RollbackPoint]:
     return sorted(points, key=lambda point: point.since, reverse=True)
 
 
-def rollback_points_here(settings: Settings) -> list[RollbackPoint] | None:
+def kept_here(settings: Settings, word: str) -> list[RollbackPoint] | None:
     """The same, changing nothing where there is no database yet; None where none answers."""
     try:
-        return [] if _has_no_database(settings) else list_rollback_points(settings)
+        return [] if has_no_database(settings) else list_kept(settings, word)
     except (psycopg.OperationalError, PharosError):
         return None
 
 
-def _has_no_database(settings: Settings) -> bool:
+def has_no_database(settings: Settings) -> bool:
+    """Whether the server that comes with Pharos was never started here."""
     return settings.database_url is None and embedded_postgres.find(settings.data_dir) is None
 
 
@@ -90,15 +98,51 @@ def database_name(settings: Settings) -> str:
 def remove_old_rollback_points(settings: Settings) -> list[str]:
     """Drop those whose time is over, and what failed as long ago; their names. Does nothing where no administrator's
     address is known, and leaves what a restore at work, or one that was broken off, may have to swap back to."""
-    points = rollback_points_here(settings)
-    if points is None or _has_no_database(settings):
+    points = kept_here(settings, BEFORE)
+    if points is None or has_no_database(settings):
         return []
-    left, kept = read_journal(settings), (*points, *_kept(settings, FAILED))
-    needed = {left.before, left.database} if left else set()
+    kept, needed = (*points, *list_kept(settings, FAILED)), _needed(settings)
     over = [one.database for one in kept if one.until <= datetime.now(UTC) and one.database not in needed]
     for database in over:
         drop_database(read_administration(settings).admin_url, database)
     return over
+
+
+def _needed(settings: Settings) -> set[str | None]:
+    """What a restore at work, or one that was broken off, may have to swap back to."""
+    left = read_journal(settings)
+    return {left.before, left.database} if left else set()
+
+
+def find_kept(settings: Settings, name: str) -> RollbackPoint:
+    """What is kept under exactly this name, a rollback point or what failed. Raises `NotFound` for anything else, the
+    live database among it, and `Conflict` for what a restore may still need."""
+    kept = [*list_kept(settings, BEFORE), *list_kept(settings, FAILED)]
+    found = next((one for one in kept if one.database == name), None)
+    if found is None:
+        raise NotFound(
+            f"{name} is no rollback point and nothing that a failed restore left, so it was not touched. "
+            "`pharos restore --list` names those; `pharos backup prune` removes backups.",
+            code="no_rollback_point",
+        )
+    if name in _needed(settings):
+        raise Conflict(
+            f"A restore that is at work or was broken off may swap back to {name}. Wait, or end it first with `pharos "
+            "restore --resume` or `--abort`.",
+            code="restore_unfinished",
+        )
+    return found
+
+
+def forget_kept(settings: Settings, name: str) -> RollbackPoint:
+    """Remove it for good. Wants a server that answers; raises as `find_kept` and `hold_operation_lock` do."""
+    known = read_administration(settings)
+    is_served = has_database(known, known.database)
+    with hold_operation_lock(settings, "removing a rollback point", with_database=is_served):
+        found = find_kept(settings, name)
+        drop_database(known.admin_url, name)
+    log.warning("restore.rollback_point_removed", database=name, bytes=found.bytes)
+    return found
 
 
 def has_database(known: Administration, name: str) -> bool:
@@ -142,6 +186,16 @@ def free_name(known: Administration, word: str) -> str:
     while has_database(known, name := f"{known.database}_{word}_{at.strftime(STAMP)}"):
         at += timedelta(seconds=1)
     return name
+
+
+@contextmanager
+def server_at_hand(settings: Settings) -> Iterator[None]:
+    """Where nothing runs, the server that comes with Pharos, alone, while the block runs."""
+    if read_state(settings) is not None:
+        yield
+        return
+    with postgres_alone(settings):
+        yield
 
 
 @contextmanager

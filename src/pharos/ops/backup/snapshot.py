@@ -36,7 +36,7 @@ from pharos.ops.backup import signing
 from pharos.ops.backup.blob_lease import backup_lease
 from pharos.ops.backup.check import check_dump, check_files
 from pharos.ops.backup.dump import client_programs, dumping, finish_dump
-from pharos.ops.backup.escrow import collect_escrow, seal_escrow
+from pharos.ops.backup.escrow import collect_escrow, offline_recipients, seal_escrow
 from pharos.ops.backup.fingerprints import count_by_tenant, fingerprint_tables, read_server
 from pharos.ops.backup.manifest import (
     BLOBS_FOLDER,
@@ -53,7 +53,7 @@ from pharos.ops.backup.manifest import (
 )
 from pharos.ops.backup.named_blobs import NamedBlob, named_blobs
 from pharos.ops.backup.priority import backends_give_way
-from pharos.ops.backup.store import PULLING, record_failure, record_written
+from pharos.ops.backup.store import PULLING, installation_file, record_failure, record_written
 from pharos.ops.operation_lock import hold_operation_lock
 
 log = get_logger(__name__)
@@ -65,8 +65,8 @@ SPARE_BYTES = 64 * 2**20
 """Beside what is copied: the manifest, the escrow, and other writers of the disk."""
 NOT_INSIDE = [
     "the offline age identity: with whoever made it; without it and without this machine the escrow cannot be opened",
-    "the password of a restic repository offsite: `secrets/` of the data directory; for the offline identity also in "
-    "`pharos-offsite-password.age` in a repository's directory",
+    "the password of a restic repository offsite: `secrets/offsite_password` of the data directory; sealed for the "
+    "offline identity as `secrets/offsite_password.age`, and `pharos-offsite-password.age` in a repository's directory",
     "TLS certificates and their keys: with the reverse proxy",
     "passwords of the database's roles and its superuser: `secrets/` of the data directory; `pharos db init` makes new",
     "the models: they come with the install",
@@ -184,7 +184,7 @@ def _fill(
         name=name,
         made_at=made_at,
         version=__version__,
-        installation_id=read_or_make_secret(settings.data_dir / "secrets" / "installation_id"),
+        installation_id=read_or_make_secret(installation_file(settings)),
         tables=seen.tables,
         tenants=seen.tenants,
         spaces=seen.spaces,
@@ -196,6 +196,7 @@ def _fill(
         not_inside=NOT_INSIDE,
         seconds=round(time.monotonic() - started, 3),
         signed_by=signing.public_key(settings),
+        sealed_to=[str(recipient) for recipient in offline_recipients(settings)],
     )
     content = write_manifest(folder, manifest)
     write_private(folder / SIGNATURE, signing.sign(settings, content))

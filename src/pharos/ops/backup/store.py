@@ -51,7 +51,8 @@ DATABASE_SECONDS = 3
 class StoredBackup:
     """`state` is failed, written, verified or offsite; `folder` is None for an attempt that left none, or one removed.
 
-    A folder that was copied here from elsewhere has no `id`: no row tells of it.
+    A folder that was copied here from elsewhere has no `id`: no row tells of it. `sealed_to` and
+    `installation_id` are those of its manifest, "" without one; `pulled_at` is when it was fetched from offsite.
     """
 
     name: str
@@ -66,6 +67,9 @@ class StoredBackup:
     offsite_at: datetime | None = None
     error_code: str | None = None
     error: str | None = None
+    sealed_to: tuple[str, ...] = ()
+    installation_id: str = ""
+    pulled_at: datetime | None = None
 
     @property
     def is_good(self) -> bool:
@@ -134,6 +138,9 @@ def describe_folder(folder: Path) -> StoredBackup:
         bytes=manifest.bytes,
         documents=manifest.documents,
         seconds=manifest.seconds,
+        sealed_to=tuple(manifest.sealed_to),
+        installation_id=manifest.installation_id,
+        pulled_at=_pulled_at(folder),
     )
     if manifest.made_at > datetime.now(UTC) + CLOCK_IS_WRONG:
         return replace(known, state=FAILED, error_code="made_in_the_future", error=FUTURE_WORDS)
@@ -144,6 +151,23 @@ def describe_folder(folder: Path) -> StoredBackup:
     if fault := _lost_since(folder, manifest):
         return replace(known, state=FAILED, verified_at=found.at, error_code=fault[0], error=fault[1])
     return replace(known, state=VERIFIED_STATE, verified_at=found.at)
+
+
+def pulled_file(folder: Path) -> Path:
+    """Beside a backup that was fetched from offsite: when, as ISO 8601. Inside it would be a file no manifest names."""
+    return folder.with_name(f".pulled-{folder.name}")
+
+
+def _pulled_at(folder: Path) -> datetime | None:
+    try:
+        return datetime.fromisoformat(pulled_file(folder).read_text())
+    except (OSError, ValueError):
+        return None  # half a file says nothing: its age counts from when it was made
+
+
+def installation_file(settings: Settings) -> Path:
+    """Where the id lies that the backups of this installation bear."""
+    return settings.data_dir / "secrets" / "installation_id"
 
 
 def _lost_since(folder: Path, manifest: Manifest) -> tuple[str, str] | None:

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pharos.infra.errors import Conflict, Invalid, NotFound, PharosError
 from pharos.infra.settings import Settings
 from pharos.ops.backup.check import check_backup, check_escrow
+from pharos.ops.backup.faults import remember_faults
 from pharos.ops.backup.restore_plan import Tell, refuse_no_room_to_load
 from pharos.ops.backup.scratch import (
     compare_tables,
@@ -19,20 +19,6 @@ from pharos.ops.backup.scratch import (
     scratch_server,
 )
 from pharos.ops.backup.store import record_verification
-
-FAULTS_OF_THE_BACKUP = (Conflict, Invalid, NotFound)
-"""Kinds that say something about the backup; a full disk or a server that does not start say nothing about it."""
-FAULTS_OF_THE_QUESTION = {
-    "unknown_signer",
-    "escrow_not_opened",
-    "bad_identity_file",
-    "bad_public_key",
-    "bad_signing_key",
-    "newer_schema",
-    "newer_backup",
-    "renamed_backup",
-}
-"""Whoever asks has a wrong or a damaged key or too old a Pharos, or gave it another name: the backup may be good."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +42,9 @@ def verify_backup(
     The result is kept beside the backup and in its row. Raises what was wrong; a reason outside the backup is not kept.
     """
     started = time.monotonic()
-    try:
+    with remember_faults(settings, folder):
         found = _verify(settings, folder, tell=tell, identity=identity, signed_by=signed_by)
-    except FAULTS_OF_THE_BACKUP as error:
-        if error.code not in FAULTS_OF_THE_QUESTION:
-            _keep(settings, folder, started, error)
-        raise
-    _keep(settings, folder, started, None)
+    record_verification(settings, folder, seconds=time.monotonic() - started)
     return replace(found, seconds=round(time.monotonic() - started, 3))
 
 
@@ -87,8 +69,3 @@ def _verify(settings: Settings, folder: Path, *, tell: Tell, identity: Path | No
         secrets=opened.secrets,
         seconds=0.0,
     )
-
-
-def _keep(settings: Settings, folder: Path, started: float, error: PharosError | None) -> None:
-    if (folder / "manifest.json").is_file():  # without one it is no backup, and its name is known to nobody
-        record_verification(settings, folder, seconds=time.monotonic() - started, error=error)
