@@ -104,18 +104,20 @@ async def begin_turn(
     `NotFound`, `NotAllowed`, and `Unavailable` for a model that was wished for and is not there.
     """
     question = _checked(question)
-    if wish is not None:
-        await runtime.models.resolve(principal.tenant_id, wish)
+    wished = await runtime.models.resolve(principal.tenant_id, wish) if wish is not None else None
     async with runtime.db.transaction(principal.tenant_id) as session:
-        return await open_turn(
+        turn = await open_turn(
             session,
             principal,
             project_id=project_id,
             question=question,
             conversation_id=conversation_id,
             earlier=earlier,
+            wish=wish,
             owner=owner,
         )
+    # A project's own choice comes before a wish.
+    return turn if turn.model is not None else replace(turn, candidates=wished)
 
 
 async def answer_question(
@@ -141,7 +143,7 @@ async def answer_question(
         earlier=earlier,
         wish=wish,
     )
-    async for told in answer_turn(runtime, principal, turn, wish=wish):
+    async for told in answer_turn(runtime, principal, turn):
         if isinstance(told, Event):
             yield told
             continue
@@ -151,7 +153,7 @@ async def answer_question(
 
 
 async def answer_turn(
-    runtime: Runtime, principal: Principal, turn: Turn, *, wish: str | None = None, stop: Stop | None = None
+    runtime: Runtime, principal: Principal, turn: Turn, *, stop: Stop | None = None
 ) -> AsyncIterator[Event | Draft]:
     """`meta`, then `sources` and `text` in the order they are known; last the draft, which the caller stores.
 
@@ -161,7 +163,7 @@ async def answer_turn(
     """
     stop = stop or Stop()
     with ANSWER_SECONDS.labels("total").time():
-        candidates = await _find_models(runtime, principal, turn, wish)
+        candidates = await _find_models(runtime, principal, turn)
         key = await find_key(runtime, principal, turn, candidates)
         kept = await find_answer(runtime, key) if key is not None and not turn.is_anew else None
         if kept is not None:
@@ -170,7 +172,7 @@ async def answer_turn(
             yield Event("text", {"delta": kept.body})
             yield kept
             return
-        async for told in _make_answer(runtime, principal, turn, candidates, stop=stop, is_wished=wish is not None):
+        async for told in _make_answer(runtime, principal, turn, candidates, stop=stop):
             if isinstance(told, Draft) and key is not None and not stop.is_asked:
                 await keep_answer(runtime, key, told)
             yield told
@@ -183,7 +185,6 @@ async def _make_answer(
     candidates: tuple[Candidate, ...],
     *,
     stop: Stop,
-    is_wished: bool,
 ) -> AsyncIterator[Event | Draft]:
     """As `answer_turn`, by searching and asking a model, if there is one."""
     with ANSWER_SECONDS.labels("rewrite").time():
@@ -213,7 +214,7 @@ async def _make_answer(
             if reply.shown:
                 yield Event("error", told_failure(error, principal, message=_failure_words(principal)))
                 return
-            if is_wished:
+            if turn.wish is not None:
                 raise
             reply = Reply()  # what was held back is no answer
     if stop.is_asked and not reply.text.strip():
@@ -259,12 +260,14 @@ class Reply:
     shown: int = 0
 
 
-async def _find_models(runtime: Runtime, principal: Principal, turn: Turn, wish: str | None) -> tuple[Candidate, ...]:
+async def _find_models(runtime: Runtime, principal: Principal, turn: Turn) -> tuple[Candidate, ...]:
     """The models to ask, or none: without one the answer is extractive (C-31), but a wish is not passed over."""
+    if turn.candidates is not None:
+        return turn.candidates
     try:
-        return await runtime.models.resolve(principal.tenant_id, wish, project=turn.model)
+        return await runtime.models.resolve(principal.tenant_id, turn.wish, project=turn.model)
     except PharosError as error:
-        if wish is not None:
+        if turn.wish is not None:
             raise
         log.info("model.none", code=error.code)
         return ()
@@ -307,7 +310,7 @@ def _from_model(reply: Reply, found: SearchOutcome, call: Call) -> Draft:
         confidence=confidence,
         degraded=found.degraded,
         sources=sources,
-        made_by=MadeBy(call.provider, call.model, call.failed_over_from),
+        made_by=MadeBy(call.provider, call.model, call.failed_over_from, call.cut),
     )
 
 

@@ -43,7 +43,8 @@ class ToldEvent:
 
 @dataclass(frozen=True)
 class TurnView:
-    """A turn. `question_id` names the message that asks; `is_guests`: asked by a guest of a share link."""
+    """A turn. `question_id` names the message that asks, `wish` the model it named; `is_guests`: asked by a guest of a
+    share link."""
 
     id: MessageId
     conversation_id: ConversationId
@@ -51,6 +52,7 @@ class TurnView:
     question_id: MessageId
     question: str
     state: TurnState
+    wish: str | None
     is_guests: bool
 
 
@@ -199,6 +201,7 @@ def _views() -> Select[*tuple[Any, ...]]:
             TurnRow.conversation_id,
             TurnRow.question_id,
             TurnRow.state,
+            TurnRow.wish,
             Conversation.project_id,
             Conversation.share_token_id,
             Message.body,
@@ -216,5 +219,6 @@ def _view(row: Any) -> TurnView:
         question_id=MessageId(row.question_id),
         question=row.body,
         state=row.state,
+        wish=row.wish,
         is_guests=row.share_token_id is not None,
     )

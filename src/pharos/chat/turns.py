@@ -87,12 +87,12 @@ class Turns:
         self._writer: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
 
-    def start(self, runtime: Runtime, principal: Principal, turn: Turn, *, wish: str | None = None) -> None:
+    def start(self, runtime: Runtime, principal: Principal, turn: Turn) -> None:
         """Answer a turn whose row names this process as its owner."""
         running = Running(principal, turn)
         self._running[turn.message_id] = running
         TURNS_RUNNING.inc()
-        task = asyncio.create_task(self._run(runtime, running, wish))
+        task = asyncio.create_task(self._run(runtime, running))
         self._tasks[turn.message_id] = task
         if self._writer is None or self._writer.done():
             # Of no request: its log lines must not carry the id of whoever asked first.
@@ -126,9 +126,9 @@ class Turns:
         if self._writer is not None:
             self._writer.cancel()
 
-    async def _run(self, runtime: Runtime, running: Running, wish: str | None) -> None:
+    async def _run(self, runtime: Runtime, running: Running) -> None:
         try:
-            await self._answer(runtime, running, wish)
+            await self._answer(runtime, running)
         except asyncio.CancelledError:  # this process ends, or another one has taken the turn for lost
             await self._end(runtime, running, "interrupted", INTERRUPTED)
         except PharosError as error:
@@ -143,8 +143,8 @@ class Turns:
             del self._running[running.turn.message_id], self._tasks[running.turn.message_id]
             TURNS_RUNNING.dec()
 
-    async def _answer(self, runtime: Runtime, running: Running, wish: str | None) -> None:
-        async for told in answer_turn(runtime, running.principal, running.turn, wish=wish, stop=running.stop):
+    async def _answer(self, runtime: Runtime, running: Running) -> None:
+        async for told in answer_turn(runtime, running.principal, running.turn, stop=running.stop):
             if isinstance(told, Draft):
                 state: TurnState = "stopped" if running.stop.is_asked else "done"
                 await self._end(runtime, running, state, _done(running, told), draft=told)
