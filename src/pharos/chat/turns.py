@@ -7,6 +7,7 @@ processes; in its own it is passed on at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import time
 from collections import defaultdict
@@ -21,7 +22,16 @@ from pharos.chat.answer_html import answer_html
 from pharos.chat.failures import told_failure
 from pharos.chat.history import Draft, Turn, close_turn
 from pharos.chat.turn_news import TurnNews
-from pharos.chat.turn_rows import HEARTBEAT_SECONDS, ToldEvent, TurnState, add_events, beat, end_turn
+from pharos.chat.turn_rows import (
+    HEARTBEAT_SECONDS,
+    NOTHING_SAID,
+    STOP,
+    ToldEvent,
+    TurnState,
+    add_events,
+    beat,
+    end_turn,
+)
 from pharos.identity.principal import Principal
 from pharos.infra.database_errors import as_pharos_error
 from pharos.infra.errors import Conflict, PharosError, Unavailable
@@ -115,6 +125,14 @@ class Turns:
         if (running := self._running.get(turn_id)) is not None:
             running.stop.ask()
 
+    def hear(self, payload: str) -> None:
+        """What the database hints of turns."""
+        if payload.startswith(STOP):
+            with contextlib.suppress(ValueError):
+                self.stop(MessageId(UUID(payload.removeprefix(STOP))))
+        else:
+            self.news.hear(payload)
+
     async def close(self) -> None:
         """Let running turns end until `ends_at` (monotonic seconds; None: now), then mark the rest as interrupted."""
         tasks = list(self._tasks.values())
@@ -153,8 +171,7 @@ class Turns:
             else:
                 running.tell(told)
         if not running.is_ending:
-            nothing = {"stopped": True, "text": "", "html": "", "grounded": False, "confidence": 0.0, "unsupported": []}
-            await self._end(runtime, running, "stopped", Event("done", nothing))
+            await self._end(runtime, running, "stopped", Event("done", {**NOTHING_SAID, "stopped": True}))
 
     async def _end(
         self, runtime: Runtime, running: Running, state: TurnState, last: Event, *, draft: Draft | None = None
