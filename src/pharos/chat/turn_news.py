@@ -109,12 +109,7 @@ def _parts(view: TurnView, message: Message | None, sources: list[Source]) -> li
     """An answer from its row: its end carries all of its text."""
     stopped = view.state == "stopped"
     if message is None:
-        return [
-            (
-                "done",
-                {"stopped": stopped, "text": "", "html": "", "grounded": False, "confidence": 0.0, "unsupported": []},
-            )
-        ]
+        return [("done", {**NOTHING_SAID, "stopped": stopped})]
     meta: dict[str, Any] = {
         "conversation_id": str(view.conversation_id),
         "message_id": str(view.id),
