@@ -43,6 +43,19 @@ class Usage:
     is_estimate: bool = False
 
 
+CutReason = Literal["length", "content_filter"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The answer ends, but not because the model was done: its length was used up, or the vendor's filter ended it.
+
+    It is no failure: what came is shown, and said to be cut.
+    """
+
+    reason: CutReason
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One model of one provider that may be called, with what the call needs.
@@ -72,6 +85,7 @@ class Call:
 
     `purpose` says what it is for, in metrics and in the record of spend. `cost_micro` is None where no price is known.
     `failed_over_from` are the providers that were tried before, in order. `first_token_seconds` counts from the call.
+    `cut` is why the answer ends before its end, None where it does not.
     """
 
     purpose: str = "answer"
@@ -82,6 +96,7 @@ class Call:
     seconds: float = 0.0
     first_token_seconds: float | None = None
     failed_over_from: tuple[str, ...] = ()
+    cut: CutReason | None = None
 
 
 ModelState = Literal["ready", "loading", "down"]
@@ -111,8 +126,8 @@ class ChatModel(Protocol):
 
     name: str
 
-    def stream(self, request: ChatRequest) -> AsyncIterator[str | Usage]:
-        """Pieces of the answer in order, and once what it took, if the provider says.
+    def stream(self, request: ChatRequest) -> AsyncIterator[str | Usage | Cut]:
+        """Pieces of the answer in order, once what it took, if the provider says, and whether it was cut.
 
         Raises, with the provider's own words in `cause_words` (its status first, the key taken out):
         `NotAllowed` (`provider_key_refused`: 401 and 403), `LimitReached` (`provider_rate_limited`, with the seconds

@@ -33,6 +33,7 @@ class Maker:
     model: str
     provider: str
     others: str = ""
+    cut: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,4 +134,4 @@ def _answer(project_id: ProjectId | None, message: StoredMessage, sources: Seque
 
 
 def _maker(made_by: Mapping[str, Any]) -> Maker:
-    return Maker(made_by["model"], made_by["provider"], ", ".join(made_by["failed_over_from"]))
+    return Maker(made_by["model"], made_by["provider"], ", ".join(made_by["failed_over_from"]), made_by.get("cut"))

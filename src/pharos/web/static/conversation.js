@@ -201,7 +201,8 @@ async function rate(chosen) {
   }
 }
 
-function showMaker({ card }, { provider, model, failed_over_from }) {
+function showMaker({ card }, { provider, model, failed_over_from, cut }) {
+  card.querySelector("[data-cut]").hidden = !cut;
   const line = card.querySelector("[data-made-by]");
   const others = failed_over_from.join(", ");
   line.textContent = others ? t("ask.made_by_spare", { model, provider, others }) : t("ask.made_by", { model, provider });
