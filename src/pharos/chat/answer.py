@@ -15,6 +15,7 @@ from pharos.chat.follow_up import find_search_text
 from pharos.chat.grounding import find_unsupported
 from pharos.chat.history import Draft, MadeBy, Source, Turn, close_turn, open_turn
 from pharos.chat.prompt import build_prompt
+from pharos.identity.model_managers import find_models_page
 from pharos.identity.principal import Principal
 from pharos.infra.errors import Invalid, PharosError
 from pharos.infra.ids import ConversationId, ProjectId
@@ -188,7 +189,10 @@ async def _make_answer(
 ) -> AsyncIterator[Event | Draft]:
     """As `answer_turn`, by searching and asking a model, if there is one."""
     with ANSWER_SECONDS.labels("rewrite").time():
-        question = await find_search_text(runtime, principal, turn, candidates)
+        question = await find_search_text(runtime, principal, turn, candidates, until=stop.until)
+    if stop.is_asked:
+        yield Event("meta", _meta(turn, mode="model" if candidates else "extractive", degraded=False))
+        return
     with ANSWER_SECONDS.labels("retrieve").time():
         found = await search(runtime, principal, text=question, project_id=turn.project_id, limit=PASSAGES_READ)
     extract = extract_answer(question, found)
@@ -212,7 +216,7 @@ async def _make_answer(
         except PharosError as error:
             log.warning("model.failed", model=call.model, code=error.code, begun=bool(reply.shown))
             if reply.shown:
-                yield Event("error", told_failure(error, principal, message=_failure_words(principal)))
+                yield Event("error", told_failure(error, principal, message=await _failure_words(runtime, principal)))
                 return
             if turn.wish is not None:
                 raise
@@ -231,10 +235,10 @@ async def _make_answer(
     yield draft
 
 
-def _failure_words(principal: Principal) -> str:
+async def _failure_words(runtime: Runtime, principal: Principal) -> str:
     """What went wrong is for the log; who can mend it is told where (CH-03)."""
-    mends = principal.platform_role in {"engineer", "superadmin"}
-    return f"{FAILED} The cause is in the log; see /engineer/providers." if mends else FAILED
+    page = await find_models_page(runtime, principal)
+    return FAILED if page is None else f"{FAILED} The cause is in the log; see {page}."
 
 
 def done_event(draft: Draft) -> Event:
