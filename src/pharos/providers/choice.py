@@ -210,7 +210,8 @@ def _by_default(known: Sequence[Known], usable: Sequence[Known]) -> tuple[Known,
     if known:
         raise _no_provider("No provider is the default. An administrator makes one: `pharos provider default NAME`.")
     raise _no_provider(
-        "No model is configured. An engineer adds a provider at /engineer/providers, or with `pharos provider add`."
+        "No model is configured. An administrator adds a provider at /admin/models, an engineer one for all at "
+        "/engineer/providers, or the operator with `pharos provider add`."
     )
 
 
