@@ -20,7 +20,8 @@ CUTS: dict[str, CutReason] = {
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
-MAX_ANSWER_CHARACTERS = 1_000_000
+MAX_ANSWER_CHARACTERS = 50_000
+"""Ten times what is asked for; each sentence of an answer is checked on the loop that all tenants share."""
 FAILURES = (anthropic.AnthropicError, httpx2.HTTPError, *MALFORMED)
 
 

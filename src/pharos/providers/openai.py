@@ -20,7 +20,8 @@ OFFICIAL_URL = "https://api.openai.com/v1"
 SILENCE_SECONDS = 60.0
 """How long a provider may say nothing, before its first word or between two."""
 CUTS: dict[str, CutReason] = {"length": "length", "content_filter": "content_filter"}
-MAX_ANSWER_CHARACTERS = 1_000_000
+MAX_ANSWER_CHARACTERS = 50_000
+"""Ten times what is asked for; each sentence of an answer is checked on the loop that all tenants share."""
 FAILURES = (openai.OpenAIError, httpx2.HTTPError, *MALFORMED)
 
 
