@@ -20,10 +20,10 @@ from tests.web.test_admin_pages import browser_of
 
 from pharos.identity.principal import Principal
 from pharos.identity.tenants import ensure_default_tenant
-from pharos.infra.errors import Unavailable
+from pharos.infra.errors import NotAllowed, Unavailable
 from pharos.infra.models import Secret
 from pharos.ops.provider_changes import Draft, add_provider, remove_provider
-from pharos.ops.provider_report import list_offers, uncounted_models
+from pharos.ops.provider_report import list_offers, read_installation_spend, uncounted_models
 from pharos.ops.spend_watch import watch_spend
 from pharos.providers.breaker import list_standings
 from pharos.providers.calls import Models
@@ -338,6 +338,13 @@ async def test_engineers_manage_what_is_shared_and_tenants_their_own_and_neither
         candidates = await world.models.resolve(guest.id)
         assert [piece async for piece in world.models.stream(guest.id, candidates, REQUEST, call)]
         assert (await tenant.get("/providers/spend")).json()["calls"] == 1  # who asks pays
+        spend = await read_installation_spend(world, people["engineer"])  # and who owns the key sees it
+        taken = sorted((one.provider, one.calls, one.unpriced) for one in spend.by_provider)
+        assert taken == [("house", 2, 2), ("second", 1, 1)]  # each was pinged by its engineer
+        assert sorted(line.calls for _, line in spend.by_tenant if line.provider == "house") == [1, 1]
+        for other in (people["admin"], guest.admin):
+            with pytest.raises(NotAllowed):
+                await read_installation_spend(world, other)
         assert (await tenant.post("/providers/admin", json=entered(provider, name="theirs"))).status_code == 201
         assert await default_of_guest() == "theirs"
         forbidden = await tenant.put("/providers/settings", json={"useSharedProviders": False})

@@ -57,6 +57,24 @@ class SpendLine:
     cost_micro: int
 
 
+@dataclass(frozen=True)
+class SharedSpend:
+    """What was taken of one of the installation's providers this month; `unpriced` calls are not in the sum."""
+
+    provider: str
+    calls: int
+    unpriced: int
+    cost_micro: int
+
+    def plus(self, other: SharedSpend) -> SharedSpend:
+        return SharedSpend(
+            self.provider,
+            self.calls + other.calls,
+            self.unpriced + other.unpriced,
+            self.cost_micro + other.cost_micro,
+        )
+
+
 def estimate_usage(request: ChatRequest, answer_characters: int) -> Usage:
     """Tokens guessed from the text."""
     asked = sum(len(message.content) for message in request.messages)
@@ -148,6 +166,18 @@ async def list_spend(session: AsyncSession) -> list[SpendLine]:
         .order_by(cost.desc(), LlmCall.provider, LlmCall.model)
     )
     return [SpendLine(row[0], row[1], *(int(value or 0) for value in row[2:])) for row in rows]
+
+
+async def list_shared_spend(session: AsyncSession) -> list[SharedSpend]:
+    """What the tenant of this transaction took of the installation's providers this UTC month, by provider."""
+    cost = func.coalesce(func.sum(LlmCall.cost_micro), literal(0))
+    rows = await session.execute(
+        select(LlmCall.provider, func.count(), func.count() - func.count(LlmCall.cost_micro), cost)
+        .where(LlmCall.is_shared, LlmCall.at >= func.date_trunc("month", func.now(), "UTC"))
+        .group_by(LlmCall.provider)
+        .order_by(LlmCall.provider)
+    )
+    return [SharedSpend(row[0], *(int(value or 0) for value in row[1:])) for row in rows]
 
 
 async def find_overspent(session: AsyncSession, budget: TenantModelSettings) -> LimitReached | None:

@@ -15,7 +15,13 @@ from pharos.infra.ids import ProjectId
 from pharos.library.project_settings import read_project_settings
 from pharos.library.projects import get_project
 from pharos.ops.provider_changes import read_model_settings, require_manager
-from pharos.ops.provider_report import list_offers, managed_providers, read_tenant_spend, uncounted_models
+from pharos.ops.provider_report import (
+    list_offers,
+    managed_providers,
+    read_installation_spend,
+    read_tenant_spend,
+    uncounted_models,
+)
 from pharos.providers.presets import PRESETS
 from pharos.web.admin_pages import AdminVisit, admin_page
 from pharos.web.html import page
@@ -46,6 +52,7 @@ async def installation_providers_page(request: Request, visit: EngineerVisit) ->
         **_choices(),
         managed=managed,
         given=[one for one in await list_offers(visit.runtime, visit.principal) if one.id is None],
+        spend=await read_installation_spend(visit.runtime, visit.principal),
         shared=True,
         allows_private=visit.runtime.settings.allow_private_providers,
     )
