@@ -430,7 +430,7 @@ async def make_vectors(world: Runtime, tenant: MadeTenant, wish: str, call: Call
 async def test_vectors_go_the_same_way_as_answers_and_come_from_the_same_model_alone(
     world: Runtime, tenant: MadeTenant, provider: Provider
 ) -> None:
-    small = {"models": ["text-embedding-3-small"]}
+    small: dict[str, Any] = {"models": ["text-embedding-3-small"]}
     with provider_server(Provider(always="failed")) as broken:
         await make_provider(world, tenant.id, provider.openai_url, is_default=True)
         await make_provider(world, tenant.id, broken.openai_url, name="first", requests_per_minute=3, **small)
