@@ -54,6 +54,7 @@ class AnthropicChat:
         length, prompt_tokens, completion_tokens, is_whole = 0, 0, 0, False
         cut: CutReason | None = None
         try:
+            # It takes no temperature: answers come at the vendor's own.
             async with await self._client.messages.create(
                 model=self.name,
                 max_tokens=request.max_tokens,

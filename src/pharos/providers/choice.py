@@ -71,6 +71,7 @@ class Known:
             allows_private=self.allows_private,
             requests_per_minute=self.requests_per_minute,
             status_page=self.status_page,
+            is_listed=model in self.models,
         )
 
 

@@ -21,6 +21,8 @@ class ChatMessage:
 
 @dataclass(frozen=True)
 class ChatRequest:
+    """`temperature` goes to vendors who take one: Anthropic does not, nor OpenAI for models that think first."""
+
     messages: tuple[ChatMessage, ...]
     max_tokens: int = 1024
     temperature: float = 0.0
@@ -61,7 +63,8 @@ class Candidate:
     """One model of one provider that may be called, with what the call needs.
 
     `state_key` names its breaker and budget; `label` names it in metrics. `allows_private`: its address may be of this
-    machine or of a private network, which is the operator's own word.
+    machine or of a private network, which is the operator's own word. `is_listed`: its provider names the model; what
+    it does not name anybody may wish for, so that one has no name in metrics.
     """
 
     provider: str
@@ -77,6 +80,7 @@ class Candidate:
     allows_private: bool = False
     requests_per_minute: int | None = None
     status_page: str | None = None
+    is_listed: bool = True
 
 
 @dataclass

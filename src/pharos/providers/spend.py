@@ -92,18 +92,23 @@ def price_call(candidate: Candidate, call: Call) -> None:
     call.cost_micro = cost_micro(
         usage, model=candidate.model, preset=candidate.preset, is_local=candidate.kind == "local"
     )
-    TOKENS.labels(candidate.label, candidate.model, "prompt").inc(usage.prompt_tokens)
-    TOKENS.labels(candidate.label, candidate.model, "completion").inc(usage.completion_tokens)
-    COST.labels(candidate.label, candidate.model).inc((call.cost_micro or 0) / 1_000_000)
+    TOKENS.labels(candidate.label, _model_label(candidate), "prompt").inc(usage.prompt_tokens)
+    TOKENS.labels(candidate.label, _model_label(candidate), "completion").inc(usage.completion_tokens)
+    COST.labels(candidate.label, _model_label(candidate)).inc((call.cost_micro or 0) / 1_000_000)
 
 
 def count_call(candidate: Candidate, call: Call, *, status: str) -> None:
     """Put how the call ended and how long it took into the metrics."""
-    CALLS.labels(candidate.label, candidate.model, status).inc()
-    CALL_SECONDS.labels(candidate.label, candidate.model, call.purpose).observe(call.seconds)
-    LATENCY.labels(status, candidate.model).observe(call.seconds)
+    CALLS.labels(candidate.label, _model_label(candidate), status).inc()
+    CALL_SECONDS.labels(candidate.label, _model_label(candidate), call.purpose).observe(call.seconds)
+    LATENCY.labels(status, _model_label(candidate)).observe(call.seconds)
     if call.first_token_seconds is not None:
-        FIRST_TOKEN_SECONDS.labels(candidate.label, candidate.model).observe(call.first_token_seconds)
+        FIRST_TOKEN_SECONDS.labels(candidate.label, _model_label(candidate)).observe(call.first_token_seconds)
+
+
+def _model_label(candidate: Candidate) -> str:
+    """A series for each name that somebody may invent would never end."""
+    return candidate.model if candidate.is_listed else "other"
 
 
 def record_call(session: AsyncSession, tenant_id: TenantId, candidate: Candidate, call: Call, *, status: str) -> None:
