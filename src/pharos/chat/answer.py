@@ -12,7 +12,7 @@ from pharos.chat.citations import check_citations, safe_prefix
 from pharos.chat.extractive import Extract, Quotation, extract_answer
 from pharos.chat.failures import failure_of, told_failure
 from pharos.chat.follow_up import find_search_text
-from pharos.chat.grounding import find_unsupported
+from pharos.chat.grounding import claims_of, find_unsupported
 from pharos.chat.history import Draft, MadeBy, Source, Turn, close_turn, open_turn
 from pharos.chat.prompt import build_prompt
 from pharos.identity.model_managers import find_models_page
@@ -319,11 +319,21 @@ def _from_model(reply: Reply, found: SearchOutcome, call: Call) -> Draft:
 
 
 async def _verified(runtime: Runtime, draft: Draft) -> Draft:
-    """The draft with the sentences named that the passages they cite do not support."""
+    """The draft with the sentences named that the passages they cite do not support.
+
+    To cite is not enough: it is grounded when one of its sentences is supported, and trusted by the share that is.
+    """
     passages = {source.index: source.text for source in draft.sources}
     found = await find_unsupported(runtime.embedding, draft.body, passages)
     CLAIMS_UNSUPPORTED.inc(len(found))
-    return replace(draft, unsupported=tuple(claim.end for claim in found))
+    number = sum(1 for _ in claims_of(draft.body))
+    supported = number - len(found)
+    return replace(
+        draft,
+        grounded=supported > 0,
+        confidence=draft.confidence * supported / max(number, 1),
+        unsupported=tuple(claim.end for claim in found),
+    )
 
 
 def _from_extract(extract: Extract, *, degraded: bool) -> Draft:

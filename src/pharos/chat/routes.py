@@ -80,7 +80,8 @@ class MadeBy(Body):
 
 
 class Answer(Body):
-    """`grounded` is false for an honest "not in these documents"; `degraded`: a part of the search did not answer.
+    """`grounded` is false for an honest "not in these documents", and where no sentence is supported by the passages it
+    cites; `confidence` falls with the share of sentences that are not. `degraded`: a part of the search did not answer.
 
     `unsupported` are the offsets in `answer` where sentences end that the passages they cite do not support; `madeBy`
     is null where no model wrote it.

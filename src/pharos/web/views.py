@@ -57,6 +57,11 @@ class Turn:
     made_by: Maker | None = None
     sources: tuple[SourceLine, ...] = ()
 
+    @property
+    def is_unfounded(self) -> bool:
+        """Whether nothing was found; with passages the reader decides, and what they do not support is marked."""
+        return self.grounded is False and not self.sources
+
 
 # What a script fills in when an answer streams: the same templates, without a value.
 BLANKS: dict[str, Any] = {
@@ -129,7 +134,7 @@ def _answer(project_id: ProjectId | None, message: StoredMessage, sources: Seque
         degraded=bool(message.degraded),
         unsupported=len(message.unsupported),
         made_by=_maker(message.made_by) if message.made_by is not None else None,
-        sources=lines if message.grounded else (),
+        sources=lines,
     )
 
 

@@ -135,10 +135,12 @@ const handlers = {
     if (typeof data.html === "string") answer.body.innerHTML = data.html;
     if (data.stopped && !data.text) return showProblem(answer, new ApiError(t("ask.state_stopped")));
     answer.isWhole = true;
-    answer.card.classList.toggle("turn--unfounded", data.grounded === false);
-    answer.card.querySelector("[data-unfounded]").hidden = data.grounded !== false;
+    // With passages the reader decides: sentences that these do not support are marked in the text.
+    const isUnfounded = data.grounded === false && !answer.sources.length;
+    answer.card.classList.toggle("turn--unfounded", isUnfounded);
+    answer.card.querySelector("[data-unfounded]").hidden = !isUnfounded;
     answer.card.querySelector("[data-unsupported]").hidden = !data.unsupported?.length;
-    if (data.grounded !== false) showSources(answer);
+    showSources(answer);
     keepInView(answer);
   },
 };
