@@ -317,6 +317,7 @@ async def test_an_answer_that_its_length_cut_says_so_and_is_asked_for_again(
         await world.models.close()
     assert (whole.choices[0].finish_reason, ends[-1], set(ends[:-1])) == ("length", "length", {None})
     assert len(short.asked) == 2, "a cut answer was kept for an hour"
+    assert whole.model_extra is not None
     async with open_client(world, member) as browser:
         page = await browser.get(f"/projects/{project_id}?conversation={whole.model_extra['conversation_id']}")
     assert "cut off before its end" in page.text

@@ -74,7 +74,14 @@ async def add_provider(runtime: Runtime, principal: Principal, draft: Draft, *, 
     """
     preset = _preset(draft.preset) or preset_of(draft.base_url or "")
     await require_manager(runtime, principal, is_shared=bool(draft.is_shared))
-    values = {"name": "", "kind": "openai", "base_url": "", "models": [], "is_shared": False, "is_enabled": True}
+    values: dict[str, Any] = {
+        "name": "",
+        "kind": "openai",
+        "base_url": "",
+        "models": [],
+        "is_shared": False,
+        "is_enabled": True,
+    }
     values |= _of_preset(preset) | _changes(draft)
     check_name(values["name"])
     key = check_key(draft.key, preset=values.get("preset")) if draft.key and draft.key.strip() else None
