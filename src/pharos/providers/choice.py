@@ -201,7 +201,9 @@ def _by_name(known: Sequence[Known], usable: Sequence[Known], wish: str) -> tupl
 
 
 def _by_default(known: Sequence[Known], usable: Sequence[Known]) -> tuple[Known, str]:
-    default = next((one for one in usable if one.is_default and one.models), None)
+    default = next((one for one in usable if one.is_default and (one.models or one.kind == "local")), None)
+    if default is not None and not default.models:  # nobody chose to have another asked in a local one's place
+        raise _no_provider(f"{default.name} is the default and names no model. An administrator names one.")
     # An installation may share providers without a default of its own; its first one will do.
     default = default or next((one for one in usable if one.is_shared and one.models), None)
     if default is not None:
