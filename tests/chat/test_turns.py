@@ -368,7 +368,8 @@ async def test_of_two_who_want_the_same_question_answered_anew_one_gets_through(
     world = with_model(runtime, speaker)
     async with open_client(world, tenant.admin) as here, open_client(world, tenant.admin) as elsewhere:
         both = [asyncio.create_task(each.post(f"/chat/turns/{turn_id}/regenerate")) for each in (here, elsewhere)]
-        (refused,), (waiting,) = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        done, still = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        (refused,), (waiting,) = done, still
         assert (refused.result().status_code, refused.result().json()["error"]) == (409, "still_running")
         speaker.go_on.set()
         assert "event: done" in (await waiting).text
