@@ -36,6 +36,7 @@ Fault = Literal[
     "bomb",  # `huge_bytes` of blanks, packed small
     "redirect",  # 307 to `redirect_to`
     "error_event",  # the first word, then the stream says that it failed
+    "at_limit",  # an answer that its own length cut
     "no_words",  # an answer without text
     "wrong_dimension",  # vectors of which the last is one shorter
     "shorter",  # vectors that are all one shorter than they should be
@@ -158,6 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
         prompt_tokens = sum(len(str(message["content"]).split()) for message in body["messages"])
         speak = _anthropic_chat if self.path.endswith("/messages") else _openai_chat
         events, whole = speak(body, words, prompt_tokens)
+        if fault == "at_limit":
+            events = [one.replace('"stop"', '"length"').replace('"end_turn"', '"max_tokens"') for one in events]
         if body.get("stream"):
             self._stream(events, fault)
         else:

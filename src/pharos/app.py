@@ -77,7 +77,7 @@ def create_app(settings: Settings, *, runtime: Runtime | None = None) -> FastAPI
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_runtime(settings) as opened:
             app.state.runtime = opened
-            opened.notices.on(TURN_NEWS, app.state.turns.news.hear)
+            opened.notices.on(TURN_NEWS, app.state.turns.hear)
             opened.notices.on(APP_EVENTS, app.state.bells.hear)
             async with sign_in_upkeep(opened), feedback_upkeep(opened):
                 await reset_breakers(opened.db)  # a start gives every provider another chance (LP-21)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import select
-from tests.conftest import RunJobs
+from tests.conftest import RunJobs, open_client
 from tests.fakes import with_model
 from tests.make import MadeTenant, make_document, make_person, make_project
 
@@ -110,6 +110,19 @@ async def test_a_sentence_that_its_cited_passage_does_not_say_is_named(
     async with runtime.db.transaction(tenant.id) as session:
         stored = (await session.execute(select(Message).where(Message.role == "assistant"))).scalar_one()
     assert stored.unsupported == answer.unsupported
+    assert answer.confidence == pytest.approx(answer.sources[0].score / 2)
+
+
+async def test_an_answer_that_its_passages_do_not_support_at_all_is_not_grounded_though_it_cites_them(
+    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
+) -> None:
+    project = await library(runtime, tenant, run_jobs)
+    answer = await ask(runtime, tenant, project, model=Model("It cost 800 talents of silver [1]."))
+    assert (answer.grounded, answer.confidence, len(answer.sources)) == (False, 0.0, 1)
+    async with open_client(runtime, tenant.admin) as client:
+        page = (await client.get(f"/projects/{project}?conversation={answer.conversation_id}")).text
+    assert "Sentences with a ? are not supported" in page
+    assert "turn--unfounded" not in page
 
 
 async def test_a_model_that_cites_nothing_is_not_grounded(

@@ -109,14 +109,19 @@ async def test_what_a_spare_model_answered_says_so_and_is_not_given_as_the_first
     async with open_client(world, tenant.admin) as client:
         spare = (await client.post("/chat", json=question)).json()
         assert spare["answer"] == "By the spare [1]."
-        assert spare["madeBy"] == {"provider": "spare", "model": "gpt-4o-mini", "failedOverFrom": ["first"]}
+        assert spare["madeBy"] == {
+            "provider": "spare",
+            "model": "gpt-4o-mini",
+            "failedOverFrom": ["first"],
+            "cut": None,
+        }
         page = await client.get(f"/projects/{project_id}?conversation={spare['conversationId']}")
         assert "By gpt-4o-mini of spare; first did not answer" in page.text
         opened["first"].is_away = False
         for _ in range(2):  # asked, then kept
             first = (await client.post("/chat", json=question)).json()
             assert first["answer"] == "By the first [1]."
-            assert first["madeBy"] == {"provider": "first", "model": "gpt-4o-mini", "failedOverFrom": []}
+            assert first["madeBy"] == {"provider": "first", "model": "gpt-4o-mini", "failedOverFrom": [], "cut": None}
     assert len(opened["first"].requests) == 2
     await models.close()
 

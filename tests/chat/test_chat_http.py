@@ -11,11 +11,13 @@ import pytest
 from sqlalchemy import select
 from tests.conftest import RunJobs, open_client
 from tests.fakes import FakeChat, with_model
-from tests.make import MadeTenant, make_document, make_project
+from tests.make import MadeTenant, make_document, make_person, make_project
 
 from pharos.chat.models import Conversation, Message
 from pharos.identity.api_keys import create_key
+from pharos.identity.model_managers import find_models_page
 from pharos.identity.principal import Principal
+from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra.errors import Unavailable
 from pharos.infra.ids import ProjectId
 from pharos.providers.contract import ChatRequest
@@ -155,7 +157,27 @@ async def test_a_model_that_fails_is_a_short_sentence_and_for_engineers_a_way_to
     assert streamed == ("error", told)
     async with open_client(world, tenant.admin) as client:
         told = events_of((await client.post("/chat/stream", json=asked)).text)[-1][1]
-    assert told["message"] == "Failed to generate response. The cause is in the log; see /engineer/providers."
+    assert told["message"] == "Failed to generate response. The cause is in the log; see /admin/models."
+
+
+@pytest.mark.contract("CH-03", part="who can mend it is led to a page that they may open")
+async def test_who_is_led_to_a_page_of_models_may_open_it(runtime: Runtime, tenant: MadeTenant) -> None:
+    home = await ensure_default_tenant(runtime)
+    people = {
+        "/admin/models": [tenant.admin, await make_person(runtime.db, home, platform_role="admin")],
+        "/engineer/providers": [await make_person(runtime.db, home, platform_role="engineer")],
+        None: [
+            await make_person(runtime.db, tenant.id),
+            await make_person(runtime.db, tenant.id, platform_role="engineer"),
+        ],
+    }
+    for page, those in people.items():
+        for who in those:
+            assert await find_models_page(runtime, who) == page
+            async with open_client(runtime, who) as client:
+                statuses = [(await client.get(path)).status_code for path in ("/admin/models", "/engineer/providers")]
+            assert page is None or 200 in statuses
+            assert (page is None) == (200 not in statuses), who
 
 
 @pytest.mark.contract("CH-02")

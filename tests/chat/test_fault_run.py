@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -10,14 +12,20 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
+from structlog.typing import EventDict
 from tests.conftest import RunJobs, open_client
 from tests.make import MadeTenant, make_document, make_project
 from tests.ops.test_metrics import asking_from
-from tests.provider_server import provider_server
+from tests.provider_server import Provider, provider_server
 from tests.providers.worlds import make_provider, patient
 
+from pharos.identity.current import COOKIE
+from pharos.identity.sign_in import open_session
 from pharos.infra.ids import ProjectId
+from pharos.providers.calls import Models
+from pharos.providers.contract import Candidate
 from pharos.providers.models import LlmCall
+from pharos.providers.openai import OpenAIChat
 from pharos.runtime import Runtime
 
 AGED = text(
@@ -62,14 +70,31 @@ async def set_older(world: Runtime, name: str) -> None:
     assert await world.db.fetch(AGED, {"name": name}) is not None
 
 
-@pytest.mark.contract("LP-16", part="as people and dashboards see it")
-@pytest.mark.contract("CH-03", part="the short sentence to the asker, the cause to the log")
-async def test_an_outage_is_answered_around_told_in_short_and_paid_once(
-    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs
-) -> None:
+async def calls_of(world: Runtime, tenant: MadeTenant) -> list[LlmCall]:
+    async with world.db.transaction(tenant.id) as session:
+        return list((await session.execute(select(LlmCall).order_by(LlmCall.id))).scalars())
+
+
+def causes(logs: list[EventDict]) -> list[str]:
+    return [line["code"] for line in logs if line["event"].startswith("[LLM] API error: ")]
+
+
+ONCE_AROUND = {("closed", "open"): 1, ("open", "half_open"): 1, ("half_open", "closed"): 1}
+
+
+@pytest.fixture
+async def project_id(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> ProjectId:
     project_id = await make_project(runtime.db, tenant.admin)
     await make_document(runtime, tenant.admin, project_id)
     await run_jobs(runtime)
+    return project_id
+
+
+@pytest.mark.contract("LP-16", part="as people and dashboards see it")
+@pytest.mark.contract("CH-03", part="the short sentence to the asker and on the page, the cause to the log")
+async def test_an_outage_is_answered_around_told_in_short_and_paid_once(
+    runtime: Runtime, tenant: MadeTenant, project_id: ProjectId
+) -> None:
     world = patient(runtime)
     with provider_server() as provider, provider_server() as spare:
         await make_provider(world, tenant.id, provider.openai_url, is_default=True)
@@ -84,14 +109,12 @@ async def test_an_outage_is_answered_around_told_in_short_and_paid_once(
                 cut = await asker.ask()
             assert (cut["last"], cut["error"]) == ("error", "provider_answer_bad")
             assert cut["message"].startswith("Failed to generate response.")
-            causes = [line["code"] for line in logs if line["event"].startswith("[LLM] API error: ")]
-            assert causes == ["provider_answer_bad"]
-
-            provider.faults.append("rate_limited")
-            stormed = await asker.ask()
-            assert (stormed["last"], stormed["mode"]) == ("done", "model"), "waited for"
-            assert (await breaker(world, name))[0] == 0, "a limit is no outage"
-            await world.db.fetch(text("update provider_states set paused_until = null returning key"), {})
+            assert causes(logs) == ["provider_answer_bad"]
+            cookie = (await open_session(world, tenant.admin)).session_token
+            opened = f"/projects/{project_id}?conversation={cut['conversation_id']}"
+            page = await client.get(opened, headers={"Cookie": f"{COOKIE}={cookie}"})
+            assert '<p class="notice notice--warning">Failed to generate response.</p>' in page.text
+            assert "cannot be used" not in page.text, "the cause is for the log"
 
             provider.always = "failed"
             for state in (0, 1):
@@ -110,13 +133,95 @@ async def test_an_outage_is_answered_around_told_in_short_and_paid_once(
             for state in (2, 2, 0):
                 assert (await asker.ask())["made_by"]["provider"] == candidate.provider
                 assert (await breaker(world, name))[0] == state
-        assert (await breaker(world, name))[1] == {
-            ("closed", "open"): 1,
-            ("open", "half_open"): 1,
-            ("half_open", "closed"): 1,
-        }
-        async with world.db.transaction(tenant.id) as session:
-            calls = list((await session.execute(select(LlmCall))).scalars())
-        answered = [call.provider for call in calls if call.status == "ok"]
-        assert sorted(answered) == sorted([candidate.provider] * 5 + ["spare"]), "each answer is paid once"
+        assert (await breaker(world, name))[1] == ONCE_AROUND
+        answered = [call.provider for call in await calls_of(world, tenant) if call.status == "ok"]
+        assert sorted(answered) == sorted([candidate.provider] * 4 + ["spare"]), "each answer is paid once"
         await world.models.close()
+
+
+@pytest.mark.contract("LP-16", part="a provider that is silent")
+async def test_a_provider_that_is_silent_is_waited_for_five_times_and_then_left_alone(
+    runtime: Runtime, tenant: MadeTenant, project_id: ProjectId
+) -> None:
+    def impatient(candidate: Candidate) -> OpenAIChat:
+        options = {"base_url": candidate.base_url, "key": candidate.key, "allows_private": True}
+        return OpenAIChat(name=candidate.model, silence_seconds=0.3, **options)  # type: ignore[arg-type]
+
+    world = patient(runtime)
+    world = replace(world, models=Models(world.settings, world.db, world.vault, open_model=impatient))
+    with provider_server(Provider(always="slow")) as provider:
+        await make_provider(world, tenant.id, provider.openai_url, is_default=True)
+        (candidate,) = await world.models.resolve(tenant.id)
+        async with open_client(world, tenant.admin) as client:
+            asker = Asker(client, project_id)
+            with capture_logs() as logs:
+                for number in range(1, 7):
+                    around = await asker.ask()
+                    assert (around["last"], around["mode"], around["degraded"]) == ("done", "extractive", True)
+                    if number in {4, 5}:
+                        assert (await breaker(world, candidate.label))[0] == (number == 5)
+            assert (causes(logs), len(provider.asked)) == (["provider_timed_out"] * 5, 5), "nobody waits a sixth time"
+            provider.always = None
+            provider.release.set()
+            await set_older(world, candidate.label)
+            for state in (2, 2, 0):
+                assert (await asker.ask())["made_by"]["provider"] == candidate.provider
+                assert (await breaker(world, candidate.label))[0] == state
+        await world.models.close()
+    assert (await breaker(world, candidate.label))[1] == ONCE_AROUND
+    calls = [(call.status, (call.cost_micro or 0) > 0) for call in await calls_of(world, tenant)]
+    assert calls == [("provider_timed_out", False)] * 5 + [("ok", True)] * 3
+
+
+@pytest.mark.contract("LP-22", part="a storm of refusals, as people see it")
+async def test_a_storm_of_429_is_answered_around_costs_nothing_and_is_no_outage(
+    runtime: Runtime, tenant: MadeTenant, project_id: ProjectId
+) -> None:
+    world = patient(runtime)
+    with provider_server(Provider(always="rate_limited", retry_after_seconds=120)) as provider:
+        await make_provider(world, tenant.id, provider.openai_url, is_default=True)
+        (candidate,) = await world.models.resolve(tenant.id)
+        async with open_client(world, tenant.admin) as client:
+            asker = Asker(client, project_id)
+            with capture_logs() as logs:
+                storm = [await asker.ask(), *await asyncio.gather(*(asker.ask() for _ in range(7)))]
+            assert {(told["last"], told["mode"], told["degraded"]) for told in storm} == {("done", "extractive", True)}
+            assert (causes(logs), len(provider.asked)) == (["provider_rate_limited"], 1), "it is left alone by all"
+            assert await breaker(world, candidate.label) == (0, {})
+            provider.always = None
+            over = text("update provider_states set paused_until = now() where label = :name returning key")
+            assert await world.db.fetch(over, {"name": candidate.label}) is not None
+            assert (await asker.ask())["mode"] == "model"
+        await world.models.close()
+    assert [call.status for call in await calls_of(world, tenant)] == ["provider_rate_limited", "ok"]
+
+
+@pytest.mark.contract("LP-16", part="vectors of the wrong dimension")
+async def test_vectors_of_the_wrong_dimension_are_an_outage_like_any_other(
+    runtime: Runtime, tenant: MadeTenant
+) -> None:
+    world, wanted = patient(runtime), {"input": ["one lamp", "two lamps"], "dimensions": 8}
+    with provider_server(Provider(always="shorter")) as provider:
+        await make_provider(world, tenant.id, provider.openai_url, name="lamps", models=["text-embedding-3-small"])
+        (candidate,) = await world.models.resolve(tenant.id, "lamps")
+        async with open_client(world, tenant.admin) as client:
+
+            async def ask() -> tuple[int, str, float]:
+                reply = await client.post("/v1/embeddings", json={"model": "lamps/text-embedding-3-small", **wanted})
+                state = (await breaker(world, candidate.label))[0]
+                return reply.status_code, reply.json().get("error", {}).get("code", ""), state
+
+            with capture_logs() as logs:
+                assert await ask() == (503, "provider_answer_bad", 0)
+                assert await ask() == (503, "breaker_open", 1)
+            assert causes(logs) == ["provider_answer_bad"] * 5
+            provider.always = "wrong_dimension"
+            assert await ask() == (503, "breaker_open", 1)
+            assert len(provider.asked) == 5
+            await set_older(world, candidate.label)
+            provider.always = None
+            assert [await ask() for _ in range(3)] == [(200, "", 2), (200, "", 2), (200, "", 0)]
+        await world.models.close()
+    assert (await breaker(world, candidate.label))[1] == ONCE_AROUND
+    statuses = [call.status for call in await calls_of(world, tenant)]
+    assert statuses == ["provider_answer_bad"] * 5 + ["ok"] * 3, "each is paid once"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
-from tests.conftest import RunJobs
+from sqlalchemy import text
+from tests.conftest import RunJobs, open_client
 from tests.fakes import FakeChat, with_model
 from tests.make import MadeTenant, make_document, make_project
 
@@ -74,9 +76,9 @@ async def test_the_rule_finds_what_the_question_alone_does_not(
         await make_document(runtime, tenant.admin, project_id, name=f"{name}.txt", content=content)
     await run_jobs(runtime)
 
-    async def is_answered(text: str, document: str) -> bool:
-        found = await search(runtime, tenant.admin, text=text, project_id=project_id)
-        quoted = extract_answer(text, found).quotations
+    async def is_answered(asked: str, document: str) -> bool:
+        found = await search(runtime, tenant.admin, text=asked, project_id=project_id)
+        quoted = extract_answer(asked, found).quotations
         return bool(quoted) and quoted[0].passage.document_name == f"{document}.txt"
 
     alone = [await is_answered(question, document) for document, _, question in TALKS]
@@ -126,3 +128,53 @@ async def test_a_model_rewrites_the_question_and_where_it_cannot_the_rule_does(
     assert answer.answer == "They are serviced by Vogel [1]."
     assert "How often are the pumps serviced?" in model.requests[0].messages[1].content
     assert model.requests[-1].messages[-1].content.endswith("Question: And by whom?")
+
+
+class Hung(FakeChat):
+    """Answers, but never comes to the end of rewriting."""
+
+    def __init__(self) -> None:
+        super().__init__("They are serviced by Vogel [1].")
+        self.hangs = asyncio.Event()
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str]:
+        if "Rewrite the last question" in request.messages[0].content:
+            self.hangs.set()
+            await asyncio.Event().wait()
+        async for piece in super().stream(request):
+            yield piece
+
+
+@pytest.fixture
+async def talk(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> dict[str, str]:
+    project_id = await make_project(runtime.db, tenant.admin)
+    await make_document(runtime, tenant.admin, project_id, content=DOCUMENTS["pumps"])
+    await run_jobs(runtime)
+    async with open_client(runtime, tenant.admin) as client:
+        asked = {"question": "How often are the pumps serviced?", "projectId": str(project_id)}
+        first = (await client.post("/chat", json=asked)).json()
+    return {"question": "And by whom?", "projectId": str(project_id), "conversationId": first["conversationId"]}
+
+
+async def test_a_model_that_is_silent_over_a_question_is_not_waited_for(
+    runtime: Runtime, tenant: MadeTenant, talk: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pharos.chat.follow_up.REWRITE_SECONDS", 0.05)
+    async with asyncio.timeout(10), open_client(with_model(runtime, Hung()), tenant.admin) as client:
+        answer = (await client.post("/chat", json=talk)).json()
+    assert answer["answer"] == "They are serviced by Vogel [1]."
+
+
+async def test_a_stop_is_heard_while_the_question_is_rewritten(
+    runtime: Runtime, tenant: MadeTenant, talk: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pharos.chat.follow_up.REWRITE_SECONDS", 1000)
+    model = Hung()
+    async with asyncio.timeout(10), open_client(with_model(runtime, model), tenant.admin) as client:
+        asked = asyncio.create_task(client.post("/chat/stream", json=talk))
+        await model.hangs.wait()
+        async with runtime.db.transaction(tenant.id) as session:
+            turn_id = (await session.execute(text("select id from turns where state = 'running'"))).scalar_one()
+        await client.post(f"/chat/turns/{turn_id}/stop")
+        assert '"stopped": true' in (await asked).text
+    assert model.requests == []

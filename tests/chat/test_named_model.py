@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 from tests.conftest import RunJobs, open_client
 from tests.fakes import FakeChat
 from tests.make import MadeTenant, make_document, make_person, make_project
@@ -24,22 +25,22 @@ NOTE = b"The lighthouse was built on the island of Pharos. Its fire was seen fro
 class Failing(FakeChat):
     """Fails as it is told to."""
 
-    error: PharosError = Unavailable("It did not answer in time.", code="provider_timed_out")
+    error: PharosError | None = Unavailable("It did not answer in time.", code="provider_timed_out")
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[str]:
         self.requests.append(request)
         if self.error:
             raise self.error
-        yield ""
+        yield self.reply
 
 
 @pytest.fixture
-def model() -> FakeChat:
+def model() -> Failing:
     return Failing()
 
 
 @pytest.fixture
-async def world(runtime: Runtime, tenant: MadeTenant, model: FakeChat) -> AsyncIterator[Runtime]:
+async def world(runtime: Runtime, tenant: MadeTenant, model: Failing) -> AsyncIterator[Runtime]:
     """A world with one provider, `lamp`, which is the default."""
     models = Models(runtime.settings, runtime.db, runtime.vault, open_model=lambda _: model, sleep=Waits())
     await make_provider(
@@ -61,7 +62,7 @@ async def asked(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> dict
 @pytest.mark.contract("LP-20")
 @pytest.mark.contract("C-31", part="a model asked for by name fails with the cause, else quotations")
 async def test_with_an_open_breaker_a_named_model_is_503_at_once_and_any_other_question_is_answered_with_quotations(
-    world: Runtime, tenant: MadeTenant, model: FakeChat, asked: dict[str, str]
+    world: Runtime, tenant: MadeTenant, model: Failing, asked: dict[str, str]
 ) -> None:
     named = {**asked, "model": "lamp/gpt-4o-mini"}
     async with open_client(world, tenant.admin) as client:
@@ -101,3 +102,16 @@ async def test_what_ails_a_named_model_keeps_its_kind_over_http(
     assert (refused.status_code, refused.json()["error"]) == (status, error.code)
     if status == 429:
         assert 30 < int(refused.headers["Retry-After"]) <= 40
+
+
+async def test_an_answer_made_anew_is_of_the_model_that_the_question_named_which_is_looked_for_once(
+    world: Runtime, tenant: MadeTenant, model: Failing, asked: dict[str, str]
+) -> None:
+    model.error = None
+    await make_provider(world, tenant.id, "https://torch.invalid/v1", name="torch")
+    with capture_logs() as logs:
+        async with open_client(world, tenant.admin) as client:
+            first = await client.post("/chat/stream", json={**asked, "model": "torch/gpt-4o-mini"})
+            anew = await client.post(f"/chat/turns/{first.headers['X-Turn-Id']}/regenerate")
+    assert ['"provider": "torch"' in told.text for told in (first, anew)] == [True, True]
+    assert sum(line["event"].startswith("[LLM] resolveProvider") for line in logs) == 2

@@ -14,7 +14,7 @@ import numpy as np
 import openai
 import pytest
 from sqlalchemy import func, select
-from tests.conftest import RunJobs
+from tests.conftest import RunJobs, open_client
 from tests.fakes import FakeChat, with_model
 from tests.make import MadeTenant, make_document, make_project
 from tests.provider_server import provider_server
@@ -301,6 +301,26 @@ async def test_a_bearer_key_opens_this_door_only(
     unknown = await client.get("/v1/nothing", headers=header)
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
     assert re.fullmatch(r"\w{24}", unknown.json()["error"]["requestId"])
+
+
+async def test_an_answer_that_its_length_cut_says_so_and_is_asked_for_again(
+    runtime: Runtime, tenant: MadeTenant, member: Principal, project_id: ProjectId
+) -> None:
+    world = patient(runtime)
+    with provider_server() as short:
+        short.always = "at_limit"
+        await make_provider(world, tenant.id, short.openai_url, is_default=True)
+        async with client_of(world, await make_key(runtime, member)) as client:
+            whole = await client.chat.completions.create(model=MODEL, messages=ASKED)
+            streamed = await client.chat.completions.create(model=MODEL, messages=ASKED, stream=True)
+            ends = [chunk.choices[0].finish_reason async for chunk in streamed]
+        await world.models.close()
+    assert (whole.choices[0].finish_reason, ends[-1], set(ends[:-1])) == ("length", "length", {None})
+    assert len(short.asked) == 2, "a cut answer was kept for an hour"
+    assert whole.model_extra is not None
+    async with open_client(world, member) as browser:
+        page = await browser.get(f"/projects/{project_id}?conversation={whole.model_extra['conversation_id']}")
+    assert "cut off before its end" in page.text
 
 
 async def test_a_person_asks_with_an_access_token_too(as_member: httpx.AsyncClient, project_id: ProjectId) -> None:

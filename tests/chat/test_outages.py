@@ -29,7 +29,9 @@ from pharos.infra.db import create_database
 from pharos.infra.embedded_postgres import free_port
 from pharos.infra.errors import Unavailable
 from pharos.infra.ids import ProjectId
+from pharos.infra.limits import Limits
 from pharos.infra.metrics import FALLBACK_ACTIVE
+from pharos.providers.calls import Models
 from pharos.providers.contract import ModelState
 from pharos.runtime import Runtime
 
@@ -99,7 +101,13 @@ async def ask_all(world: Runtime, house: House, outage: str) -> None:
 @pytest.mark.contract("C-36", part="the database gone; feedback has a test of its own")
 async def test_without_postgres_the_process_lives_and_says_503_everywhere_else(runtime: Runtime, house: House) -> None:
     nowhere = create_database("postgresql://nobody@127.0.0.1:1/nothing", pool_size=2)
-    await ask_all(replace(runtime, db=nowhere), house, "Postgres gone")
+    limits, models = Limits(runtime.settings, nowhere), Models(runtime.settings, nowhere, runtime.vault)
+    runtime.sign_ins.listen()
+    async with open_client(runtime) as client:  # who asks is remembered from here, and comes as far as the limits
+        assert (await client.get("/v1/models", headers={"Authorization": house.authorization})).status_code == 200
+    with capture_logs() as logs:
+        await ask_all(replace(runtime, db=nowhere, limits=limits, models=models), house, "Postgres gone")
+    assert "limiter.store_gone" in {line["event"] for line in logs}, "limits were counted somewhere else"
     await nowhere.dispose()
 
 
@@ -118,9 +126,12 @@ async def test_redis_going_in_a_conversation_is_seen_by_nobody_who_asks(
     runtime: Runtime, house: House, redis_server: RedisServer, how: str
 ) -> None:
     settings = runtime.settings.model_copy(update={"redis_url": redis_server.url})
-    world = with_model(replace(runtime, settings=settings, cache=Cache(redis_server.url)), FakeChat())
+    limits, model = Limits(settings, runtime.db), FakeChat()
+    world = with_model(replace(runtime, settings=settings, limits=limits, cache=Cache(redis_server.url)), model)
     async with open_client(world, house.tenant.admin) as client:
         first = (await client.post("/chat", json=house.asked)).json()
+        assert (await client.post("/chat", json=house.asked)).json()["answer"] == first["answer"]
+        assert len(model.requests) == 1, "the second answer came from Redis"
         match how:
             case "killed":
                 redis_server.kill()
@@ -130,9 +141,18 @@ async def test_redis_going_in_a_conversation_is_seen_by_nobody_who_asks(
                 redis_server.hold()
         goes_on = await client.post("/chat", json=house.asked | {"conversationId": first["conversationId"]})
         assert (goes_on.status_code, goes_on.json()["conversationId"]) == (200, first["conversationId"])
+        asked = len(model.requests)
+        with capture_logs() as logs:
+            again = await client.post("/chat", json=house.asked)
+        assert (again.status_code, again.json()["answer"]) == (200, first["answer"])
+        assert len(model.requests) > asked, "what Redis kept is lost, the answer is not"
     await ask_all(world, house, "Redis gone")
-    assert FALLBACK_ACTIVE.labels("cache")._value.get() == (how != "flushed")
+    is_gone = how != "flushed"
+    assert FALLBACK_ACTIVE.labels("cache")._value.get() == is_gone
+    assert ("FALLBACK ACTIVATED" in {line["event"] for line in logs}) == is_gone
+    assert (world.limits._gone.until > 0) == is_gone
     await world.cache.close()
+    await world.limits.close()
 
 
 class NoEmbedding(FakeEmbedding):

@@ -17,11 +17,19 @@ from tests.make import MadeTenant, make_document, make_person, make_project, mak
 
 from pharos.chat.answer import Event, begin_turn
 from pharos.chat.history import Turn, list_messages
-from pharos.chat.turn_rows import EVENTS_KEPT_SECONDS, forget_events, interrupt_lost_turns, list_open_turns
+from pharos.chat.turn_rows import (
+    CHANNEL,
+    EVENTS_KEPT_SECONDS,
+    ask_to_stop,
+    forget_events,
+    interrupt_lost_turns,
+    list_open_turns,
+)
 from pharos.chat.turns import Turns
 from pharos.infra.errors import Unavailable
 from pharos.infra.ids import MessageId, ProjectId
 from pharos.infra.metrics import STREAMS_ACTIVE
+from pharos.infra.notices import Notices
 from pharos.infra.sse import Told
 from pharos.providers.contract import ChatRequest
 from pharos.runtime import Runtime
@@ -360,7 +368,8 @@ async def test_of_two_who_want_the_same_question_answered_anew_one_gets_through(
     world = with_model(runtime, speaker)
     async with open_client(world, tenant.admin) as here, open_client(world, tenant.admin) as elsewhere:
         both = [asyncio.create_task(each.post(f"/chat/turns/{turn_id}/regenerate")) for each in (here, elsewhere)]
-        (refused,), (waiting,) = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        done, still = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        (refused,), (waiting,) = done, still
         assert (refused.result().status_code, refused.result().json()["error"]) == (409, "still_running")
         speaker.go_on.set()
         assert "event: done" in (await waiting).text
@@ -369,3 +378,42 @@ async def test_of_two_who_want_the_same_question_answered_anew_one_gets_through(
             text("select count(*) from messages where role = 'assistant' and not is_replaced")
         )
         assert answers.scalar_one() == 1
+
+
+async def test_a_stop_from_another_process_is_heard_before_the_next_heartbeat(
+    *,
+    runtime: Runtime,
+    tenant: MadeTenant,
+    project_id: ProjectId,
+    web: Callable[[], Turns],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pharos.chat.turns.HEARTBEAT_SECONDS", 1000)
+    speaker = Speaker(["On ", "Pharos"], holds_at=1)
+    world, turns, notices, listens = with_model(runtime, speaker), web(), Notices(), asyncio.Event()
+    notices.on(CHANNEL, turns.hear, opened=listens.set)
+    line = asyncio.create_task(notices.listen(str(runtime.settings.database_url)))
+    async with asyncio.timeout(10):
+        await listens.wait()
+        turn = await ask(world, turns, tenant, project_id)
+        await speaker.holds.wait()
+        async with runtime.db.transaction(tenant.id) as session:
+            await ask_to_stop(session, turn.message_id)
+        heard = await hear(turns, world, turn, tenant)
+    assert (heard[-1].name, heard[-1].data["stopped"], heard[-1].data["text"]) == ("done", True, "On ")
+    line.cancel()
+    await asyncio.wait([line])
+
+
+async def test_a_turn_stopped_before_its_first_word_tells_the_same_as_long_as_it_is_asked(
+    runtime: Runtime, tenant: MadeTenant, project_id: ProjectId, web: Callable[[], Turns]
+) -> None:
+    speaker = Speaker(["Never"], holds_at=0)
+    world, turns = with_model(runtime, speaker), web()
+    turn = await ask(world, turns, tenant, project_id)
+    await speaker.holds.wait()
+    turns.stop(turn.message_id)
+    (last,) = [event for event in await hear(turns, world, turn, tenant) if event.name == "done"]
+    async with runtime.db.transaction(tenant.id) as session:
+        await session.execute(text("delete from turn_events"))
+    assert (await hear(web(), world, turn, tenant))[-1].data == last.data

@@ -118,8 +118,13 @@ def test_an_engineer_adds_a_provider_tests_it_asks_and_closes_its_breaker(
     expect(page.get_by_text("lamp-large answered in")).to_be_visible()
     lamp.get_by_text("Edit").click()
     lamp.get_by_label("Name").fill("lantern")
+    lamp.get_by_label("Status page").fill("")
     press(page, lamp.get_by_role("button", name="Save"))
     expect(lamp).to_contain_text("24 characters")  # an empty key keeps the old one
+    expect(lamp.get_by_role("link", name="Status page")).to_have_count(0)
+    press(page, lamp.get_by_role("button", name="Switch off"))
+    expect(lamp).to_contain_text("Switched off")
+    press(page, lamp.get_by_role("button", name="Switch on"))
     served.run(fail_until_it_opens(served, engineer.tenant_id))
     page.reload()
     expect(lamp).to_contain_text("left alone")

@@ -159,7 +159,8 @@ def test_a_guest_sees_their_answer_come(
     link = approved_link(served, window(house.admin, "/"), member)
     SPEAKER.may_go_on.clear()
     guest = window(None, link.removeprefix(served.origin))
-    guest.get_by_role("textbox", name="Your question").fill("In which months of the year are the pumps of building C serviced?")
+    asked = "In which months of the year are the pumps of building C serviced?"
+    guest.get_by_role("textbox", name="Your question").fill(asked)
     guest.keyboard.press("Enter")
     expect(guest.locator("[data-answer]").last).to_have_text("one two three")
     guest.reload()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -20,10 +20,10 @@ from tests.web.test_admin_pages import browser_of
 
 from pharos.identity.principal import Principal
 from pharos.identity.tenants import ensure_default_tenant
-from pharos.infra.errors import Unavailable
+from pharos.infra.errors import NotAllowed, Unavailable
 from pharos.infra.models import Secret
-from pharos.ops.provider_changes import Draft, add_provider, remove_provider
-from pharos.ops.provider_report import list_offers, uncounted_models
+from pharos.ops.provider_changes import Draft, add_provider, list_managed, make_default, remove_provider
+from pharos.ops.provider_report import list_offers, read_installation_spend, uncounted_models
 from pharos.ops.spend_watch import watch_spend
 from pharos.providers.breaker import list_standings
 from pharos.providers.calls import Models
@@ -315,17 +315,6 @@ async def test_engineers_manage_what_is_shared_and_tenants_their_own_and_neither
             return [one["name"] for one in (await client.get("/providers/admin")).json()["providers"]]
 
         assert (await names(engineer), await names(admin), await names(tenant)) == (["house"], ["ours"], [])
-
-        async def defaults_at_home() -> list[str]:
-            listed = [(await client.get("/providers/admin")).json()["providers"] for client in (engineer, admin)]
-            return [one["name"] for one in itertools.chain(*listed) if one["isDefault"]]
-
-        assert await defaults_at_home() == ["house", "ours"]  # an administrator's does not unset the installation's
-        second = entered(provider, name="second", isShared=True, isDefault=True)
-        assert (await engineer.post("/providers/admin", json=second)).status_code == 201
-        assert await defaults_at_home() == ["second", "ours"]
-        assert next(one.provider for one in await world.models.resolve(home)) == "ours"
-        await engineer.put(f"/providers/admin/{house.json()['provider']['id']}", json={"isDefault": True})
         hidden = await admin.put(f"/providers/admin/{house.json()['provider']['id']}", json={"name": "mine"})
         assert hidden.status_code == 404
 
@@ -346,6 +335,40 @@ async def test_engineers_manage_what_is_shared_and_tenants_their_own_and_neither
         off = await tenant.put("/providers/settings", json={"llmEnabled": False})
         assert (off.json()["llmEnabled"], off.json()["useSharedProviders"]) == (False, False)
         assert (await tenant.get("/providers")).json() == {"providers": []}
+    await world.models.close()
+
+
+@pytest.mark.contract("C-35", part="two scopes, two defaults, and who owns a key sees what it costs")
+async def test_the_installations_default_and_spend_are_its_engineers(
+    fresh_runtime: Runtime, provider: Provider
+) -> None:
+    world = patient(fresh_runtime)
+    home, guest = await ensure_default_tenant(world), await make_tenant(world.db)
+    engineer, admin = [await make_person(world.db, home, platform_role=role) for role in ("engineer", "admin")]
+    house = Draft(base_url=provider.openai_url, models=("lamp-large",), key=GOOD_KEY, is_shared=True)
+    first = await add_provider(world, engineer, replace(house, name="house"))
+    await add_provider(world, admin, replace(house, name="ours", is_shared=False))
+
+    async def defaults() -> list[str]:
+        rows = [row for who in (engineer, admin) for row in await list_managed(world, who)]
+        return [row.name for row in rows if row.is_default]
+
+    assert await defaults() == ["house", "ours"]  # an administrator's does not unset the installation's
+    await add_provider(world, engineer, replace(house, name="second", is_default=True))
+    assert await defaults() == ["second", "ours"]
+    assert [(await world.models.resolve(one))[0].provider for one in (home, guest.id)] == ["ours", "second"]
+    await make_default(world, engineer, first.provider.id)
+    assert await defaults() == ["house", "ours"]
+
+    candidates = await world.models.resolve(guest.id)
+    assert [piece async for piece in world.models.stream(guest.id, candidates, REQUEST, Call())]
+    spend = await read_installation_spend(world, engineer)
+    taken = sorted((one.provider, one.calls, one.unpriced) for one in spend.by_provider)
+    assert taken == [("house", 2, 2), ("second", 1, 1)]  # each was pinged by its engineer
+    assert sorted(line.calls for _, line in spend.by_tenant if line.provider == "house") == [1, 1]
+    for other in (admin, guest.admin):
+        with pytest.raises(NotAllowed):
+            await read_installation_spend(world, other)
     await world.models.close()
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import httpx
 import pytest
+from sqlalchemy import text
 from tests.conftest import open_client
 from tests.live_server import live_server
 from tests.make import MadeTenant, make_token
+from tests.providers.worlds import make_provider
 
+from pharos.identity.principal import Principal
+from pharos.infra.cache import Cache
+from pharos.infra.db_system import system_transaction
+from pharos.infra.embedded_postgres import free_port
 from pharos.infra.errors import Unavailable
 from pharos.ops.socket_probe import probe_socket
 from pharos.runtime import Runtime
@@ -17,7 +24,7 @@ from pharos.runtime import Runtime
 SERVICES = {"database", "schema", "email", "storage", "pubsub", "websocket", "rateLimiting", "queue", "cache"}
 
 
-@pytest.mark.contract("HE-07", part="probes of database, schema, storage, pubsub, websocket, limits, queue, providers")
+@pytest.mark.contract("HE-07", part="probes of database, schema, storage, pubsub, websocket, limits")
 @pytest.mark.contract("RE-04")
 async def test_each_service_has_its_own_state_and_latency(runtime: Runtime, tenant: MadeTenant) -> None:
     headers = {"Authorization": f"Bearer {await make_token(runtime, tenant.admin)}"}
@@ -48,6 +55,49 @@ async def test_what_is_gone_is_down_alone(runtime: Runtime, tenant: MadeTenant) 
         "storage": "down",
     }
     assert "password" not in reply.text
+
+
+async def states_of(admin: httpx.AsyncClient, *names: str) -> list[tuple[str, str]]:
+    services = (await admin.get("/api/system/status")).json()["services"]
+    return [(services[name]["status"], services[name]["message"]) for name in names]
+
+
+@pytest.mark.contract("HE-07", part="probes of queue and providers")
+async def test_the_queue_is_up_while_a_worker_reports_and_providers_while_none_of_ones_own_rests(
+    runtime: Runtime, tenant: MadeTenant, stranger: Principal
+) -> None:
+    mine = await make_provider(runtime, tenant.id, "https://lamp.example/v1")
+    other = await make_provider(runtime, stranger.tenant_id, "https://lamp.example/v1")
+    async with system_transaction(runtime.db) as session:
+        await session.execute(text("update procrastinate_workers set last_heartbeat = now() - interval '1 minute'"))
+        fares = text("insert into provider_states (key, label, state, opened_at) values (:key, :key, :state, now())")
+        await session.execute(fares, {"key": str(mine), "state": "closed"})
+        await session.execute(fares, {"key": str(other), "state": "open"})
+    async with open_client(runtime, tenant.admin) as admin:
+        queue, providers = await states_of(admin, "queue", "providers")
+        assert queue == ("down", "No worker has reported. `pharos status`")
+        assert providers == ("up", "1 called so far, none rests")
+        async with system_transaction(runtime.db) as session:
+            await session.execute(text("insert into procrastinate_workers (last_heartbeat) values (now())"))
+            await session.execute(
+                text("update provider_states set state = 'open' where key = :key"), {"key": str(mine)}
+            )
+        queue, providers = await states_of(admin, "queue", "providers")
+        assert queue == ("up", "a worker reports")
+        assert providers == ("degraded", "1 of 1 providers rest after failures. `pharos breaker` names them.")
+    async with system_transaction(runtime.db) as session:
+        await session.execute(text("update procrastinate_workers set last_heartbeat = now() - interval '1 minute'"))
+
+
+async def test_the_cache_is_what_answers_are_kept_in(runtime: Runtime, tenant: MadeTenant) -> None:
+    """Here the limits still count in the database, and no Redis listens."""
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    settings = runtime.settings.model_copy(update={"redis_url": url})
+    world = replace(runtime, settings=settings, cache=Cache(url))
+    async with open_client(world, tenant.admin) as admin:
+        ((status, message),) = await states_of(admin, "cache")
+    await world.cache.close()
+    assert (status, message.split(":")[0]) == ("degraded", "Redis does not answer")
 
 
 async def test_it_is_for_administrators_and_engineers(as_member: httpx.AsyncClient, client: httpx.AsyncClient) -> None:

@@ -119,6 +119,19 @@ async def test_an_answer_is_counted_and_paid_once_by_what_the_provider_says(
     assert series("rag_llm_latency_seconds_count", status="ok", model="gpt-4o-mini") >= 1
 
 
+async def test_a_wish_that_nobody_listed_is_counted_as_other(
+    world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    await make_provider(world, tenant.id, provider.openai_url, is_default=True, models=[])
+    candidates = await world.models.resolve(tenant.id, "a-name-of-my-own")
+    call = Call()
+    assert [piece async for piece in world.models.stream(tenant.id, candidates, REQUEST, call)]
+    (label,) = {candidate.label for candidate in candidates}
+    assert series("pharos_llm_calls_total", provider=label, model="other", status="ok") == 1
+    assert series("pharos_llm_calls_total", provider=label, model="a-name-of-my-own", status="ok") == 0
+    assert [row.model for row in await calls_of(world, tenant)] == ["a-name-of-my-own"]
+
+
 @pytest.mark.contract("LP-15")
 @pytest.mark.contract("LP-16")
 @pytest.mark.contract("LP-17")
@@ -430,7 +443,7 @@ async def make_vectors(world: Runtime, tenant: MadeTenant, wish: str, call: Call
 async def test_vectors_go_the_same_way_as_answers_and_come_from_the_same_model_alone(
     world: Runtime, tenant: MadeTenant, provider: Provider
 ) -> None:
-    small = {"models": ["text-embedding-3-small"]}
+    small: dict[str, Any] = {"models": ["text-embedding-3-small"]}
     with provider_server(Provider(always="failed")) as broken:
         await make_provider(world, tenant.id, provider.openai_url, is_default=True)
         await make_provider(world, tenant.id, broken.openai_url, name="first", requests_per_minute=3, **small)

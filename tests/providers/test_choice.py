@@ -83,6 +83,7 @@ def test_behind_a_local_model_stand_local_ones_alone() -> None:
     assert chosen(GROQ, second, ours, house) == ["ours/llama", "second/qwen"]
     assert chosen(GROQ, ours, house, project="ours/llama") == ["ours/llama"]
     assert chosen(GROQ, ours, house, wish="ours/llama") == ["ours/llama"]
+    assert refused(known("ours", key=None, kind="local", is_default=True), house).code == "no_provider"
     assert chosen(known("openai", "gpt", is_default=True), OURS) == ["openai/gpt", "ours/llama"]
 
 

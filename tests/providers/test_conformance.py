@@ -13,7 +13,7 @@ from tests.provider_server import OWN_WORDS, Fault, Provider, provider_server
 
 from pharos.infra.errors import Invalid, LimitReached, NotAllowed, PharosError, Unavailable
 from pharos.providers.anthropic import AnthropicChat
-from pharos.providers.contract import ChatMessage, ChatRequest, Usage, VectorRequest
+from pharos.providers.contract import ChatMessage, ChatRequest, Cut, Usage, VectorRequest
 from pharos.providers.openai import OpenAIChat, OpenAIVectors
 
 REQUEST = ChatRequest(
@@ -137,7 +137,7 @@ async def test_a_failure_in_the_middle_ends_the_words_with_its_name(
     named = {"stalled": "provider_timed_out", "error_event": "provider_failed"}.get(fault, "provider_answer_bad")
     assert error.code == named
     if fault == "huge":
-        assert sum(map(len, pieces)) <= 1_000_000
+        assert sum(map(len, pieces)) <= 50_000
     else:
         assert pieces == provider.words[:1]
 
@@ -181,6 +181,13 @@ async def test_the_seconds_a_provider_asks_to_wait_are_kept(chat: Chat, provider
     _, error = await read(chat)
     assert isinstance(error, LimitReached)
     assert error.retry_after_seconds == 11
+
+
+async def test_an_answer_that_its_own_length_cut_says_so(chat: Chat, provider: Provider) -> None:
+    provider.always = "at_limit"
+    said = [piece async for piece in chat.stream(REQUEST)]
+    assert [piece for piece in said if isinstance(piece, str)] == provider.words
+    assert [piece for piece in said if isinstance(piece, Cut)] == [Cut("length")]
 
 
 async def test_a_provider_that_says_nothing_at_all_is_answered_by_nothing(chat: Chat, provider: Provider) -> None:

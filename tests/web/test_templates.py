@@ -177,6 +177,9 @@ PROVIDERS: dict[str, Any] = {
     "shared": False,
     "allows_private": False,
 }
+TAKEN = Anything(provider=HOSTILE, calls=2, unpriced=1, cost_micro=3)
+ALL_SPEND = Anything(by_provider=[TAKEN], by_tenant=[(HOSTILE, TAKEN)])
+NO_SPEND = Anything(by_provider=[], by_tenant=[])
 MODELS: dict[str, Any] = PROVIDERS | {
     "answering": OFFER,
     "installations": [OFFER],
@@ -250,8 +253,8 @@ PAGES: list[tuple[str, dict[str, Any]]] = [
     ("project_people.html", PEOPLE_OF_A_PROJECT),
     ("project_people.html", PEOPLE_OF_A_PROJECT | {"grants": [], "groups": [], "departments": []}),
     ("project_instructions.html", {**PERSON, "project": PROJECT, "kept": KEPT, "models": [HOSTILE]}),
-    ("engineer_providers.html", {**PERSON, **PROVIDERS, "shared": True, "given": [OFFER]}),
-    ("engineer_providers.html", {**PERSON, **PROVIDERS, "managed": [], "given": []}),
+    ("engineer_providers.html", {**PERSON, **PROVIDERS, "shared": True, "given": [OFFER], "spend": ALL_SPEND}),
+    ("engineer_providers.html", {**PERSON, **PROVIDERS, "managed": [], "given": [], "spend": NO_SPEND}),
     ("shared.html", SHARED),
     *(
         (f"admin_{name}.html", {**PERSON, "sections": SECTIONS, "section": section, **context})

@@ -12,9 +12,10 @@ from pharos.chat.citations import check_citations, safe_prefix
 from pharos.chat.extractive import Extract, Quotation, extract_answer
 from pharos.chat.failures import failure_of, told_failure
 from pharos.chat.follow_up import find_search_text
-from pharos.chat.grounding import find_unsupported
+from pharos.chat.grounding import claims_of, find_unsupported
 from pharos.chat.history import Draft, MadeBy, Source, Turn, close_turn, open_turn
 from pharos.chat.prompt import build_prompt
+from pharos.identity.model_managers import find_models_page
 from pharos.identity.principal import Principal
 from pharos.infra.errors import Invalid, PharosError
 from pharos.infra.ids import ConversationId, ProjectId
@@ -104,18 +105,20 @@ async def begin_turn(
     `NotFound`, `NotAllowed`, and `Unavailable` for a model that was wished for and is not there.
     """
     question = _checked(question)
-    if wish is not None:
-        await runtime.models.resolve(principal.tenant_id, wish)
+    wished = await runtime.models.resolve(principal.tenant_id, wish) if wish is not None else None
     async with runtime.db.transaction(principal.tenant_id) as session:
-        return await open_turn(
+        turn = await open_turn(
             session,
             principal,
             project_id=project_id,
             question=question,
             conversation_id=conversation_id,
             earlier=earlier,
+            wish=wish,
             owner=owner,
         )
+    # A project's own choice comes before a wish.
+    return turn if turn.model is not None else replace(turn, candidates=wished)
 
 
 async def answer_question(
@@ -141,7 +144,7 @@ async def answer_question(
         earlier=earlier,
         wish=wish,
     )
-    async for told in answer_turn(runtime, principal, turn, wish=wish):
+    async for told in answer_turn(runtime, principal, turn):
         if isinstance(told, Event):
             yield told
             continue
@@ -151,7 +154,7 @@ async def answer_question(
 
 
 async def answer_turn(
-    runtime: Runtime, principal: Principal, turn: Turn, *, wish: str | None = None, stop: Stop | None = None
+    runtime: Runtime, principal: Principal, turn: Turn, *, stop: Stop | None = None
 ) -> AsyncIterator[Event | Draft]:
     """`meta`, then `sources` and `text` in the order they are known; last the draft, which the caller stores.
 
@@ -161,7 +164,7 @@ async def answer_turn(
     """
     stop = stop or Stop()
     with ANSWER_SECONDS.labels("total").time():
-        candidates = await _find_models(runtime, principal, turn, wish)
+        candidates = await _find_models(runtime, principal, turn)
         key = await find_key(runtime, principal, turn, candidates)
         kept = await find_answer(runtime, key) if key is not None and not turn.is_anew else None
         if kept is not None:
@@ -170,7 +173,7 @@ async def answer_turn(
             yield Event("text", {"delta": kept.body})
             yield kept
             return
-        async for told in _make_answer(runtime, principal, turn, candidates, stop=stop, is_wished=wish is not None):
+        async for told in _make_answer(runtime, principal, turn, candidates, stop=stop):
             if isinstance(told, Draft) and key is not None and not stop.is_asked:
                 await keep_answer(runtime, key, told)
             yield told
@@ -183,11 +186,13 @@ async def _make_answer(
     candidates: tuple[Candidate, ...],
     *,
     stop: Stop,
-    is_wished: bool,
 ) -> AsyncIterator[Event | Draft]:
     """As `answer_turn`, by searching and asking a model, if there is one."""
     with ANSWER_SECONDS.labels("rewrite").time():
-        question = await find_search_text(runtime, principal, turn, candidates)
+        question = await find_search_text(runtime, principal, turn, candidates, until=stop.until)
+    if stop.is_asked:
+        yield Event("meta", _meta(turn, mode="model" if candidates else "extractive", degraded=False))
+        return
     with ANSWER_SECONDS.labels("retrieve").time():
         found = await search(runtime, principal, text=question, project_id=turn.project_id, limit=PASSAGES_READ)
     extract = extract_answer(question, found)
@@ -211,9 +216,9 @@ async def _make_answer(
         except PharosError as error:
             log.warning("model.failed", model=call.model, code=error.code, begun=bool(reply.shown))
             if reply.shown:
-                yield Event("error", told_failure(error, principal, message=_failure_words(principal)))
+                yield Event("error", told_failure(error, principal, message=await _failure_words(runtime, principal)))
                 return
-            if is_wished:
+            if turn.wish is not None:
                 raise
             reply = Reply()  # what was held back is no answer
     if stop.is_asked and not reply.text.strip():
@@ -230,10 +235,10 @@ async def _make_answer(
     yield draft
 
 
-def _failure_words(principal: Principal) -> str:
+async def _failure_words(runtime: Runtime, principal: Principal) -> str:
     """What went wrong is for the log; who can mend it is told where (CH-03)."""
-    mends = principal.platform_role in {"engineer", "superadmin"}
-    return f"{FAILED} The cause is in the log; see /engineer/providers." if mends else FAILED
+    page = await find_models_page(runtime, principal)
+    return FAILED if page is None else f"{FAILED} The cause is in the log; see {page}."
 
 
 def done_event(draft: Draft) -> Event:
@@ -259,12 +264,14 @@ class Reply:
     shown: int = 0
 
 
-async def _find_models(runtime: Runtime, principal: Principal, turn: Turn, wish: str | None) -> tuple[Candidate, ...]:
+async def _find_models(runtime: Runtime, principal: Principal, turn: Turn) -> tuple[Candidate, ...]:
     """The models to ask, or none: without one the answer is extractive (C-31), but a wish is not passed over."""
+    if turn.candidates is not None:
+        return turn.candidates
     try:
-        return await runtime.models.resolve(principal.tenant_id, wish, project=turn.model)
+        return await runtime.models.resolve(principal.tenant_id, turn.wish, project=turn.model)
     except PharosError as error:
-        if wish is not None:
+        if turn.wish is not None:
             raise
         log.info("model.none", code=error.code)
         return ()
@@ -307,16 +314,26 @@ def _from_model(reply: Reply, found: SearchOutcome, call: Call) -> Draft:
         confidence=confidence,
         degraded=found.degraded,
         sources=sources,
-        made_by=MadeBy(call.provider, call.model, call.failed_over_from),
+        made_by=MadeBy(call.provider, call.model, call.failed_over_from, call.cut),
     )
 
 
 async def _verified(runtime: Runtime, draft: Draft) -> Draft:
-    """The draft with the sentences named that the passages they cite do not support."""
+    """The draft with the sentences named that the passages they cite do not support.
+
+    To cite is not enough: it is grounded when one of its sentences is supported, and trusted by the share that is.
+    """
     passages = {source.index: source.text for source in draft.sources}
     found = await find_unsupported(runtime.embedding, draft.body, passages)
     CLAIMS_UNSUPPORTED.inc(len(found))
-    return replace(draft, unsupported=tuple(claim.end for claim in found))
+    number = sum(1 for _ in claims_of(draft.body))
+    supported = number - len(found)
+    return replace(
+        draft,
+        grounded=supported > 0,
+        confidence=draft.confidence * supported / max(number, 1),
+        unsupported=tuple(claim.end for claim in found),
+    )
 
 
 def _from_extract(extract: Extract, *, degraded: bool) -> Draft:

@@ -78,7 +78,8 @@ async def find_answer(runtime: Runtime, key: str) -> Draft | None:
 
 async def keep_answer(runtime: Runtime, key: str, draft: Draft) -> None:
     """Keep a whole answer that lacked nothing, of the model its key names: a spare's is not that model's."""
-    if draft.made_by is not None and not draft.made_by.failed_over_from and not draft.degraded:
+    maker = draft.made_by
+    if maker is not None and not maker.failed_over_from and maker.cut is None and not draft.degraded:
         await runtime.cache.put(key, json.dumps(asdict(draft)).encode())
 
 

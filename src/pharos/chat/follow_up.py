@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 from pharos.chat.history import Turn
@@ -25,6 +26,9 @@ LEANING = re.compile(
     re.IGNORECASE,
 )
 MAX_REWRITTEN_CHARACTERS = 400
+REWRITE_SECONDS = 5.0
+"""A model that is silent for longer would be waited for twice: here, and for the answer."""
+Until = Callable[[AsyncIterator[str]], AsyncIterator[str]]
 REWRITE = """\
 Rewrite the last question so that it can be understood without the conversation before it. Keep its language and its
 meaning, name what its pronouns stand for, answer nothing. Reply with the question alone."""
@@ -57,9 +61,12 @@ def standalone(question: str, history: Sequence[tuple[str, str]]) -> str:
 
 
 async def find_search_text(
-    runtime: Runtime, principal: Principal, turn: Turn, candidates: tuple[Candidate, ...]
+    runtime: Runtime, principal: Principal, turn: Turn, candidates: tuple[Candidate, ...], *, until: Until
 ) -> str:
-    """What to search for: the question, and where it leans on earlier ones, rewritten by the model or by rule."""
+    """What to search for: the question, and where it leans on earlier ones, rewritten by the model or by rule.
+
+    `until` ends the model's words when nobody wants them any more.
+    """
     if not turn.history or not leans_on_history(turn.question):
         return turn.question
     by_rule = standalone(turn.question, turn.history)
@@ -71,11 +78,11 @@ async def find_search_text(
     words = ""
     try:
         stream = runtime.models.stream(principal.tenant_id, candidates, request, Call(purpose="rewrite"))
-        async with aclosing(stream) as pieces:
-            async for piece in pieces:
+        async with asyncio.timeout(REWRITE_SECONDS), aclosing(stream):
+            async for piece in until(stream):
                 words += piece
-    except PharosError as error:
-        log.warning("rewrite.failed", code=error.code)
+    except (PharosError, TimeoutError) as error:
+        log.warning("rewrite.failed", code=error.code if isinstance(error, PharosError) else "too_slow")
         return by_rule
     rewritten = " ".join(words.split())
     return rewritten if 0 < len(rewritten) <= MAX_REWRITTEN_CHARACTERS else by_rule

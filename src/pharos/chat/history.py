@@ -16,6 +16,7 @@ from pharos.infra.database_errors import flush_unless_taken
 from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.ids import ConversationId, MessageId, ProjectId, new_id
 from pharos.library.models import ProjectMemory
+from pharos.providers.contract import Candidate, CutReason
 
 HISTORY_MESSAGES = 30
 """Read at most; how many of them a model is given is counted in tokens."""
@@ -45,8 +46,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Turn:
-    """An opened turn: the question is stored, the answer will be `message_id`; `model` is the project's setting.
+    """An opened turn: the question is stored, the answer will be `message_id`.
 
+    `model` is the project's setting, `wish` the model that the question named, and `candidates` what it was found to
+    mean, if that is known already.
     `memories` are what the project wants every answer to know. `replaces` is an earlier answer to the same question,
     which is shown no more when this one is there; `is_anew`: somebody wants another answer than they got.
     """
@@ -59,6 +62,8 @@ class Turn:
     history: tuple[tuple[str, str], ...]
     instructions: str
     model: str | None = None
+    wish: str | None = None
+    candidates: tuple[Candidate, ...] | None = None
     memories: tuple[str, ...] = ()
     replaces: MessageId | None = None
     is_anew: bool = False
@@ -66,11 +71,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class MadeBy:
-    """Which model wrote an answer, and the providers that were asked before and did not answer, in order."""
+    """Which model wrote an answer, and the providers that were asked before and did not answer, in order.
+
+    `cut` is why the answer ends before its end: at its length, or by the vendor's filter.
+    """
 
     provider: str
     model: str
     failed_over_from: tuple[str, ...] = ()
+    cut: CutReason | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ async def open_turn(
     question: str,
     conversation_id: ConversationId | None,
     earlier: Sequence[tuple[str, str]] = (),
+    wish: str | None = None,
     owner: str | None = None,
 ) -> Turn:
     """Store a question in its conversation (a new one without an id) and read what was said before.
@@ -108,16 +118,7 @@ async def open_turn(
     """
     project = await require(session, principal, project_id, "use")
     if conversation_id is None:
-        conversation = Conversation(
-            tenant_id=principal.tenant_id,
-            id=new_id(),
-            project_id=project_id,
-            user_id=principal.user_id,
-            share_token_id=principal.guest_share_id,
-            title=question[:TITLE_CHARACTERS],
-        )
-        session.add(conversation)
-        await session.flush()
+        conversation = await _begin_conversation(session, principal, project_id, title=question[:TITLE_CHARACTERS])
         history: Sequence[Message] = ()
     else:
         conversation = await get_conversation(session, principal, conversation_id=conversation_id)
@@ -140,6 +141,7 @@ async def open_turn(
         history=(*earlier, *((message.role, message.body) for message in history))[-HISTORY_MESSAGES:],
         instructions=project.instructions,
         model=project.model,
+        wish=wish,
         memories=await _list_memories(session, project_id),
     )
     if owner is not None:
@@ -149,9 +151,26 @@ async def open_turn(
             conversation_id=turn.conversation_id,
             question_id=turn.question_id,
             message_id=turn.message_id,
+            wish=wish,
             owner=owner,
         )
     return turn
+
+
+async def _begin_conversation(
+    session: AsyncSession, principal: Principal, project_id: ProjectId, *, title: str
+) -> Conversation:
+    conversation = Conversation(
+        tenant_id=principal.tenant_id,
+        id=new_id(),
+        project_id=project_id,
+        user_id=principal.user_id,
+        share_token_id=principal.guest_share_id,
+        title=title,
+    )
+    session.add(conversation)
+    await session.flush()
+    return conversation
 
 
 async def reopen_turn(
@@ -160,6 +179,7 @@ async def reopen_turn(
     *,
     conversation_id: ConversationId,
     question_id: MessageId,
+    wish: str | None = None,
     owner: str,
 ) -> Turn:
     """A new turn for the last question of a conversation; an answer that is there stays until the new one is.
@@ -176,6 +196,7 @@ async def reopen_turn(
         conversation_id=conversation_id,
         question_id=question_id,
         message_id=message_id,
+        wish=wish,
         owner=owner,
     )
     # Before the answers are read: what another one adds meanwhile would not be replaced.
@@ -200,6 +221,7 @@ async def reopen_turn(
         history=tuple((message.role, message.body) for message in messages[:place])[-HISTORY_MESSAGES:],
         instructions=project.instructions,
         model=project.model,
+        wish=wish,
         memories=await _list_memories(session, project_id),
         replaces=MessageId(later[-1].id) if later else None,
         is_anew=True,
@@ -220,6 +242,7 @@ def add_turn(
     conversation_id: ConversationId,
     question_id: MessageId,
     message_id: MessageId,
+    wish: str | None,
     owner: str,
 ) -> None:
     """The row by which a turn is followed, and by which its end is known when its owner is dead."""
@@ -229,6 +252,7 @@ def add_turn(
             id=message_id,
             conversation_id=conversation_id,
             question_id=question_id,
+            wish=wish,
             owner=owner,
         )
     )

@@ -92,7 +92,8 @@ class MessageSource(Table):
 class TurnRow(Table):
     """One answer in the making or made; its id is that of the answer's message.
 
-    `owner` is the web process whose task it is. A running one whose heartbeat is old has lost it.
+    `owner` is the web process whose task it is. A running one whose heartbeat is old has lost it. `wish` is the model
+    that the question named.
     """
 
     __tablename__ = "turns"
@@ -119,6 +120,7 @@ class TurnRow(Table):
     conversation_id: Mapped[UUID]
     question_id: Mapped[UUID]
     state: Mapped[str] = mapped_column(Text, server_default="running")
+    wish: Mapped[str | None] = mapped_column(Text)
     owner: Mapped[str] = mapped_column(Text)
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
     is_stop_asked: Mapped[bool] = mapped_column(server_default="false")

@@ -78,13 +78,13 @@ def _text(content: str | list[Part] | None) -> str:
 
 def completion(model: str, message_id: str, text: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """A whole answer; `facts` stand beside OpenAI's own fields."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": _ended(facts)}
     return _base(model, message_id, "chat.completion") | {"choices": [choice]} | dict(facts)
 
 
 def chunk(model: str, message_id: str, delta: Mapping[str, str], *, facts: Mapping[str, Any] | None = None) -> str:
     """One event of a streamed answer; the one with `facts` is its last."""
-    choice = {"index": 0, "delta": dict(delta), "finish_reason": None if facts is None else "stop"}
+    choice = {"index": 0, "delta": dict(delta), "finish_reason": None if facts is None else _ended(facts)}
     return _line(_base(model, message_id, "chat.completion.chunk") | {"choices": [choice]} | dict(facts or {}))
 
 
@@ -113,6 +113,11 @@ def vectors_reply(model: str, rows: Sequence[str | list[float]], *, tokens: int)
         "data": data,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
+
+
+def _ended(facts: Mapping[str, Any]) -> str:
+    """Why the answer ends, in OpenAI's words: `stop`, `length` or `content_filter`."""
+    return str((facts.get("made_by") or {}).get("cut") or "stop")
 
 
 def _base(model: str, message_id: str, kind: str) -> dict[str, Any]:

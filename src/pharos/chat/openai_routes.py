@@ -105,7 +105,7 @@ async def complete(
     turn = await begin_turn(
         runtime, client, project_id=project_id, question=question, earlier=earlier, wish=wish, owner=turns.owner
     )
-    turns.start(runtime, client, turn, wish=wish)
+    turns.start(runtime, client, turn)
     told = turns.follow(runtime, client.tenant_id, turn.message_id)
     if not body.stream:
         facts = asdict(await gather_answer(events_of(told)))

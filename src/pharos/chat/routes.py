@@ -23,6 +23,7 @@ from pharos.infra.ids import ConversationId, ProjectId
 from pharos.infra.limits import LLM
 from pharos.infra.sse import STREAMED, Told, sse_response
 from pharos.library.projects import list_projects
+from pharos.providers.contract import CutReason
 from pharos.runtime import Runtime
 
 router = APIRouter(tags=["chat"])
@@ -67,15 +68,20 @@ class Source(Body):
 
 
 class MadeBy(Body):
-    """The model that wrote an answer, and the providers that were asked before it and did not answer."""
+    """The model that wrote an answer, and the providers that were asked before it and did not answer.
+
+    `cut` where the answer ends before its end: at its length, or by the vendor's filter.
+    """
 
     provider: str
     model: str
     failed_over_from: list[str]
+    cut: CutReason | None
 
 
 class Answer(Body):
-    """`grounded` is false for an honest "not in these documents"; `degraded`: a part of the search did not answer.
+    """`grounded` is false for an honest "not in these documents", and where no sentence is supported by the passages it
+    cites; `confidence` falls with the share of sentences that are not. `degraded`: a part of the search did not answer.
 
     `unsupported` are the offsets in `answer` where sentences end that the passages they cite do not support; `madeBy`
     is null where no model wrote it.
@@ -168,7 +174,7 @@ async def start_turn(
         wish=body.model,
         owner=turns.owner,
     )
-    turns.start(runtime, principal, turn, wish=body.model)
+    turns.start(runtime, principal, turn)
     return turn
 
 

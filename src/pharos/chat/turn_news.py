@@ -17,6 +17,7 @@ from pharos.chat.answer_html import answer_html
 from pharos.chat.history import Source, list_sources
 from pharos.chat.models import Message
 from pharos.chat.turn_rows import (
+    NOTHING_SAID,
     TERMINAL,
     ToldEvent,
     TurnView,
@@ -108,7 +109,7 @@ def _parts(view: TurnView, message: Message | None, sources: list[Source]) -> li
     """An answer from its row: its end carries all of its text."""
     stopped = view.state == "stopped"
     if message is None:
-        return [("done", {"stopped": stopped, "text": "", "html": "", "grounded": None, "unsupported": []})]
+        return [("done", {**NOTHING_SAID, "stopped": stopped})]
     meta: dict[str, Any] = {
         "conversation_id": str(view.conversation_id),
         "message_id": str(view.id),

@@ -56,6 +56,7 @@ async def answer_anew(
             principal,
             conversation_id=old.conversation_id,
             question_id=old.question_id,
+            wish=old.wish,
             owner=turns.owner,
         )
     turns.start(runtime, principal, turn)

@@ -25,8 +25,12 @@ LEASE_SECONDS = 10.0
 EVENTS_KEPT_SECONDS = 3600
 EVENTS_READ = 500
 CHANNEL = "pharos_turns"
+STOP = "stop:"
+"""Before the id of a turn in a hint that somebody wants it to stop; without it, that it told something."""
 TERMINAL = ("done", "error")
 """Events after which a turn tells nothing more."""
+NOTHING_SAID = {"text": "", "html": "", "grounded": False, "confidence": 0.0, "unsupported": []}
+"""The `done` of a turn that was stopped before its first word."""
 
 NO_TURN = NotFound("There is no such answer in your conversations. Ask again.", code="no_such_turn")
 
@@ -43,7 +47,8 @@ class ToldEvent:
 
 @dataclass(frozen=True)
 class TurnView:
-    """A turn. `question_id` names the message that asks; `is_guests`: asked by a guest of a share link."""
+    """A turn. `question_id` names the message that asks, `wish` the model it named; `is_guests`: asked by a guest of a
+    share link."""
 
     id: MessageId
     conversation_id: ConversationId
@@ -51,6 +56,7 @@ class TurnView:
     question_id: MessageId
     question: str
     state: TurnState
+    wish: str | None
     is_guests: bool
 
 
@@ -175,10 +181,13 @@ async def list_open_turns(session: AsyncSession, *, conversation_id: Conversatio
 
 
 async def ask_to_stop(session: AsyncSession, turn_id: MessageId) -> None:
-    """Let the owner of a running turn know, whichever process it is, that nobody wants the rest."""
+    """Let the owner of a running turn know, whichever process it is, that nobody wants the rest.
+
+    The hint spares it what the model says until its next heartbeat.
+    """
     asked = update(TurnRow).where(TurnRow.id == turn_id, TurnRow.state == "running").values(is_stop_asked=True)
     await session.execute(asked)
-    await announce(session, {turn_id})
+    await session.execute(NOTIFY, {"channel": CHANNEL, "ids": [f"{STOP}{turn_id}"]})
 
 
 async def read_events(session: AsyncSession, turn_id: MessageId, *, after: int) -> list[ToldEvent]:
@@ -199,6 +208,7 @@ def _views() -> Select[*tuple[Any, ...]]:
             TurnRow.conversation_id,
             TurnRow.question_id,
             TurnRow.state,
+            TurnRow.wish,
             Conversation.project_id,
             Conversation.share_token_id,
             Message.body,
@@ -216,5 +226,6 @@ def _view(row: Any) -> TurnView:
         question_id=MessageId(row.question_id),
         question=row.body,
         state=row.state,
+        wish=row.wish,
         is_guests=row.share_token_id is not None,
     )

@@ -7,6 +7,7 @@ processes; in its own it is passed on at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import time
 from collections import defaultdict
@@ -21,7 +22,16 @@ from pharos.chat.answer_html import answer_html
 from pharos.chat.failures import told_failure
 from pharos.chat.history import Draft, Turn, close_turn
 from pharos.chat.turn_news import TurnNews
-from pharos.chat.turn_rows import HEARTBEAT_SECONDS, ToldEvent, TurnState, add_events, beat, end_turn
+from pharos.chat.turn_rows import (
+    HEARTBEAT_SECONDS,
+    NOTHING_SAID,
+    STOP,
+    ToldEvent,
+    TurnState,
+    add_events,
+    beat,
+    end_turn,
+)
 from pharos.identity.principal import Principal
 from pharos.infra.database_errors import as_pharos_error
 from pharos.infra.errors import Conflict, PharosError, Unavailable
@@ -87,12 +97,12 @@ class Turns:
         self._writer: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
 
-    def start(self, runtime: Runtime, principal: Principal, turn: Turn, *, wish: str | None = None) -> None:
+    def start(self, runtime: Runtime, principal: Principal, turn: Turn) -> None:
         """Answer a turn whose row names this process as its owner."""
         running = Running(principal, turn)
         self._running[turn.message_id] = running
         TURNS_RUNNING.inc()
-        task = asyncio.create_task(self._run(runtime, running, wish))
+        task = asyncio.create_task(self._run(runtime, running))
         self._tasks[turn.message_id] = task
         if self._writer is None or self._writer.done():
             # Of no request: its log lines must not carry the id of whoever asked first.
@@ -115,6 +125,14 @@ class Turns:
         if (running := self._running.get(turn_id)) is not None:
             running.stop.ask()
 
+    def hear(self, payload: str) -> None:
+        """What the database hints of turns."""
+        if payload.startswith(STOP):
+            with contextlib.suppress(ValueError):
+                self.stop(MessageId(UUID(payload.removeprefix(STOP))))
+        else:
+            self.news.hear(payload)
+
     async def close(self) -> None:
         """Let running turns end until `ends_at` (monotonic seconds; None: now), then mark the rest as interrupted."""
         tasks = list(self._tasks.values())
@@ -126,9 +144,9 @@ class Turns:
         if self._writer is not None:
             self._writer.cancel()
 
-    async def _run(self, runtime: Runtime, running: Running, wish: str | None) -> None:
+    async def _run(self, runtime: Runtime, running: Running) -> None:
         try:
-            await self._answer(runtime, running, wish)
+            await self._answer(runtime, running)
         except asyncio.CancelledError:  # this process ends, or another one has taken the turn for lost
             await self._end(runtime, running, "interrupted", INTERRUPTED)
         except PharosError as error:
@@ -143,8 +161,8 @@ class Turns:
             del self._running[running.turn.message_id], self._tasks[running.turn.message_id]
             TURNS_RUNNING.dec()
 
-    async def _answer(self, runtime: Runtime, running: Running, wish: str | None) -> None:
-        async for told in answer_turn(runtime, running.principal, running.turn, wish=wish, stop=running.stop):
+    async def _answer(self, runtime: Runtime, running: Running) -> None:
+        async for told in answer_turn(runtime, running.principal, running.turn, stop=running.stop):
             if isinstance(told, Draft):
                 state: TurnState = "stopped" if running.stop.is_asked else "done"
                 await self._end(runtime, running, state, _done(running, told), draft=told)
@@ -153,8 +171,7 @@ class Turns:
             else:
                 running.tell(told)
         if not running.is_ending:
-            nothing = {"stopped": True, "text": "", "html": "", "grounded": False, "confidence": 0.0, "unsupported": []}
-            await self._end(runtime, running, "stopped", Event("done", nothing))
+            await self._end(runtime, running, "stopped", Event("done", {**NOTHING_SAID, "stopped": True}))
 
     async def _end(
         self, runtime: Runtime, running: Running, state: TurnState, last: Event, *, draft: Draft | None = None

@@ -56,7 +56,10 @@ async def list_secrets(principal: CurrentAdmin, runtime: CurrentRuntime) -> Tena
 async def put_secret(
     kind: str, name: str, body: SecretChange, principal: CurrentAdmin, runtime: CurrentRuntime
 ) -> TenantSecret:
-    """Enter a key or its successor, or switch one off and on while it is kept. The kind is `github`; keys of models lie with their providers (`/providers/admin`)."""
+    """Enter a key or its successor, or switch one off and on while it is kept.
+
+    The kind is `github`; keys of models lie with their providers (`/providers/admin`).
+    """
     if body.value is None and body.is_enabled is None:
         raise Invalid("Send `value`, `is_enabled` or both.", code="nothing_to_change")
     async with runtime.db.transaction(principal.tenant_id) as session:

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.identity.audit import record_audit
+from pharos.identity.model_managers import managed_scopes
 from pharos.identity.principal import Principal
 from pharos.identity.security import record_security_event
 from pharos.infra.address_guard import check_address
@@ -34,7 +35,6 @@ FIELDS = (
     "name", "preset", "kind", "base_url", "models", "requests_per_minute", "status_page", "is_shared", "is_enabled",
 )  # fmt: skip
 OPTIONAL_FIELDS = ("preset", "requests_per_minute", "status_page")
-ENGINEER_ROLES = {"engineer", "superadmin"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,14 @@ async def add_provider(runtime: Runtime, principal: Principal, draft: Draft, *, 
     """
     preset = _preset(draft.preset) or preset_of(draft.base_url or "")
     await require_manager(runtime, principal, is_shared=bool(draft.is_shared))
-    values = {"name": "", "kind": "openai", "base_url": "", "models": [], "is_shared": False, "is_enabled": True}
+    values: dict[str, Any] = {
+        "name": "",
+        "kind": "openai",
+        "base_url": "",
+        "models": [],
+        "is_shared": False,
+        "is_enabled": True,
+    }
     values |= _of_preset(preset) | _changes(draft)
     check_name(values["name"])
     key = check_key(draft.key, preset=values.get("preset")) if draft.key and draft.key.strip() else None
@@ -189,14 +196,6 @@ async def get_managed(runtime: Runtime, principal: Principal, provider_id: UUID)
     if found is None:
         raise NotFound("There is no such provider. `GET /providers/admin` lists them.", code="no_such_provider")
     return found
-
-
-async def managed_scopes(runtime: Runtime, principal: Principal) -> set[bool]:
-    """Which providers somebody manages: {False} a tenant's own, {True} the shared ones, or both, or none."""
-    is_default = principal.tenant_id == await runtime.models.find_default_tenant()
-    is_engineer = principal.kind == "person" and principal.platform_role in ENGINEER_ROLES
-    scopes = {False} if principal.administrates else set()
-    return scopes | ({True} if is_default and (is_engineer or principal.is_operator) else set())
 
 
 async def require_manager(runtime: Runtime, principal: Principal, *, is_shared: bool) -> None:

@@ -227,7 +227,7 @@ def budget_command(
         "llm_enabled": models,
         "use_shared_providers": shared,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     gone = {"budget_warn_micro": no_warn, "budget_stop_micro": no_stop}
     changes |= {name: None for name, is_gone in gone.items() if is_gone}
 

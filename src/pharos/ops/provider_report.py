@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from pharos.identity.principal import Principal
+from pharos.identity.tenants import list_tenants
 from pharos.infra.errors import Unavailable
-from pharos.ops.provider_changes import list_managed
+from pharos.infra.ids import TenantId
+from pharos.ops.provider_changes import list_managed, require_manager
 from pharos.providers.breaker import list_standings
 from pharos.providers.choice import Known, choose
 from pharos.providers.contract import Usage
 from pharos.providers.models import Provider
 from pharos.providers.prices import cost_micro
-from pharos.providers.spend import Spend, SpendLine, list_spend, read_spend
+from pharos.providers.spend import SharedSpend, Spend, SpendLine, list_shared_spend, list_spend, read_spend
 from pharos.runtime import Runtime
+
+DEAREST_TENANTS = 50
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,14 @@ class Offer:
     is_chosen: bool
     state: str
     unpriced: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InstallationSpend:
+    """This UTC month's use of shared providers: each in all, and by tenant and provider, the dearest first."""
+
+    by_provider: list[SharedSpend]
+    by_tenant: list[tuple[str, SharedSpend]]
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,27 @@ def _unpriced(one: Known) -> tuple[str, ...]:
     nothing, is_local = Usage(0, 0), one.kind == "local"
     return tuple(
         model for model in one.models if cost_micro(nothing, model=model, preset=one.preset, is_local=is_local) is None
+    )
+
+
+async def read_installation_spend(runtime: Runtime, principal: Principal) -> InstallationSpend:
+    """What all tenants took of the shared providers this month, for who pays for these. Raises `NotAllowed`.
+
+    One short transaction a tenant: calls are fenced, and nobody reads those of two tenants at once.
+    """
+    await require_manager(runtime, principal, is_shared=True)
+    by_provider: dict[str, SharedSpend] = {}
+    by_tenant: list[tuple[str, SharedSpend]] = []
+    for tenant in await list_tenants(runtime):
+        async with runtime.db.transaction(TenantId(tenant.id)) as session:
+            lines = await list_shared_spend(session)
+        for line in lines:
+            before = by_provider.get(line.provider)
+            by_provider[line.provider] = line if before is None else before.plus(line)
+            by_tenant.append((tenant.name, line))
+    return InstallationSpend(
+        sorted(by_provider.values(), key=lambda line: -line.cost_micro),
+        sorted(by_tenant, key=lambda pair: -pair[1].cost_micro)[:DEAREST_TENANTS],
     )
 
 

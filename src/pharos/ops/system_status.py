@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -18,6 +19,7 @@ from pharos.identity.current import CurrentPerson, CurrentRuntime
 from pharos.infra.database_roles import connection_urls
 from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import NotAllowed, PharosError, Unavailable
+from pharos.infra.ids import TenantId
 from pharos.ops import health
 from pharos.ops.listen import local_url
 from pharos.ops.socket_probe import probe_socket
@@ -40,7 +42,8 @@ async def system_status(person: CurrentPerson, runtime: CurrentRuntime, response
     """For administrators and engineers. 503 when something is down that nothing works without."""
     if person.platform_role == "none":
         raise NotAllowed("This is for administrators and engineers. Ask one of yours.", code="not_an_admin")
-    found = dict(zip(PROBES, await asyncio.gather(*(_ask(runtime, probe) for probe in PROBES.values())), strict=True))
+    probes = PROBES | {"providers": partial(providers, tenant_id=person.tenant_id)}
+    found = dict(zip(probes, await asyncio.gather(*(_ask(runtime, probe) for probe in probes.values())), strict=True))
     states = {service["status"] for service in found.values()}
     is_down = any(found[name]["status"] == "down" for name in REQUIRED)
     response.status_code = 503 if is_down else 200
@@ -135,7 +138,12 @@ async def rate_limiting(runtime: Runtime) -> str:
 
 async def cache(runtime: Runtime) -> str:
     """Redis, where one is configured."""
-    return "" if runtime.settings.redis_url is None else await rate_limiting(runtime)
+    if runtime.settings.redis_url is None:
+        return ""
+    await runtime.cache.get("probe")
+    if runtime.cache.is_fallen_back:
+        raise Degraded("Redis does not answer: this process keeps for itself until it is back.")
+    return "Redis answers"
 
 
 async def embedder(runtime: Runtime) -> str:
@@ -146,11 +154,14 @@ async def embedder(runtime: Runtime) -> str:
     return "a vector was made"
 
 
-async def providers(runtime: Runtime) -> str:
-    """The breakers: a call that costs money is nothing for a probe."""
-    standings = await list_standings(runtime.db)
-    resting = sum(one.state != "closed" for one in standings)
-    if resting:
+async def providers(runtime: Runtime, *, tenant_id: TenantId) -> str:
+    """The breakers of what the tenant may use: a call that costs money is nothing for a probe."""
+    try:
+        usable = {known.state_key for known in await runtime.models.known(tenant_id)}
+    except Unavailable:  # the tenant wants no models
+        return ""
+    standings = [one for one in await list_standings(runtime.db) if one.key in usable]
+    if resting := sum(one.state != "closed" for one in standings):
         raise Degraded(f"{resting} of {len(standings)} providers rest after failures. `pharos breaker` names them.")
     return f"{len(standings)} called so far, none rests" if standings else ""
 
@@ -174,6 +185,5 @@ PROBES: dict[str, Probe] = {
     "cache": cache,
     "vectors": _holds(health.vectors_answer, "one space is live", "No vector space is live."),
     "embedder": embedder,
-    "providers": providers,
     "backups": backups,
 }

@@ -9,13 +9,19 @@ import anthropic
 import httpx2
 
 from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
-from pharos.providers.contract import ChatMessage, ChatRequest, Usage
+from pharos.providers.contract import ChatMessage, ChatRequest, Cut, CutReason, Usage
 from pharos.providers.refusals import MALFORMED, as_kind, bad_answer
 
 OFFICIAL_URL = "https://api.anthropic.com"
 SILENCE_SECONDS = 60.0
 """How long the provider may say nothing, before its first word or between two; it sends pings while it thinks."""
-MAX_ANSWER_CHARACTERS = 1_000_000
+CUTS: dict[str, CutReason] = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+}
+MAX_ANSWER_CHARACTERS = 50_000
+"""Ten times what is asked for; each sentence of an answer is checked on the loop that all tenants share."""
 FAILURES = (anthropic.AnthropicError, httpx2.HTTPError, *MALFORMED)
 
 
@@ -42,11 +48,13 @@ class AnthropicChat:
             base_url=url, api_key=key or "none", max_retries=0, http_client=client, timeout=silence_seconds
         )
 
-    async def stream(self, request: ChatRequest) -> AsyncIterator[str | Usage]:
-        """Pieces of the answer and what it took. Raises what `ChatModel` says."""
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str | Usage | Cut]:
+        """Pieces of the answer, what it took and whether it was cut. Raises what `ChatModel` says."""
         system, messages = _to_wire(request.messages)
         length, prompt_tokens, completion_tokens, is_whole = 0, 0, 0, False
+        cut: CutReason | None = None
         try:
+            # It takes no temperature: answers come at the vendor's own.
             async with await self._client.messages.create(
                 model=self.name,
                 max_tokens=request.max_tokens,
@@ -59,6 +67,7 @@ class AnthropicChat:
                         prompt_tokens = int(event.message.usage.input_tokens)
                     elif event.type == "message_delta":
                         completion_tokens = int(event.usage.output_tokens)
+                        cut = CUTS.get(str(event.delta.stop_reason))
                     elif event.type == "message_stop":
                         is_whole = True
                     elif event.type == "content_block_delta" and event.delta.type == "text_delta":
@@ -70,6 +79,8 @@ class AnthropicChat:
             raise as_kind(error, key=self._key, has_begun=length > 0) from error
         if not is_whole:
             raise bad_answer("it broke off" if length else "it holds nothing")
+        if cut is not None:
+            yield Cut(cut)
         yield Usage(prompt_tokens, completion_tokens)
 
     async def list_models(self) -> list[str]:

@@ -30,6 +30,7 @@ from pharos.providers.contract import (
     Candidate,
     ChatMessage,
     ChatRequest,
+    Cut,
     OpenModel,
     OpenVectorModel,
     Usage,
@@ -72,13 +73,13 @@ Piece = TypeVar("Piece")
 class _Work(Generic[Piece]):
     """What is asked of a model. `guess` says what it took, by the characters that came, where the provider does not."""
 
-    begin: Callable[[Candidate], AbstractAsyncContextManager[AsyncIterator[Piece | Usage]]]
+    begin: Callable[[Candidate], AbstractAsyncContextManager[AsyncIterator[Piece | Usage | Cut]]]
     clean: Callable[[Piece], Piece]
     guess: Callable[[int], Usage]
 
 
 @asynccontextmanager
-async def _closing(pieces: AsyncIterator[str | Usage]) -> AsyncIterator[AsyncIterator[str | Usage]]:
+async def _closing(pieces: AsyncIterator[str | Usage | Cut]) -> AsyncIterator[AsyncIterator[str | Usage | Cut]]:
     """Let go of the provider as soon as nobody listens any more."""
     try:
         yield pieces
@@ -245,7 +246,7 @@ class Models:
 
     def _words(self, request: ChatRequest) -> _Work[str]:
         @asynccontextmanager
-        async def begin(candidate: Candidate) -> AsyncIterator[AsyncIterator[str | Usage]]:
+        async def begin(candidate: Candidate) -> AsyncIterator[AsyncIterator[str | Usage | Cut]]:
             async with self._opened.use(candidate) as model, _closing(model.stream(request)) as pieces:
                 yield pieces
 
@@ -301,7 +302,7 @@ class Models:
         self, tenant_id: TenantId, candidate: Candidate, passed: breaker.Passed, work: _Work[Piece], call: Call
     ) -> AsyncGenerator[Piece, None]:
         """One call of a provider, with all that is due around it."""
-        call.provider, call.model, call.usage = candidate.provider, candidate.model, None
+        call.provider, call.model, call.usage, call.cut = candidate.provider, candidate.model, None, None
         started, characters = time.perf_counter(), 0
         status, outcome = "failed", breaker.Outcome.NEITHER
         try:
@@ -309,6 +310,9 @@ class Models:
                 async for piece in pieces:
                     if isinstance(piece, Usage):
                         call.usage = piece
+                        continue
+                    if isinstance(piece, Cut):
+                        call.cut = piece.reason
                         continue
                     if isinstance(piece, str):
                         if call.first_token_seconds is None:

@@ -71,6 +71,7 @@ class Known:
             allows_private=self.allows_private,
             requests_per_minute=self.requests_per_minute,
             status_page=self.status_page,
+            is_listed=model in self.models,
         )
 
 
@@ -200,7 +201,9 @@ def _by_name(known: Sequence[Known], usable: Sequence[Known], wish: str) -> tupl
 
 
 def _by_default(known: Sequence[Known], usable: Sequence[Known]) -> tuple[Known, str]:
-    default = next((one for one in usable if one.is_default and one.models), None)
+    default = next((one for one in usable if one.is_default and (one.models or one.kind == "local")), None)
+    if default is not None and not default.models:  # nobody chose to have another asked in a local one's place
+        raise _no_provider(f"{default.name} is the default and names no model. An administrator names one.")
     # An installation may share providers without a default of its own; its first one will do.
     default = default or next((one for one in usable if one.is_shared and one.models), None)
     if default is not None:
@@ -210,7 +213,8 @@ def _by_default(known: Sequence[Known], usable: Sequence[Known]) -> tuple[Known,
     if known:
         raise _no_provider("No provider is the default. An administrator makes one: `pharos provider default NAME`.")
     raise _no_provider(
-        "No model is configured. An engineer adds a provider at /engineer/providers, or with `pharos provider add`."
+        "No model is configured. An administrator adds a provider at /admin/models, an engineer one for all at "
+        "/engineer/providers, or the operator with `pharos provider add`."
     )
 
 

@@ -21,6 +21,8 @@ class ChatMessage:
 
 @dataclass(frozen=True)
 class ChatRequest:
+    """`temperature` goes to vendors who take one: Anthropic does not, nor OpenAI for models that think first."""
+
     messages: tuple[ChatMessage, ...]
     max_tokens: int = 1024
     temperature: float = 0.0
@@ -43,12 +45,26 @@ class Usage:
     is_estimate: bool = False
 
 
+CutReason = Literal["length", "content_filter"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The answer ends, but not because the model was done: its length was used up, or the vendor's filter ended it.
+
+    It is no failure: what came is shown, and said to be cut.
+    """
+
+    reason: CutReason
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One model of one provider that may be called, with what the call needs.
 
     `state_key` names its breaker and budget; `label` names it in metrics. `allows_private`: its address may be of this
-    machine or of a private network, which is the operator's own word.
+    machine or of a private network, which is the operator's own word. `is_listed`: its provider names the model; what
+    it does not name anybody may wish for, so that one has no name in metrics.
     """
 
     provider: str
@@ -64,6 +80,7 @@ class Candidate:
     allows_private: bool = False
     requests_per_minute: int | None = None
     status_page: str | None = None
+    is_listed: bool = True
 
 
 @dataclass
@@ -72,6 +89,7 @@ class Call:
 
     `purpose` says what it is for, in metrics and in the record of spend. `cost_micro` is None where no price is known.
     `failed_over_from` are the providers that were tried before, in order. `first_token_seconds` counts from the call.
+    `cut` is why the answer ends before its end, None where it does not.
     """
 
     purpose: str = "answer"
@@ -82,6 +100,7 @@ class Call:
     seconds: float = 0.0
     first_token_seconds: float | None = None
     failed_over_from: tuple[str, ...] = ()
+    cut: CutReason | None = None
 
 
 ModelState = Literal["ready", "loading", "down"]
@@ -111,8 +130,8 @@ class ChatModel(Protocol):
 
     name: str
 
-    def stream(self, request: ChatRequest) -> AsyncIterator[str | Usage]:
-        """Pieces of the answer in order, and once what it took, if the provider says.
+    def stream(self, request: ChatRequest) -> AsyncIterator[str | Usage | Cut]:
+        """Pieces of the answer in order, once what it took, if the provider says, and whether it was cut.
 
         Raises, with the provider's own words in `cause_words` (its status first, the key taken out):
         `NotAllowed` (`provider_key_refused`: 401 and 403), `LimitReached` (`provider_rate_limited`, with the seconds

@@ -9,7 +9,7 @@ import httpx2
 import openai
 
 from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
-from pharos.providers.contract import ChatRequest, Usage, VectorRequest
+from pharos.providers.contract import ChatRequest, Cut, CutReason, Usage, VectorRequest
 from pharos.providers.refusals import MALFORMED, as_kind, bad_answer
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 OFFICIAL_URL = "https://api.openai.com/v1"
 SILENCE_SECONDS = 60.0
 """How long a provider may say nothing, before its first word or between two."""
-MAX_ANSWER_CHARACTERS = 1_000_000
+CUTS: dict[str, CutReason] = {"length": "length", "content_filter": "content_filter"}
+MAX_ANSWER_CHARACTERS = 50_000
+"""Ten times what is asked for; each sentence of an answer is checked on the loop that all tenants share."""
 FAILURES = (openai.OpenAIError, httpx2.HTTPError, *MALFORMED)
 
 
@@ -43,8 +45,8 @@ class OpenAIChat:
             base_url, key, allows_private=allows_private, silence_seconds=silence_seconds, transport=transport
         )
 
-    async def stream(self, request: ChatRequest) -> AsyncIterator[str | Usage]:
-        """Pieces of the answer and what it took. Raises what `ChatModel` says."""
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str | Usage | Cut]:
+        """Pieces of the answer, what it took and whether it was cut. Raises what `ChatModel` says."""
         body = {
             "model": self.name,
             "messages": [{"role": message.role, "content": message.content} for message in request.messages],
@@ -52,7 +54,7 @@ class OpenAIChat:
             "stream_options": {"include_usage": True},
             **self._bounds(request),
         }
-        length, usage, is_whole = 0, None, False
+        length, usage, ended = 0, None, None
         try:
             # Not `chat.completions.create`: making objects of each word takes it two thirds of a word's whole way.
             async with await self._client.post(
@@ -61,7 +63,7 @@ class OpenAIChat:
                 async for chunk in reply:
                     usage = _usage(chunk) or usage
                     for choice in _choices(chunk):
-                        is_whole = is_whole or choice.get("finish_reason") is not None
+                        ended = ended or choice.get("finish_reason")
                         piece = str((choice.get("delta") or {}).get("content") or "")
                         length += len(piece)
                         if length > MAX_ANSWER_CHARACTERS:
@@ -70,8 +72,10 @@ class OpenAIChat:
                             yield piece
         except FAILURES as error:
             raise as_kind(error, key=self._key, has_begun=length > 0) from error
-        if not is_whole:
+        if ended is None:
             raise bad_answer("it broke off" if length else "it holds nothing")
+        if cut := CUTS.get(str(ended)):
+            yield Cut(cut)
         if usage is not None:
             yield usage
 

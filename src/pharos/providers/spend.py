@@ -57,6 +57,24 @@ class SpendLine:
     cost_micro: int
 
 
+@dataclass(frozen=True)
+class SharedSpend:
+    """What was taken of one of the installation's providers this month; `unpriced` calls are not in the sum."""
+
+    provider: str
+    calls: int
+    unpriced: int
+    cost_micro: int
+
+    def plus(self, other: SharedSpend) -> SharedSpend:
+        return SharedSpend(
+            self.provider,
+            self.calls + other.calls,
+            self.unpriced + other.unpriced,
+            self.cost_micro + other.cost_micro,
+        )
+
+
 def estimate_usage(request: ChatRequest, answer_characters: int) -> Usage:
     """Tokens guessed from the text."""
     asked = sum(len(message.content) for message in request.messages)
@@ -74,18 +92,23 @@ def price_call(candidate: Candidate, call: Call) -> None:
     call.cost_micro = cost_micro(
         usage, model=candidate.model, preset=candidate.preset, is_local=candidate.kind == "local"
     )
-    TOKENS.labels(candidate.label, candidate.model, "prompt").inc(usage.prompt_tokens)
-    TOKENS.labels(candidate.label, candidate.model, "completion").inc(usage.completion_tokens)
-    COST.labels(candidate.label, candidate.model).inc((call.cost_micro or 0) / 1_000_000)
+    TOKENS.labels(candidate.label, _model_label(candidate), "prompt").inc(usage.prompt_tokens)
+    TOKENS.labels(candidate.label, _model_label(candidate), "completion").inc(usage.completion_tokens)
+    COST.labels(candidate.label, _model_label(candidate)).inc((call.cost_micro or 0) / 1_000_000)
 
 
 def count_call(candidate: Candidate, call: Call, *, status: str) -> None:
     """Put how the call ended and how long it took into the metrics."""
-    CALLS.labels(candidate.label, candidate.model, status).inc()
-    CALL_SECONDS.labels(candidate.label, candidate.model, call.purpose).observe(call.seconds)
-    LATENCY.labels(status, candidate.model).observe(call.seconds)
+    CALLS.labels(candidate.label, _model_label(candidate), status).inc()
+    CALL_SECONDS.labels(candidate.label, _model_label(candidate), call.purpose).observe(call.seconds)
+    LATENCY.labels(status, _model_label(candidate)).observe(call.seconds)
     if call.first_token_seconds is not None:
-        FIRST_TOKEN_SECONDS.labels(candidate.label, candidate.model).observe(call.first_token_seconds)
+        FIRST_TOKEN_SECONDS.labels(candidate.label, _model_label(candidate)).observe(call.first_token_seconds)
+
+
+def _model_label(candidate: Candidate) -> str:
+    """A series for each name that somebody may invent would never end."""
+    return candidate.model if candidate.is_listed else "other"
 
 
 def record_call(session: AsyncSession, tenant_id: TenantId, candidate: Candidate, call: Call, *, status: str) -> None:
@@ -148,6 +171,18 @@ async def list_spend(session: AsyncSession) -> list[SpendLine]:
         .order_by(cost.desc(), LlmCall.provider, LlmCall.model)
     )
     return [SpendLine(row[0], row[1], *(int(value or 0) for value in row[2:])) for row in rows]
+
+
+async def list_shared_spend(session: AsyncSession) -> list[SharedSpend]:
+    """What the tenant of this transaction took of the installation's providers this UTC month, by provider."""
+    cost = func.coalesce(func.sum(LlmCall.cost_micro), literal(0))
+    rows = await session.execute(
+        select(LlmCall.provider, func.count(), func.count() - func.count(LlmCall.cost_micro), cost)
+        .where(LlmCall.is_shared, LlmCall.at >= func.date_trunc("month", func.now(), "UTC"))
+        .group_by(LlmCall.provider)
+        .order_by(LlmCall.provider)
+    )
+    return [SharedSpend(row[0], *(int(value or 0) for value in row[1:])) for row in rows]
 
 
 async def find_overspent(session: AsyncSession, budget: TenantModelSettings) -> LimitReached | None:

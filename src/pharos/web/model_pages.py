@@ -10,11 +10,18 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from pharos.chat.feedback import list_rated_down
+from pharos.identity.model_managers import find_models_page, managed_scopes
 from pharos.infra.ids import ProjectId
 from pharos.library.project_settings import read_project_settings
 from pharos.library.projects import get_project
-from pharos.ops.provider_changes import managed_scopes, read_model_settings, require_manager
-from pharos.ops.provider_report import list_offers, managed_providers, read_tenant_spend, uncounted_models
+from pharos.ops.provider_changes import read_model_settings, require_manager
+from pharos.ops.provider_report import (
+    list_offers,
+    managed_providers,
+    read_installation_spend,
+    read_tenant_spend,
+    uncounted_models,
+)
 from pharos.providers.presets import PRESETS
 from pharos.web.admin_pages import AdminVisit, admin_page
 from pharos.web.html import page
@@ -45,6 +52,7 @@ async def installation_providers_page(request: Request, visit: EngineerVisit) ->
         **_choices(),
         managed=managed,
         given=[one for one in await list_offers(visit.runtime, visit.principal) if one.id is None],
+        spend=await read_installation_spend(visit.runtime, visit.principal),
         shared=True,
         allows_private=visit.runtime.settings.allow_private_providers,
     )
@@ -98,10 +106,12 @@ async def instructions_page(request: Request, project_id: ProjectId, visit: Curr
 
 async def models_lead(visit: Visit) -> str | None:
     """Where whoever manages models makes one answer, while none does (C-31); None for everybody else."""
-    scopes = await managed_scopes(visit.runtime, visit.principal)
-    if not scopes or any(one.is_chosen and one.is_usable for one in await list_offers(visit.runtime, visit.principal)):
+    lead = await find_models_page(visit.runtime, visit.principal)
+    if lead is None or any(
+        one.is_chosen and one.is_usable for one in await list_offers(visit.runtime, visit.principal)
+    ):
         return None
-    return "/engineer/providers" if True in scopes else "/admin/models"
+    return lead
 
 
 def _choices() -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Maker:
     model: str
     provider: str
     others: str = ""
+    cut: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Turn:
     unsupported: int = 0
     made_by: Maker | None = None
     sources: tuple[SourceLine, ...] = ()
+
+    @property
+    def is_unfounded(self) -> bool:
+        """Whether nothing was found; with passages the reader decides, and what they do not support is marked."""
+        return self.grounded is False and not self.sources
 
 
 # What a script fills in when an answer streams: the same templates, without a value.
@@ -128,9 +134,9 @@ def _answer(project_id: ProjectId | None, message: StoredMessage, sources: Seque
         degraded=bool(message.degraded),
         unsupported=len(message.unsupported),
         made_by=_maker(message.made_by) if message.made_by is not None else None,
-        sources=lines if message.grounded else (),
+        sources=lines,
     )
 
 
 def _maker(made_by: Mapping[str, Any]) -> Maker:
-    return Maker(made_by["model"], made_by["provider"], ", ".join(made_by["failed_over_from"]))
+    return Maker(made_by["model"], made_by["provider"], ", ".join(made_by["failed_over_from"]), made_by.get("cut"))

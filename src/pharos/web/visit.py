@@ -10,12 +10,12 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from pharos.identity.current import COOKIE, Visitor, current_visitor, get_runtime, visitor_of
+from pharos.identity.model_managers import managed_scopes
 from pharos.identity.principal import Principal
 from pharos.identity.recognise import find_by_session_token
 from pharos.identity.setup import is_initialised
 from pharos.identity.tenants import list_tenants_of
 from pharos.infra.errors import NotSignedIn, Unavailable
-from pharos.ops.provider_changes import managed_scopes
 from pharos.runtime import Runtime
 from pharos.web.errors import NOT_INITIALIZED, wants_page
 

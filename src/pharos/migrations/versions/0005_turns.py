@@ -23,6 +23,7 @@ TABLES = (
         conversation_id uuid not null,
         question_id uuid not null,
         state text default 'running' not null,
+        wish text,
         owner text not null,
         heartbeat_at timestamptz default now() not null,
         is_stop_asked boolean default 'false' not null,

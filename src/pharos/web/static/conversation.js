@@ -135,10 +135,12 @@ const handlers = {
     if (typeof data.html === "string") answer.body.innerHTML = data.html;
     if (data.stopped && !data.text) return showProblem(answer, new ApiError(t("ask.state_stopped")));
     answer.isWhole = true;
-    answer.card.classList.toggle("turn--unfounded", data.grounded === false);
-    answer.card.querySelector("[data-unfounded]").hidden = data.grounded !== false;
+    // With passages the reader decides: sentences that these do not support are marked in the text.
+    const isUnfounded = data.grounded === false && !answer.sources.length;
+    answer.card.classList.toggle("turn--unfounded", isUnfounded);
+    answer.card.querySelector("[data-unfounded]").hidden = !isUnfounded;
     answer.card.querySelector("[data-unsupported]").hidden = !data.unsupported?.length;
-    if (data.grounded !== false) showSources(answer);
+    showSources(answer);
     keepInView(answer);
   },
 };
@@ -201,7 +203,8 @@ async function rate(chosen) {
   }
 }
 
-function showMaker({ card }, { provider, model, failed_over_from }) {
+function showMaker({ card }, { provider, model, failed_over_from, cut }) {
+  card.querySelector("[data-cut]").hidden = !cut;
   const line = card.querySelector("[data-made-by]");
   const others = failed_over_from.join(", ");
   line.textContent = others ? t("ask.made_by_spare", { model, provider, others }) : t("ask.made_by", { model, provider });

@@ -1,0 +1,27 @@
+"""Who manages which providers of models (C-35): a tenant's administrators its own, engineers the installation's."""
+
+from __future__ import annotations
+
+from pharos.identity.principal import Principal
+from pharos.runtime import Runtime
+
+ENGINEER_ROLES = {"engineer", "superadmin"}
+
+
+async def managed_scopes(runtime: Runtime, principal: Principal) -> set[bool]:
+    """Which providers somebody manages: {False} a tenant's own, {True} the shared ones, or both, or none.
+
+    The shared ones lie in the default tenant and are managed from there alone.
+    """
+    is_default = principal.tenant_id == await runtime.models.find_default_tenant()
+    is_engineer = principal.kind == "person" and principal.platform_role in ENGINEER_ROLES
+    scopes = {False} if principal.administrates else set()
+    return scopes | ({True} if is_default and (is_engineer or principal.is_operator) else set())
+
+
+async def find_models_page(runtime: Runtime, principal: Principal) -> str | None:
+    """The page on which somebody can mend what ails the models; None for who manages none."""
+    scopes = await managed_scopes(runtime, principal)
+    if not scopes:
+        return None
+    return "/engineer/providers" if True in scopes else "/admin/models"
