@@ -37,8 +37,9 @@ from pharos.ops.backup.drill_pharos import TenantToAsk, ask_canary, drill_settin
 from pharos.ops.backup.escrow import drill_identity_file
 from pharos.ops.backup.manifest import BLOBS_FOLDER, Manifest
 from pharos.ops.backup.named_blobs import named_blobs
+from pharos.ops.backup.own import own_backups
 from pharos.ops.backup.restore_plan import refuse_no_room, refuse_no_room_to_load
-from pharos.ops.backup.retention import own_backups, plan_retention
+from pharos.ops.backup.retention import plan_retention
 from pharos.ops.backup.scratch import (
     Loaded,
     compare_tables,
