@@ -191,7 +191,8 @@ def _fetch(drill: _Drill) -> str:
         drill.folder = offsite.pull_backup(settings, "latest", into=drill.home)
         drill.source = f"from {settings.offsite}"
     else:
-        newest = next((one for one in list_backups(settings) if one.folder and one.verified_at), None)
+        own = own_backups(settings, list_backups(settings))
+        newest = next((one for one in own if one.folder and one.verified_at), None)
         if newest is None or newest.folder is None:
             raise NotFound(
                 "There is no verified backup to drill with. Make one: `pharos backup now`, `pharos backup verify`.",
