@@ -15,6 +15,7 @@ from tests.ops.backups import make_folder
 from pharos.infra.errors import Conflict
 from pharos.infra.settings import Settings
 from pharos.ops.backup.nightly import failed_just_now, is_copy_due, is_missing, last_moment
+from pharos.ops.backup.retention import prune
 from pharos.ops.backup.store import StoredBackup, list_backups, record_failure
 from pharos.runtime import Runtime
 from pharos.worker import DailyBackup, DailyCopy
@@ -155,6 +156,19 @@ async def test_a_worker_whose_backup_just_failed_waits_and_has_not_given_up_the_
     assert daily.settled is None, "nor does a backup that another installation made use it up"
     assert daily.next_try > 0
     assert not (tmp_path / "logs").exists(), "nothing was started"
+
+
+async def test_attempts_that_failed_are_listed_as_long_as_backups_are_kept(
+    fresh_runtime: Runtime, tmp_path: Path
+) -> None:
+    settings = fresh_runtime.settings.model_copy(update={"data_dir": tmp_path, "backup_dir": tmp_path / "backups"})
+    full, now = Conflict("The disk is full.", code="storage_full"), datetime.now(UTC)
+    for days in (settings.backup_keep_days - 1, settings.backup_keep_days + 1):
+        record_failure(settings, f"pharos-{days}-days-ago", full, made_at=now - days * DAY, seconds=1)
+    make_folder(settings, made_at=now.replace(microsecond=0))
+    prune(settings, list_backups(settings, removed=True), now=now)
+    names = [backup.name for backup in list_backups(settings) if backup.folder is None]
+    assert names == [f"pharos-{settings.backup_keep_days - 1}-days-ago"]
 
 
 @pytest.mark.parametrize("text", ["3:00", "24:00", "03:60", "daily"])

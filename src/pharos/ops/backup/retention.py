@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from pharos.infra.settings import Settings
 from pharos.ops.backup.own import is_unreadable, own_backups
-from pharos.ops.backup.store import FAILED, StoredBackup, newest_good, pulled_file
+from pharos.ops.backup.store import FAILED, StoredBackup, forget_attempts, newest_good, pulled_file
 
 REMOVING = ".removing-"
 STALE_AFTER = timedelta(hours=26)
@@ -82,7 +82,14 @@ def _hours(span: timedelta) -> int:
 
 
 def prune(settings: Settings, backups: Sequence[StoredBackup], *, now: datetime) -> Retention:
-    """Plan and remove at once: what runs after each nightly backup that was verified."""
+    """Plan and remove at once: what runs after each nightly backup that was verified.
+
+    What is known of attempts that failed goes as old as backups do: one each hour of a bad day would stay listed.
+    """
     plan = plan_retention(own_backups(settings, backups), keep_days=settings.backup_keep_days, now=now)
     remove_backups(settings, plan)
+    too_old = now - timedelta(days=settings.backup_keep_days)
+    forgotten = [one for one in backups if one.folder is None and one.state == FAILED and one.made_at < too_old]
+    if forgotten:
+        forget_attempts(settings, forgotten)
     return plan
