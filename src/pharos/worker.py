@@ -33,6 +33,7 @@ from pharos.library.documents import INGEST_TASK, recover_documents
 from pharos.library.handbook import load_handbook
 from pharos.ops.backup.drill_log import is_drill_due, list_drills
 from pharos.ops.backup.nightly import failed_just_now, is_copy_due, is_missing, last_moment
+from pharos.ops.backup.own import own_backups
 from pharos.ops.backup.rollback_points import remove_old_rollback_points
 from pharos.ops.backup.scratch_folder import sweep_scratch
 from pharos.ops.backup.store import list_backups
@@ -171,7 +172,7 @@ class DailyBackup:
         if moment in (None, self.settled) or time.monotonic() < self.next_try:
             return False
         assert moment is not None
-        attempts = await asyncio.to_thread(list_backups, settings, removed=True)
+        attempts = own_backups(settings, await asyncio.to_thread(list_backups, settings, removed=True))
         if not is_missing(moment, attempts, since=self.since):
             self.settled = moment
             return False
@@ -192,7 +193,7 @@ class DailyCopy:
         settings = runtime.settings
         if not settings.offsite or time.monotonic() < self.next_try:
             return False
-        backups = await asyncio.to_thread(list_backups, settings)
+        backups = own_backups(settings, await asyncio.to_thread(list_backups, settings))
         if not is_copy_due(settings.offsite_at, backups, now=datetime.now().astimezone()):
             return False
         self.next_try = time.monotonic() + COPY_AGAIN_SECONDS

@@ -22,6 +22,7 @@ def make_folder(
     verified: bool = True,
     offsite: bool = False,
     sealed: bool = True,
+    installation_id: str = "",
     error: PharosError | None = None,
 ) -> Path:
     """A backup's folder with a manifest, one empty file, and its row: enough for whatever lists backups."""
@@ -39,7 +40,7 @@ def make_folder(
         vector_version="0.8.5",
         collation_version="",
         database="pharos",
-        installation_id="",
+        installation_id=installation_id,
         tables={"documents": TableState(documents, "0")},
         tenants={},
         blobs=BlobState(documents, size_bytes, ""),

@@ -27,8 +27,8 @@ from pharos.ops.backup.escrow import (
     seal_escrow,
     write_secrets,
 )
-from pharos.ops.backup.manifest import BlobState, FileState, Manifest, TableState, write_manifest
-from pharos.ops.backup.retention import REMOVING, plan_retention, prune
+from pharos.ops.backup.manifest import MANIFEST, BlobState, FileState, Manifest, TableState, write_manifest
+from pharos.ops.backup.retention import REMOVING, Retention, plan_retention, prune
 from pharos.ops.backup.signing import is_signed_by, known_keys, public_key, remember_key, sign
 from pharos.ops.backup.store import (
     StoredBackup,
@@ -340,6 +340,19 @@ def test_backups_of_another_installation_are_neither_counted_nor_removed(place: 
     make_folder(place, NOW - timedelta(hours=1), is_verified=True, installation_id="ours")
     assert [one.folder for one in prune(place, list_backups(place, removed=True), now=NOW).remove] == [old]
     assert all(folder.exists() for folder in theirs)
+
+
+def test_a_backup_whose_manifest_cannot_be_read_is_never_removed(place: Settings) -> None:
+    """It may be another installation's: of a newer Pharos, or copied here just now, its manifest last."""
+    make_folder(place, NOW, is_verified=True)
+    half, newer, damaged = (make_folder(place, NOW - timedelta(days=days)) for days in (90, 91, 92))
+    (half / MANIFEST).unlink()
+    (newer / MANIFEST).write_text('{"format": 2}')
+    (damaged / MANIFEST).write_text("{")
+    assert prune(place, list_backups(place, removed=True), now=NOW) == Retention(())
+    assert all(folder.exists() for folder in (half, newer, damaged))
+    make_folder(place, NOW + timedelta(hours=1)).joinpath(MANIFEST).unlink()
+    assert "failed (no_manifest)" in (prune(place, list_backups(place), now=NOW).kept_because or "")
 
 
 # ---- who signed it, who opens it ----

@@ -102,11 +102,12 @@ def test_a_database_that_lies_on_a_disk_of_its_own_is_watched_there(tmp_path: Pa
         settings = Settings(_env_file=None, data_dir=tmp_path / "data", backup_dir=Path(elsewhere) / "backups")
         settings.data_dir.mkdir()
         assert not disk.is_same_disk(settings)
-        copies = {"": True, "sftp:": False, "s3:https:": False, "ops@host:": False}
+        copies = {"": True, "local:": True, "sftp:": False, "s3:https:": False, "ops@host:": False}
         for before, is_same in copies.items():
             offsite = {"offsite": f"restic:{before}{tmp_path}/not-made-yet"}
             assert disk.is_offsite_on_same_disk(settings.model_copy(update=offsite)) == is_same
         assert not disk.is_offsite_on_same_disk(settings.model_copy(update={"offsite": f"rsync:{elsewhere}/copies"}))
+        assert not disk.is_offsite_on_same_disk(settings.model_copy(update={"offsite": str(tmp_path)})), "no such kind"
         assert not disk.is_offsite_on_same_disk(settings)
         (settings.data_dir / "postgres").symlink_to(elsewhere)
         assert [found.holds for found in disk.find_disks(settings)] == [("data", "uploads"), ("database", "backups")]

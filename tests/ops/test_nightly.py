@@ -15,6 +15,7 @@ from tests.ops.backups import make_folder
 from pharos.infra.errors import Conflict
 from pharos.infra.settings import Settings
 from pharos.ops.backup.nightly import failed_just_now, is_copy_due, is_missing, last_moment
+from pharos.ops.backup.retention import prune
 from pharos.ops.backup.store import StoredBackup, list_backups, record_failure
 from pharos.runtime import Runtime
 from pharos.worker import DailyBackup, DailyCopy
@@ -66,6 +67,9 @@ def test_a_failed_attempt_does_not_use_up_the_night() -> None:
     assert failed_just_now(failed, now=last + timedelta(minutes=59))
     assert not failed_just_now(failed, now=last + timedelta(minutes=60))
     assert not failed_just_now([attempt(last), attempt(last + DAY, "failed")], now=last + timedelta(minutes=1))
+    slow = [replace(one, seconds=7200) for one in failed]
+    assert failed_just_now(slow, now=last + timedelta(minutes=179)), "an hour from its end"
+    assert not failed_just_now(slow, now=last + timedelta(minutes=180))
 
 
 @pytest.mark.contract("BK-01", part="a backup made while the clock was wrong keeps no later one from being made")
@@ -132,8 +136,10 @@ async def test_a_worker_copies_what_is_due_and_tries_again_when_it_failed(
     assert (tmp_path / "unmounted" / "place" / folder.name / "manifest.json").is_file()
     said = " ".join((tmp_path / "logs" / "backup.log").read_text().split())
     assert f"does not open {folder.name}: made while none or another one was set" in said, "a copy is of no use alone"
+    make_folder(settings, made_at=datetime.now(UTC).replace(microsecond=0) - DAY / 2, installation_id="theirs")
     daily.next_try = 0
-    assert not await daily.make_if_due(runtime), "it is elsewhere"
+    assert not await daily.make_if_due(runtime), "ours is elsewhere, and another installation's is not ours"
+    assert daily.next_try == 0
 
 
 async def test_a_worker_whose_backup_just_failed_waits_and_has_not_given_up_the_day(
@@ -144,11 +150,25 @@ async def test_a_worker_whose_backup_just_failed_waits_and_has_not_given_up_the_
     )
     full = Conflict("The disk is full.", code="storage_full")
     record_failure(settings, "pharos-of-the-test", full, made_at=datetime.now(UTC), seconds=1)
+    make_folder(settings, made_at=datetime.now(UTC).replace(microsecond=0), installation_id="theirs")
     daily = DailyBackup()
     assert not await daily.make_if_due(replace(fresh_runtime, settings=settings))
-    assert daily.settled is None
+    assert daily.settled is None, "nor does a backup that another installation made use it up"
     assert daily.next_try > 0
     assert not (tmp_path / "logs").exists(), "nothing was started"
+
+
+async def test_attempts_that_failed_are_listed_as_long_as_backups_are_kept(
+    fresh_runtime: Runtime, tmp_path: Path
+) -> None:
+    settings = fresh_runtime.settings.model_copy(update={"data_dir": tmp_path, "backup_dir": tmp_path / "backups"})
+    full, now = Conflict("The disk is full.", code="storage_full"), datetime.now(UTC)
+    for days in (settings.backup_keep_days - 1, settings.backup_keep_days + 1):
+        record_failure(settings, f"pharos-{days}-days-ago", full, made_at=now - days * DAY, seconds=1)
+    make_folder(settings, made_at=now.replace(microsecond=0))
+    prune(settings, list_backups(settings, removed=True), now=now)
+    names = [backup.name for backup in list_backups(settings) if backup.folder is None]
+    assert names == [f"pharos-{settings.backup_keep_days - 1}-days-ago"]
 
 
 @pytest.mark.parametrize("text", ["3:00", "24:00", "03:60", "daily"])

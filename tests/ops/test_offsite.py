@@ -91,7 +91,7 @@ def test_the_offline_identity_alone_opens_the_repository(settings: Settings, tmp
     sealed = (repository(settings) / SEALED_PASSWORD).read_bytes()
     assert sealed == sealed_password_file(settings).read_bytes()
     shutil.rmtree(settings.data_dir)  # the machine is lost
-    with pytest.raises(Conflict, match=r"age -d -i identity.txt pharos-offsite-password.age > password"):
+    with pytest.raises(Conflict, match=r"\(umask 077; age -d -i identity.txt pharos-offsite-password.age > password\)"):
         list_offsite(settings.model_copy(update={"data_dir": tmp_path / "other"}))
     password = tmp_path / "password"
     password.write_bytes(pyrage.decrypt(sealed, [offline]))
@@ -250,7 +250,8 @@ def test_a_plain_copy_is_compared_and_comes_back(settings: Settings, tmp_path: P
     assert [copy.name for copy in list_offsite(settings)] == ["pharos-20260103-030000", NAME]
     assert files_of(pull_backup(settings, NAME, into=tmp_path / "got")) == files_of(place / NAME)
     before = datetime.now(UTC)
-    fetched = describe_folder(pull_backup(settings, NAME, into=settings.backup_root))
+    to_backups = settings.backup_root.relative_to(settings.data_dir.parent.parent)
+    fetched = describe_folder(pull_backup(settings, NAME, into=settings.data_dir.parent / ".." / to_backups))
     assert fetched.pulled_at is not None
     assert fetched.pulled_at > before
 

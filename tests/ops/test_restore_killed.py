@@ -163,6 +163,16 @@ def test_a_lost_connection_leaves_what_ran_running(place: Place) -> None:
     assert read_unfinished(place.settings) is None
 
 
+def test_a_restore_that_nobody_reads_any_more_goes_on_to_its_end(place: Place) -> None:
+    changed(place)
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "pharos", "restore", str(place.folder), "--yes"]
+    done = subprocess.run(command, check=False, stdout=writing)
+    os.close(writing)
+    assert (done.returncode, is_new(place)) == (0, True)
+
+
 def test_what_ran_runs_again_with_what_it_ran_with_and_its_terminal_says_so(place: Place, tmp_path: Path) -> None:
     """Whoever restores has another directory, and in the environment other settings and none of the secrets."""
     there, here = tmp_path / "there", tmp_path / "here"

@@ -106,6 +106,14 @@ def test_copies_that_only_this_machine_opens_are_told() -> None:
     assert "copies offsite cannot be opened without this machine" in told[0].words
 
 
+def test_backups_of_another_installation_count_for_nothing() -> None:
+    settings = Settings(_env_file=None, **MENDED)  # type: ignore[arg-type]
+    theirs, own = replace(stored(hours=0), installation_id="theirs"), stored(hours=27)
+    standing = judge(settings, Facts([theirs, own], [DRILL], since=A_YEAR, same_disk=False), now=NOW)
+    assert [notice.code for notice in standing.notices] == ["backup_old"]
+    assert (standing.good, standing.elsewhere, standing.backups) == (own, own, [theirs, own])
+
+
 OTHERS = replace(GOOD, sealed_to=("age1another",))
 
 

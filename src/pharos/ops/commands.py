@@ -102,28 +102,34 @@ def down(
     settings = Settings()
     if delete_backups and not delete_data:
         raise Invalid("--delete-backups belongs to --delete-data. Nothing was changed.", code="not_alone")
-    if delete_data and not delete_backups:
-        from pharos.ops.delete_data import refuse_backups_inside  # with all that reads backups; only here it is needed
-
-        refuse_backups_inside(settings)
+    if delete_data:
+        _ask_to_delete(settings, with_backups=delete_backups, yes=yes)
     state = stop_running(settings)
     echo_line("Pharos is stopped." if state else "Pharos was not running.")
     if delete_data:
-        _delete(settings, with_backups=delete_backups, yes=yes)
+        _delete(settings, with_backups=delete_backups)
 
 
-def _delete(settings: Settings, *, with_backups: bool, yes: bool) -> None:
-    from pharos.ops import delete_data as data  # as above
+def _ask_to_delete(settings: Settings, *, with_backups: bool, yes: bool) -> None:
+    """Before anything is stopped: who says no has it running."""
+    from pharos.ops import delete_data as data  # with all that reads backups; only here it is needed
 
-    backups = data.backups_here(settings)
-    for sentence in data.fate_of_backups(settings, backups, with_backups=with_backups):
+    found = data.backups_here(settings, with_backups=with_backups)
+    data.refuse_backups_inside(settings, found)
+    for sentence in data.fate_of_backups(settings, found):
         echo_line(sentence)
     if not yes:
-        them = ", and the backups" if with_backups and backups else ""
+        them = ", and the backups" if found.goes else ""
         typer.confirm(f"Delete {settings.data_dir} with all documents, accounts and secrets{them}?", abort=True)
+
+
+def _delete(settings: Settings, *, with_backups: bool) -> None:
+    from pharos.ops import delete_data as data  # as above
+
+    kept = data.backups_here(settings, with_backups=with_backups).stays
     with supervisor_lock(settings):
         left = data.delete_data(settings, with_backups=with_backups)
-    echo_line(f"Deleted {settings.data_dir}{' but for the backups' if backups and not with_backups else ''}.")
+    echo_line(f"Deleted {settings.data_dir}{' but for the backups' if kept else ''}.")
     if left:
         echo_line(f"Not ours and still there: {', '.join(left)}.")
 

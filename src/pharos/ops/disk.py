@@ -11,8 +11,9 @@ from pathlib import Path
 import psycopg
 
 from pharos.infra.database_roles import connection_urls
-from pharos.infra.errors import Unavailable
+from pharos.infra.errors import Invalid, Unavailable
 from pharos.infra.settings import Settings
+from pharos.ops.backup.offsite import target_of
 from pharos.ops.backup.store import StoredBackup, list_backups
 
 LOW_SHARE = 0.15
@@ -98,14 +99,17 @@ def is_same_disk(settings: Settings) -> bool:
 
 def is_offsite_on_same_disk(settings: Settings) -> bool:
     """Whether `PHAROS_OFFSITE` is a directory on a disk that also holds data; so is one whose disk is not mounted."""
-    _, _, place = (settings.offsite or "").partition(":")
-    if not place or ":" in place.partition("/")[0]:
+    try:
+        target = target_of(settings)
+    except Invalid:
+        return False  # a copy fails then, which is loud
+    if target is None or target.directory is None:
         return False
     held = {existing(path).stat().st_dev for path in _data_places(settings).values()}
     try:
-        return existing(Path(place).absolute()).stat().st_dev in held
+        return existing(target.directory).stat().st_dev in held
     except PermissionError:
-        return False  # a copy fails then, which is loud
+        return False  # here, too
 
 
 def _data_places(settings: Settings) -> dict[str, Path]:

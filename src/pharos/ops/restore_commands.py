@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -214,7 +215,9 @@ def trusted_signer(settings: Settings, folder: Path, named: str | None, *, asks:
 
 
 def _say(step: str, sentence: str) -> None:
-    echo_line(f"{sentence} ...")
+    """A pipe that is closed ends other commands; a restore goes on unheard, for else it might leave Pharos stopped."""
+    with suppress(SystemExit):
+        echo_line(f"{sentence} ...")
 
 
 def _quiet(step: str, sentence: str) -> None:

@@ -22,6 +22,7 @@ from pharos.infra.terminal import size_text
 from pharos.library.models import Document
 from pharos.ops.backup.drill_log import OVERDUE_DAYS
 from pharos.ops.backup.escrow import offline_warning
+from pharos.ops.backup.own import own_backups
 from pharos.ops.backup.restore_time import How, Measured, estimate_seconds
 from pharos.ops.backup.sealing import opens_offline, sealed_elsewise
 from pharos.ops.backup.store import FAILED, StoredBackup, list_backups, newest_good, read_verification
@@ -156,19 +157,23 @@ async def read_standing(runtime: Runtime, *, fresh: bool = False) -> Standing:
 
 
 def judge(settings: Settings, facts: Facts, *, now: datetime) -> Standing:
-    """What follows from the facts, of which the newest come first; documents are not counted here."""
-    good = newest_good(facts.backups)
-    copied = [backup for backup in facts.backups if backup.offsite_at is not None]
+    """What follows from the facts, of which the newest come first; documents are not counted here.
+
+    Backups of another installation are shown and count for nothing: they hold none of this one's documents.
+    """
+    own = own_backups(settings, facts.backups)
+    good = newest_good(own)
+    copied = [backup for backup in own if backup.offsite_at is not None]
     elsewhere = max(copied, key=lambda backup: backup.made_at, default=None)
     measured = _measured(facts, good)
     found = [
         _old_backup(good, facts.since, now),
-        _failed_backup(facts.backups),
+        _failed_backup(own),
         *_drills(facts, now),
         _offsite(settings, good, elsewhere, now),
         _offsite_same_disk(settings) if facts.offsite_same_disk else None,
         _same_disk(settings) if facts.same_disk else None,
-        _recipient(settings) or _sealed(settings, facts.backups),
+        _recipient(settings) or _sealed(settings, own),
         *(_disk_low(disk) for disk in facts.disks if disk.is_low or disk.is_full),
     ]
     return Standing(

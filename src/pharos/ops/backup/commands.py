@@ -31,7 +31,8 @@ from pharos.infra.terminal import (
 from pharos.ops.backup.check import check_backup
 from pharos.ops.backup.faults import remember_faults
 from pharos.ops.backup.manifest import Manifest, read_manifest
-from pharos.ops.backup.retention import Retention, own_backups, plan_retention, remove_backups
+from pharos.ops.backup.own import own_backups
+from pharos.ops.backup.retention import Retention, plan_retention, remove_backups
 from pharos.ops.backup.sealing import opens_offline, recipient_warning
 from pharos.ops.backup.store import (
     FAILED,

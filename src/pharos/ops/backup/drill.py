@@ -37,8 +37,9 @@ from pharos.ops.backup.drill_pharos import TenantToAsk, ask_canary, drill_settin
 from pharos.ops.backup.escrow import drill_identity_file
 from pharos.ops.backup.manifest import BLOBS_FOLDER, Manifest
 from pharos.ops.backup.named_blobs import named_blobs
+from pharos.ops.backup.own import own_backups
 from pharos.ops.backup.restore_plan import refuse_no_room, refuse_no_room_to_load
-from pharos.ops.backup.retention import own_backups, plan_retention
+from pharos.ops.backup.retention import plan_retention
 from pharos.ops.backup.scratch import (
     Loaded,
     compare_tables,
@@ -191,7 +192,8 @@ def _fetch(drill: _Drill) -> str:
         drill.folder = offsite.pull_backup(settings, "latest", into=drill.home)
         drill.source = f"from {settings.offsite}"
     else:
-        newest = next((one for one in list_backups(settings) if one.folder and one.verified_at), None)
+        own = own_backups(settings, list_backups(settings))
+        newest = next((one for one in own if one.folder and one.verified_at), None)
         if newest is None or newest.folder is None:
             raise NotFound(
                 "There is no verified backup to drill with. Make one: `pharos backup now`, `pharos backup verify`.",

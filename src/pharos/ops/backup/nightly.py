@@ -74,8 +74,10 @@ def is_missing(moment: datetime, attempts: Iterable[StoredBackup], *, since: dat
 
 
 def failed_just_now(attempts: Iterable[StoredBackup], *, now: datetime) -> bool:
-    """Whether an attempt of the last hour failed, by any worker: what is wrong, a full disk, seldom mends itself."""
-    return any(one.state == FAILED and now - AGAIN_AFTER < one.made_at <= now for one in attempts)
+    """Whether an attempt ended in the last hour and failed, by any worker: what is wrong, a full disk, seldom mends
+    itself."""
+    failed = [one for one in attempts if one.state == FAILED and one.made_at <= now]
+    return any(now - AGAIN_AFTER < one.made_at + timedelta(seconds=one.seconds) for one in failed)
 
 
 def is_copy_due(at: str, backups: Iterable[StoredBackup], *, now: datetime) -> bool:

@@ -34,6 +34,13 @@ class Target:
     kind: Literal["restic", "rsync"]
     place: str
 
+    @property
+    def directory(self) -> Path | None:
+        """Where it is a directory of this machine, such as a mounted disk; it may not be there. None for another
+        machine's, which has a colon before the first slash."""
+        place = self.place.removeprefix("local:") if self.kind == "restic" else self.place
+        return None if ":" in place.partition("/")[0] else Path(place).absolute()
+
 
 @dataclass(frozen=True)
 class OffsiteCopy:
@@ -128,7 +135,7 @@ def seal_password(settings: Settings, target: Target) -> None:
     if sealed is None:
         return
     write_secret(sealed_password_file(settings), sealed)
-    if (directory := _directory_of(target)) is not None:
+    if (directory := target.directory) is not None and directory.is_dir():
         write_secret(directory / SEALED_PASSWORD, sealed)
 
 
@@ -140,18 +147,12 @@ def say_where_password_lies(settings: Settings) -> str:
             "nobody opens the copies. Keep a copy of it elsewhere, or set PHAROS_BACKUP_RECIPIENT and push again."
         )
     opened = "the offline identity opens it, on a new machine too"
-    if (directory := _directory_of(require_target(settings))) is not None:
+    if (directory := require_target(settings).directory) is not None and directory.is_dir():
         return f"The repository's password lies sealed beside the copies, in {directory / SEALED_PASSWORD}: {opened}."
     return (
         f"The repository's password is sealed in {sealed_password_file(settings)}: {opened}. Copy that file away from "
         "this machine, best to where the identity is kept."
     )
-
-
-def _directory_of(target: Target) -> Path | None:
-    """Where a repository lies in a directory of this machine, such as a mounted disk."""
-    directory = Path(target.place.removeprefix("local:"))
-    return directory if directory.is_dir() else None
 
 
 def list_offsite(settings: Settings) -> list[OffsiteCopy]:
@@ -199,7 +200,7 @@ def pull_backup(settings: Settings, wanted: str, *, into: Path) -> Path:
             restic.pull(settings, target.place, copy.snapshot, fresh)
         folder = fresh / copy.name
         check_files(folder, read_manifest(folder))
-        if into == settings.backup_root:
+        if into.resolve() == settings.backup_root.resolve():
             write_private(pulled_file(final), datetime.now(UTC).isoformat().encode())
         folder.rename(final)
     finally:

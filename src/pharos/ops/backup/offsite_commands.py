@@ -19,6 +19,7 @@ from pharos.ops.backup.offsite import (
     require_target,
     say_where_password_lies,
 )
+from pharos.ops.backup.own import own_backups
 from pharos.ops.backup.store import (
     Found,
     find_backup,
@@ -83,7 +84,7 @@ def pull(
 def _verified(settings: Settings, what: str) -> Found:
     """What is to be copied. Raises `Conflict` for one that nobody has restored and compared yet."""
     if what == "latest":
-        newest = newest_good(list_backups(settings))
+        newest = newest_good(own_backups(settings, list_backups(settings)))
         if newest is not None:
             return Found(newest)
     found = find_backup(settings, what)

@@ -235,9 +235,10 @@ def _no_password(settings: Settings, place: str, said: str) -> Conflict | None:
     if "Resolving password failed" in said:
         return Conflict(
             f"This machine has no password for the repository at {place}: {password_file(settings)} cannot be read. "
-            "Put it back; on a new machine open the sealed one with the offline identity, `age -d -i identity.txt "
-            f"{SEALED_PASSWORD} > password`, and set PHAROS_OFFSITE_PASSWORD_FILE to that file. The sealed one lies in "
-            "the repository's directory; for SSH and S3 it is your copy of secrets/offsite_password.age.",
+            "Put it back; on a new machine open the sealed one with the offline identity, `(umask 077; age -d -i "
+            f"identity.txt {SEALED_PASSWORD} > password)`, and set PHAROS_OFFSITE_PASSWORD_FILE to that file. The "
+            "sealed one lies in the repository's directory; for SSH and S3 it is your copy of "
+            "secrets/offsite_password.age.",
             code="offsite_wrong_password",
         )
     if "wrong password" in said or "no key found" in said:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pharos.infra.settings import Settings
-from pharos.ops.backup.store import FAILED, StoredBackup, installation_file, newest_good, pulled_file
+from pharos.ops.backup.own import is_unreadable, own_backups
+from pharos.ops.backup.store import FAILED, StoredBackup, forget_attempts, newest_good, pulled_file
 
 REMOVING = ".removing-"
 STALE_AFTER = timedelta(hours=26)
@@ -30,18 +31,12 @@ class Retention:
         return sum(backup.bytes for backup in self.remove)
 
 
-def own_backups(settings: Settings, backups: Sequence[StoredBackup]) -> list[StoredBackup]:
-    """Those that retention is about: what another installation made was brought here by somebody, who removes it."""
-    file = installation_file(settings)
-    own = file.read_text().strip() if file.exists() else None
-    return [backup for backup in backups if backup.installation_id in ("", own)]
-
-
 def plan_retention(backups: Sequence[StoredBackup], *, keep_days: int, now: datetime) -> Retention:
     """Backups older than `keep_days`, never the newest good one; none while the newest backup is not good.
 
     `backups` are the own ones of `list_backups`, removed ones included: a newest one whose folder is gone is no good
-    one. The age of one that was fetched from offsite counts from then: whoever fetched it wants to use it.
+    one. The age of one that was fetched from offsite counts from then: whoever fetched it wants to use it. One whose
+    manifest cannot be read stays: it may be a copy that is on its way here, or another installation's.
     """
     newest = max(backups, key=lambda one: one.made_at, default=None)
     if newest is None:
@@ -50,7 +45,8 @@ def plan_retention(backups: Sequence[StoredBackup], *, keep_days: int, now: date
         return Retention((), reason)
     last_good = newest_good(backups)
     too_old = now - timedelta(days=keep_days)
-    old = [one for one in backups if one.folder and _kept_from(one) < too_old and one != last_good]
+    known = [one for one in backups if one.folder and not is_unreadable(one)]
+    old = [one for one in known if _kept_from(one) < too_old and one != last_good]
     return Retention(tuple(sorted(old, key=lambda one: one.made_at)))
 
 
@@ -86,7 +82,14 @@ def _hours(span: timedelta) -> int:
 
 
 def prune(settings: Settings, backups: Sequence[StoredBackup], *, now: datetime) -> Retention:
-    """Plan and remove at once: what runs after each nightly backup that was verified."""
+    """Plan and remove at once: what runs after each nightly backup that was verified.
+
+    What is known of attempts that failed goes as old as backups do: one each hour of a bad day would stay listed.
+    """
     plan = plan_retention(own_backups(settings, backups), keep_days=settings.backup_keep_days, now=now)
     remove_backups(settings, plan)
+    too_old = now - timedelta(days=settings.backup_keep_days)
+    forgotten = [one for one in backups if one.folder is None and one.state == FAILED and one.made_at < too_old]
+    if forgotten:
+        forget_attempts(settings, forgotten)
     return plan

@@ -278,6 +278,16 @@ def record_failure(settings: Settings, name: str, error: PharosError, *, made_at
     _write_row(settings, attempt, state=FAILED, error=error)
 
 
+def forget_attempts(settings: Settings, attempts: Sequence[StoredBackup]) -> None:
+    """Drop the rows of attempts that failed and left no folder."""
+    names = [attempt.name for attempt in attempts]
+    try:
+        with _connect(settings) as connection:
+            connection.execute("delete from backups where state = 'failed' and name = any(%s)", [names])
+    except (psycopg.OperationalError, psycopg.errors.UndefinedTable, Unavailable) as failure:
+        log.warning("backup.rows_not_removed", reason=str(failure).splitlines()[0])
+
+
 def _at_path(folder: Path) -> StoredBackup:
     if not folder.is_dir():
         raise NotFound(
