@@ -36,6 +36,7 @@ def test_a_table_that_is_piped_has_one_whole_line_for_each_row(monkeypatch: pyte
     mail_id = new_id()
     lines = shown(monkeypatch, [[mail_id, "ada@example.org", "[b]", "failed", 3, REASON]], is_terminal=False)
     assert len(lines.splitlines()) == 2
+    assert all(line == line.rstrip() for line in lines.splitlines())
     assert all(text in lines for text in (str(mail_id), REASON, "[b]"))
 
 

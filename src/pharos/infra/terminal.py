@@ -64,7 +64,10 @@ def echo_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, emp
         table.add_row(*(Text(cell) for cell in row_texts))
     width = max(console.width, least) if console.is_terminal else PIPED_WIDTH
     wide = Console(file=console.file, force_terminal=console.is_terminal, width=width, highlight=False, soft_wrap=True)
-    wide.print(table)
+    with wide.capture() as drawn:
+        wide.print(table)
+    # In a log or a mail, each row would be as long as the longest.
+    console.file.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
 
 
 def size_text(size_bytes: int) -> str:

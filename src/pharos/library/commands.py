@@ -91,6 +91,8 @@ async def _ingest(paths: list[Path], *, project: str, wait: bool, tenant: str, a
     echo_line(", ".join(f"{number} {name}" for name, number in counts.items()) + f" in “{project}”.")
     if states:
         echo_line(", ".join(f"{number} {status}" for status, number in sorted(states.items())) + ".")
+        if "failed" in states:
+            echo_line(f"`pharos documents list --project '{project}'` says why they failed.")
     else:
         echo_line(f"They are being indexed; `pharos documents list --project '{project}'` shows how far it is.")
 
