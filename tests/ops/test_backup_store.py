@@ -363,6 +363,13 @@ def test_damage_is_told_also_where_it_cannot_be_noted(place: Settings) -> None:
         raise Conflict("rotten", code="damaged_file")
 
 
+def test_a_manifest_with_another_type_inside_is_a_damaged_one(place: Settings) -> None:
+    folder = make_folder(place, NOW, is_verified=True)
+    found = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**found, "sealed_to": None}))
+    assert [(one.state, one.error_code) for one in list_backups(place)] == [("failed", "bad_manifest")]
+
+
 # ---- who signed it, who opens it ----
 
 
