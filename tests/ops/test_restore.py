@@ -296,6 +296,9 @@ def test_a_table_that_differs_from_the_manifest_is_named_and_nothing_is_swapped(
     assert error.code == "backup_differs"
     assert error.details["tables"] == ["documents", "users"]
     assert "documents: 3 rows instead of 99" in error.message
+    kept = read_verification(folder)
+    assert kept is not None
+    assert (kept.passed, kept.error_code) == (False, "backup_differs"), "nothing relies on it from here on"
 
 
 def test_a_newer_schema_is_refused_with_the_version_that_can_read_it(place: Place, tmp_path: Path) -> None:
