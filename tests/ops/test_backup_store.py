@@ -27,6 +27,7 @@ from pharos.ops.backup.escrow import (
     seal_escrow,
     write_secrets,
 )
+from pharos.ops.backup.faults import remember_faults
 from pharos.ops.backup.manifest import MANIFEST, BlobState, FileState, Manifest, TableState, write_manifest
 from pharos.ops.backup.retention import REMOVING, Retention, plan_retention, prune
 from pharos.ops.backup.signing import is_signed_by, known_keys, public_key, remember_key, sign
@@ -353,6 +354,20 @@ def test_a_backup_whose_manifest_cannot_be_read_is_never_removed(place: Settings
     assert all(folder.exists() for folder in (half, newer, damaged))
     make_folder(place, NOW + timedelta(hours=1)).joinpath(MANIFEST).unlink()
     assert "failed (no_manifest)" in (prune(place, list_backups(place), now=NOW).kept_because or "")
+
+
+def test_damage_is_told_also_where_it_cannot_be_noted(place: Settings) -> None:
+    folder = make_folder(place, NOW, is_verified=True)
+    folder.with_name(f".verified.json-{folder.name}").mkdir()  # as on a full disk, the verdict cannot be written
+    with pytest.raises(Conflict, match="rotten"), remember_faults(place, folder):
+        raise Conflict("rotten", code="damaged_file")
+
+
+def test_a_manifest_with_another_type_inside_is_a_damaged_one(place: Settings) -> None:
+    folder = make_folder(place, NOW, is_verified=True)
+    found = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**found, "sealed_to": None}))
+    assert [(one.state, one.error_code) for one in list_backups(place)] == [("failed", "bad_manifest")]
 
 
 # ---- who signed it, who opens it ----

@@ -47,7 +47,7 @@ from pharos.ops.backup.manifest import (
 from pharos.ops.backup.offsite import push_backup
 from pharos.ops.backup.scratch import shipped_programs
 from pharos.ops.backup.snapshot import make_backup
-from pharos.ops.backup.store import StoredBackup, record_verification
+from pharos.ops.backup.store import StoredBackup, read_verification, record_verification
 from pharos.ops.standing import read_standing
 from pharos.runtime import Runtime
 from pharos.worker import RegularDrill
@@ -229,6 +229,9 @@ def red_at(settings: Settings, name: str, code: str) -> DrillReport:
     assert [(check.name, check.code) for check in report.failed] == [(name, code)], report.checks
     before = [check.name for check in report.checks if check.result == "PASS"]
     assert before[:3] == ["backup", "files", "load"], "what is wrong shows only once it was restored"
+    kept = read_verification(settings.backup_root / report.backup_name)
+    assert kept is not None
+    assert kept.error_code == code, "a backup that a drill found damaged is no good one any more"
     cause, next_step = CAUSES[code]
     file = max((settings.backup_root / "drills").glob("*.md"), key=lambda one: one.stat().st_mtime)
     for text in (file.read_text(), list_drills(settings, limit=1)[0]["report"]):

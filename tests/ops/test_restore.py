@@ -38,6 +38,7 @@ from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.ids import TenantId
 from pharos.infra.models import Secret
 from pharos.infra.settings import Settings
+from pharos.infra.terminal import time_text
 from pharos.ops.backup import signing
 from pharos.ops.backup.escrow import make_drill_identity
 from pharos.ops.backup.fingerprints import fingerprint_tables
@@ -295,6 +296,9 @@ def test_a_table_that_differs_from_the_manifest_is_named_and_nothing_is_swapped(
     assert error.code == "backup_differs"
     assert error.details["tables"] == ["documents", "users"]
     assert "documents: 3 rows instead of 99" in error.message
+    kept = read_verification(folder)
+    assert kept is not None
+    assert (kept.passed, kept.error_code) == (False, "backup_differs"), "nothing relies on it from here on"
 
 
 def test_a_newer_schema_is_refused_with_the_version_that_can_read_it(place: Place, tmp_path: Path) -> None:
@@ -486,7 +490,9 @@ def test_a_backup_is_verified_by_restoring_it_and_a_table_that_differs_fails_it(
     assert kept.passed
     assert estimate_restore(place.settings, place.folder, manifest.bytes) == kept.seconds
     assert bring_back(place).seconds < BOUND * kept.seconds + SLACK_SECONDS
-    assert f"about {kept.seconds:.0f} s" in " ".join(pharos(place, "--dry-run", str(place.folder)).stdout.split())
+    assert f"about {time_text(kept.seconds)}, by" in " ".join(
+        pharos(place, "--dry-run", str(place.folder)).stdout.split()
+    )
     folder = copy_of(place, tmp_path)
     manifest.tables["memberships"] = TableState(7, "0")
     sign_again(place.settings, folder, manifest)
@@ -530,6 +536,8 @@ def test_a_dry_run_for_a_date_says_what_would_be_lost_and_changes_nothing(place:
     text = pharos(place, "--dry-run", f"{read_manifest(place.folder).made_at:%Y-%m-%d}")
     assert text.exit_code == 0, text.output
     assert "Nothing was changed" in text.stdout
+    more = f"{said['lost_rows']['procrastinate_jobs']} in procrastinate_jobs"
+    assert re.search(rf"^Rows of other tables that there are more of now than then: .*{more}", text.stdout, re.M)
     assert said["collation"]["then"] == said["collation"]["now"]
     assert "indexes are rebuilt" not in text.stdout
     assert (state_of(place.settings), databases(place), sorted(place.settings.blob_root.rglob("*"))) == before
@@ -545,10 +553,10 @@ def test_a_dry_run_names_the_documents_that_would_be_lost_and_those_that_would_c
         (name,) = connection.execute("delete from documents where id = %s returning name", [gone]).fetchone() or ("",)
         (project,) = connection.execute("select name from projects order by created_at limit 1").fetchone() or ("",)
     said = pharos(place, "--dry-run", str(place.folder)).stdout
-    assert "does not have them: 12 documents, 1 projects, 0 users." in said
+    assert "does not have them: 12 documents, 1 project, 0 users." in said
     assert re.findall(r"^  after-(\d+)\.txt \(in ", said, re.MULTILINE) == [str(number) for number in range(11, 1, -1)]
     assert "  and 2 more\n" in said
-    assert "they are gone here: 1 documents, 0 projects, 0 users.\n" in said
+    assert "they are gone here: 1 document, 0 projects, 0 users.\n" in said
     assert f"  {name} (in {project})\n" in said
 
 

@@ -21,6 +21,7 @@ from pharos.ops.backup.fingerprints import fingerprint_tables
 from pharos.ops.backup.manifest import TableState
 from pharos.ops.backup.restore import restore, undo_restore
 from pharos.ops.backup.snapshot import make_backup
+from pharos.ops.backup.store import describe_folder
 from pharos.ops.rotate_encryption import rotate_encryption
 from pharos.runtime import Runtime
 
@@ -70,6 +71,8 @@ def test_a_backup_whose_keys_do_not_open_its_secrets_is_refused(installed: Setti
     error = refused(installed, folder)
     assert error.code == "secrets_not_opened"
     assert "Nothing was changed" in error.message
+    known = describe_folder(folder)
+    assert (known.state, known.error_code) == ("failed", "secrets_not_opened"), "nothing relies on it from here on"
     assert with_runtime(installed, read_secret) == SECRET
 
 

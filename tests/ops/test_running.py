@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
@@ -19,11 +20,21 @@ from pharos.cli import app
 from pharos.infra.errors import Conflict, Invalid, Unavailable
 from pharos.infra.settings import Settings
 from pharos.ops import commands
-from pharos.ops.running import State, part_process, read_state, supervisor_lock, supervisor_pid, write_state
+from pharos.ops.running import (
+    State,
+    part_process,
+    read_state,
+    start_of_running,
+    supervisor_lock,
+    supervisor_pid,
+    write_state,
+)
+from pharos.ops.start_stop import wait_until_down
 
 HOLDER = """
 import sys
 from pathlib import Path
+from threading import Thread
 from pharos.infra.settings import Settings
 from pharos.ops.running import supervisor_lock
 with supervisor_lock(Settings(_env_file=None, data_dir=Path(sys.argv[1]))):
@@ -104,6 +115,30 @@ def test_looking_at_the_lock_never_takes_it(settings: Settings) -> None:
             with supervisor_lock(settings):
                 pass
         looker.kill()
+
+
+def test_a_supervisor_that_was_never_told_to_stop_is_told_by_whoever_waits_for_its_end(settings: Settings) -> None:
+    """A signal can come before the one that asks it to."""
+    with lock_held(settings) as holder:
+        waiting = Thread(target=wait_until_down, args=(settings,), daemon=True)
+        waiting.start()
+        assert holder.wait(20) == -signal.SIGTERM
+        waiting.join(20)
+        assert not waiting.is_alive()
+
+
+def test_root_takes_neither_directory_nor_environment_of_another_users_pharos(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lock_held(settings):
+        start = start_of_running(settings)
+        assert start is not None
+        assert (start[0], start[1]["PYTEST_CURRENT_TEST"]) == (Path.cwd(), os.environ["PYTEST_CURRENT_TEST"])
+        somebody = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: somebody)
+        with pytest.raises(Conflict, match="belongs to another user"):
+            start_of_running(settings)
+    assert start_of_running(settings) is None
 
 
 def test_a_second_supervisor_is_refused_with_the_number_of_the_first(settings: Settings) -> None:

@@ -330,7 +330,7 @@ async def test_the_page_of_backups_says_what_would_be_lost_how_long_it_takes_and
         public_key(settings),
         "7 documents",
         "is not good (backup_differs)",
-        "Of no use without this machine",
+        "Of no use without this machine: no identity of PHAROS_BACKUP_RECIPIENT opens its keys",
         "<code>pharos backup list --log</code>",
     ):
         assert said in full, said

@@ -298,15 +298,16 @@ def is_secret(field: str) -> bool:
     return field in _FileVariables.names or SecretStr in get_args(Settings.model_fields[field].annotation)
 
 
-def setting_error(error: ValidationError) -> Invalid:
-    """What `Settings()` raised, as a sentence naming the first setting that cannot be read; never its value."""
+def setting_error(error: ValidationError, *, file: str = "pharos.env") -> Invalid:
+    """What `Settings()` raised, as a sentence naming the first setting that cannot be read; never its value. `file` is
+    the one that was read, as whoever reads the sentence finds it."""
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     wanted = first["msg"].removeprefix("Value error, ")
     if (field := Settings.model_fields.get(name)) is not None and field.annotation is int:
         limits = {kind: getattr(one, kind) for one in field.metadata for kind in ("ge", "le") if hasattr(one, kind)}
         wanted = f"it is a whole number from {limits.get('ge', 0)}" + (f" to {limits['le']}" if "le" in limits else "")
-    place = "Mend it in the environment or in pharos.env."
+    place = f"Mend it in the environment or in {file}."
     return Invalid(f"{_as_typed(name) if name else 'A setting'} cannot be read: {wanted}. {place}")
 
 
@@ -374,15 +375,20 @@ def settings_in(directory: Path, environment: Mapping[str, str] | None = None) -
     """The settings of a process started in that directory with that environment, or with this one's.
 
     For the block this process is such a one, so that what it starts inherits both: only for a command's single thread.
+    Raises `Invalid` naming the file in that directory when a setting cannot be read.
     """
     home, before = Path.cwd(), dict(os.environ)
     try:
         os.chdir(directory)
         _become(before if environment is None else environment)
-        yield Settings()
+        try:
+            settings = Settings()
+        except ValidationError as error:
+            raise setting_error(error, file=str(directory / str(Settings.model_config["env_file"]))) from error
+        yield settings
     finally:
-        os.chdir(home)
         _become(before)
+        os.chdir(home)  # last: it may have been removed meanwhile
 
 
 def _become(environment: Mapping[str, str]) -> None:

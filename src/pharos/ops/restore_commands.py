@@ -93,7 +93,8 @@ def restore_command(
 ) -> None:
     """Bring back a backup: loaded beside the live database, compared, then swapped in; the old one is kept a while."""
     what, identity = _absolute(what), identity.absolute() if identity else None
-    settings = context.with_resource(as_started(Settings()))
+    _refuse_no_trial(dry_run=dry_run, others=undo or resume or abort)
+    settings = _settings(context, changes=not (dry_run or show_list or forget is not None), ends=resume or abort)
     tell = _quiet if as_json else _say
     if show_list:
         echo_list(settings, as_json=as_json)
@@ -129,6 +130,12 @@ def restore_command(
             _echo_restored(settings, done, as_json=as_json)
 
 
+def _settings(context: typer.Context, *, changes: bool, ends: bool) -> Settings:
+    """What changes the live data is done as by the Pharos that runs, or by the restore that `ends` now."""
+    own = Settings()
+    return context.with_resource(as_started(own, ends=ends)) if changes else own
+
+
 def _undo(settings: Settings, what: str | None, *, yes: bool, keep_sessions: bool, tell: Tell, as_json: bool) -> None:
     point = look_for_rollback_point(settings, what)
     if not yes:
@@ -136,6 +143,15 @@ def _undo(settings: Settings, what: str | None, *, yes: bool, keep_sessions: boo
     _ask(settings, f"Swap back to {point.database}, which was live until {moment(point.since)}?", yes=yes)
     undone = undo_restore(settings, tell=tell, keep_sessions=keep_sessions, wanted=point.database)
     _echo_undone(undone, as_json=as_json)
+
+
+def _refuse_no_trial(*, dry_run: bool, others: bool) -> None:
+    if dry_run and others:
+        raise Invalid(
+            "--dry-run shows what bringing back a backup would do: it does not go with --undo, --resume or --abort. "
+            "`pharos restore --list` shows what can be swapped back to.",
+            code="no_dry_run",
+        )
 
 
 def _refuse_half_said(what: str | None, *, table: str | None, into: str | None, merge: bool) -> None:

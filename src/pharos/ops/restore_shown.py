@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pharos.infra.settings import Settings
-from pharos.infra.terminal import echo_json, echo_line, echo_table, size_text
+from pharos.infra.terminal import count_text, echo_json, echo_line, echo_table, size_text, time_text
 from pharos.ops.backup.manifest import read_manifest
 from pharos.ops.backup.restore_blobs import bytes_missing
 from pharos.ops.backup.restore_compare import COMPARED, NamedDocument
@@ -102,6 +102,9 @@ def echo_plan(settings: Settings, plan: Prepared, *, as_json: bool) -> None:
     rows = [[name, manifest.tables[name].rows, now.get(name, 0) if now is not None else None] for name in names]
     echo_table(["table", "rows then", "rows now"], rows, empty="It holds no row.")
     _echo_compared(plan.live)
+    grown = [f"{more} in {name}" for name, more in sorted(plan.lost_rows.items()) if name not in COMPARED]
+    if grown:
+        echo_line(f"Rows of other tables that there are more of now than then: {', '.join(grown)}.")
     echo_line(
         f"Uploaded files: {plan.blobs.present} are here, {len(plan.blobs.missing)} would be added, "
         f"{len(plan.blobs.damaged)} damaged ones replaced ({size_text(plan.blobs.bytes)})."
@@ -125,7 +128,7 @@ def _echo_compared(live: Live) -> None:
 
 
 def _counts(by_table: dict[str, int]) -> str:
-    return ", ".join(f"{by_table[table]} {table}" for table in COMPARED)
+    return ", ".join(count_text(by_table[table], table.removesuffix("s")) for table in COMPARED)
 
 
 def _echo_documents(named: Sequence[NamedDocument], count: int) -> None:
@@ -138,7 +141,7 @@ def _echo_documents(named: Sequence[NamedDocument], count: int) -> None:
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "How long it would take is not known: `pharos backup verify` measures it."
-    return f"It would take about {seconds:.0f} s, by its size and what the last verification took."
+    return f"It would take about {time_text(seconds)}, by its size and what the last verification took."
 
 
 def _plan_object(plan: Prepared) -> dict[str, object]:

@@ -78,18 +78,22 @@ def supervisor_pid(settings: Settings) -> int | None:
 
 def start_of_running(settings: Settings) -> tuple[Path, Mapping[str, str]] | None:
     """In which directory and with what environment the running supervisor was started; None when none runs. Asked of
-    the kernel, since secrets in it are not to be written to a disk. Raises `Conflict` when it is another user's."""
+    the kernel, since secrets in it are not to be written to a disk. Raises `Conflict` when it is another user's: root
+    may read those, but would run that user's code by them."""
     pid = supervisor_pid(settings)
-    try:
-        process = psutil.Process(pid) if pid is not None else None
-        return (Path(process.cwd()), process.environ()) if process is not None else None
-    except psutil.NoSuchProcess:
+    if pid is None:
         return None
-    except psutil.AccessDenied as error:
-        raise Conflict(
-            f"Pharos (process {pid}) belongs to another user, who has to start it again. Run this as that user.",
-            code="other_user",
-        ) from error
+    with contextlib.suppress(psutil.AccessDenied):  # another user's too
+        try:
+            process = psutil.Process(pid)
+            if process.uids().effective == os.geteuid():
+                return Path(process.cwd()), process.environ()
+        except psutil.NoSuchProcess:
+            return None
+    raise Conflict(
+        f"Pharos (process {pid}) belongs to another user, who has to start it again. Run this as that user.",
+        code="other_user",
+    )
 
 
 def read_state(settings: Settings) -> State | None:

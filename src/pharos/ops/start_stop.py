@@ -84,8 +84,13 @@ def stop_running(settings: Settings) -> State | None:
 
 
 def wait_until_down(settings: Settings) -> None:
-    """Wait for a supervisor that was told to stop, however long that takes: it ends each part that does not end."""
-    while supervisor_pid(settings) is not None:
+    """Stop what runs, however long that takes: the supervisor ends each part that does not end. One that was told to
+    stop before is not hurried by being told again."""
+    if (pid := supervisor_pid(settings)) is None:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).send_signal(signal.SIGTERM)
+    while supervisor_pid(settings) == pid:
         time.sleep(0.05)
 
 

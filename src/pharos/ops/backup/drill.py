@@ -35,6 +35,7 @@ from pharos.ops.backup.check import check_backup, check_escrow
 from pharos.ops.backup.drill_log import DrillCheck, DrillReport, explain, is_drill_due, list_drills, save_report
 from pharos.ops.backup.drill_pharos import TenantToAsk, ask_canary, drill_settings, second_pharos, tenants_to_ask
 from pharos.ops.backup.escrow import drill_identity_file
+from pharos.ops.backup.faults import remember_faults
 from pharos.ops.backup.manifest import BLOBS_FOLDER, Manifest
 from pharos.ops.backup.named_blobs import named_blobs
 from pharos.ops.backup.own import own_backups
@@ -146,7 +147,7 @@ def _restore_and_try(drill: _Drill, stack: ExitStack, wait_for_end: Callable[[st
     settings, identity = drill.settings, drill_identity_file(drill.settings)
     with _check(drill, "backup") as said:
         said.append(_fetch(drill))
-    with _check(drill, "files") as said:
+    with _check(drill, "files") as said, remember_faults(settings, drill.folder):
         manifest = check_backup(settings, drill.folder, identity=identity)
         escrow = check_escrow(settings, drill.folder, manifest, identity=identity)
         files = f"{count_text(len(manifest.files), 'file')}, {size_text(manifest.bytes)}"
@@ -157,11 +158,11 @@ def _restore_and_try(drill: _Drill, stack: ExitStack, wait_for_end: Callable[[st
         loaded = load_backup(server, drill.folder, database=drill.name.replace("-", "_"))
         drill.target = f"{loaded.database} on a server of its own, port {urlsplit(server.admin_url).port}"
         said.append(f"restored into {drill.target}")
-    with _check(drill, "tables") as said:
+    with _check(drill, "tables") as said, remember_faults(settings, drill.folder):
         said.append(_compare(drill, loaded, manifest))
-    with _check(drill, "uploads") as said:
+    with _check(drill, "uploads") as said, remember_faults(settings, drill.folder):
         said.append(_compare_blobs(loaded, drill.folder))
-    with _check(drill, "secrets") as said:
+    with _check(drill, "secrets") as said, remember_faults(settings, drill.folder):
         opened = open_secrets(loaded, escrow.keys)
         refuse_unopened(opened, name=manifest.name)
         keys = f"{count_text(opened.data_keys, 'data key')} and {count_text(opened.secrets, 'secret')}"

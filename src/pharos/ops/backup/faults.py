@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pharos.infra.errors import Conflict, Invalid, NotFound
+from pharos.infra.logs import get_logger
 from pharos.infra.settings import Settings
 from pharos.ops.backup.manifest import MANIFEST
 from pharos.ops.backup.store import record_verification
+
+log = get_logger(__name__)
 
 FAULTS_OF_THE_BACKUP = (Conflict, Invalid, NotFound)
 """Kinds that say something about the backup; a full disk or a server that does not start say nothing about it."""
@@ -36,5 +39,8 @@ def remember_faults(settings: Settings, folder: Path) -> Iterator[None]:
     except FAULTS_OF_THE_BACKUP as error:
         # without a manifest it is no backup, and its name is known to nobody
         if error.code not in FAULTS_OF_THE_QUESTION and (folder / MANIFEST).is_file():
-            record_verification(settings, folder, seconds=time.monotonic() - started, error=error)
+            try:
+                record_verification(settings, folder, seconds=time.monotonic() - started, error=error)
+            except OSError as failure:  # a full or read-only disk; what is wrong with the backup counts more
+                log.warning("backup.fault_not_kept", folder=str(folder), code=error.code, reason=str(failure))
         raise

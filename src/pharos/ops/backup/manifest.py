@@ -132,6 +132,7 @@ def parse_manifest(content: bytes, *, where: str) -> Manifest:
                 "tables": {name: TableState(**state) for name, state in found["tables"].items()},
                 "blobs": BlobState(**found["blobs"]),
                 "files": {path: FileState(**state) for path, state in found["files"].items()},
+                "sealed_to": [str(recipient) for recipient in found.get("sealed_to", [])],
             }
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

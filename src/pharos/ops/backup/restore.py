@@ -39,6 +39,7 @@ from pharos.infra.keyring import key_source, read_keys
 from pharos.infra.logs import get_logger
 from pharos.infra.models import BlobLease
 from pharos.infra.settings import Settings
+from pharos.ops.backup.faults import remember_faults
 from pharos.ops.backup.fingerprints import read_server
 from pharos.ops.backup.manifest import Manifest
 from pharos.ops.backup.restore_blobs import BlobChanges, add_blobs, bring_named
@@ -233,7 +234,8 @@ def _load(settings: Settings, known: Administration, prepared: Prepared, fresh: 
     )
     _tell_server(loaded, manifest, tell=tell)
     tell("compare", f"Comparing {len(manifest.tables)} tables with the manifest")
-    refuse_differences(compare_tables(loaded, manifest), name=manifest.name)
+    with remember_faults(settings, prepared.folder):
+        refuse_differences(compare_tables(loaded, manifest), name=manifest.name)
     return loaded
 
 
@@ -259,7 +261,8 @@ def _bring_secrets(settings: Settings, loaded: Loaded, prepared: Prepared, *, te
     """Open everything with the escrow's keys, make it fit this installation's, open everything with those."""
     tell("secrets", "Opening every secret")
     name = prepared.manifest.name
-    refuse_unopened(open_secrets(loaded, prepared.escrow.keys), name=name)
+    with remember_faults(settings, prepared.folder):  # below, today's keys may be what is wrong
+        refuse_unopened(open_secrets(loaded, prepared.escrow.keys), name=name)
     keys = bring_keys(settings, loaded, prepared.escrow)
     opened = open_secrets(loaded, read_keys(settings))
     refuse_unopened(opened, name=name)

@@ -196,7 +196,8 @@ def _look_at_live(settings: Settings, folder: Path) -> Live:
         return _nothing_live(settings, error.message)
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
-            compared = compare_content(connection, folder)
+            with remember_faults(settings, folder):
+                compared = compare_content(connection, folder)
             why_not = None if compared else "The database that answers here holds no tables of Pharos."
             return Live(count_rows(connection), read_server(connection), compared, why_not)
     except psycopg.Error as error:

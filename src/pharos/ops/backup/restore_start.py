@@ -6,30 +6,39 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pharos.infra.errors import Conflict
 from pharos.infra.settings import Settings, settings_in, variables_given
 from pharos.infra.terminal import error_console
 from pharos.ops.backup.restore_journal import Unfinished, read_unfinished
 from pharos.ops.running import start_of_running
 from pharos.ops.start_stop import what_runs
 
+OF_WHOEVER_RESTORES = ("PHAROS_DATA_DIR", "PHAROS_DATABASE_ADMIN_URL")
+"""Variables that count as they are given to the restore."""
+
 Start = tuple[Path, Mapping[str, str] | None]
 """The directory and the environment of a start; None for that of this process."""
 
 
 @contextmanager
-def as_started(own: Settings) -> Iterator[Settings]:
+def as_started(own: Settings, *, ends: bool = False) -> Iterator[Settings]:
     """The settings that the running Pharos was started with; for the block this process has its directory and its
     environment, which whatever it starts inherits. `own` are those of whoever restores: they say which data directory.
+    `ends` where a restore that was killed is to be gone on with or undone.
 
     The environment is read from the process, since secrets in it are not to be written to a disk. Where a restore was
-    killed once it had stopped Pharos it is gone: then the directory is known, and it is said which variables are not
-    the same. Raises `Conflict` when Pharos belongs to another user.
+    killed once it had stopped Pharos it is gone: then the directory is known, and which variables there were. Raises
+    `Conflict` when Pharos belongs to another user (`other_user`), or when one of those variables is not set now
+    (`settings_missing`): without it another database server would be taken for the one that the restore was at.
     """
     left, now = read_unfinished(own), what_runs(own)
-    if now is not None and (left is None or now in ("everything", left.ran)):
-        started: Start | None = start_of_running(own)
-    else:
-        started = _start_before(left) if left is not None else None
+    started: Start | None = None
+    if now is not None and (left is None or now == "everything" or left.ran != "everything"):
+        started = start_of_running(own)
+    elif left is not None and left.directory and (ends or left.ran is not None):
+        started = Path(left.directory), None
+    if left is not None and (ends or (started is not None and started[1] is None)):
+        _refuse_missing(left, started[1] if started is not None else None)
     if started is None:
         yield own
         return
@@ -43,26 +52,17 @@ def as_started(own: Settings) -> Iterator[Settings]:
         differing = [name for name in Settings.model_fields if getattr(meant, name) != getattr(own, name)]
         if differing:
             names = ", ".join(f"PHAROS_{name.upper()}" for name in differing)
-            error_console.print(
-                f"Pharos was started with another {names} than is set here: its own count.", markup=False
-            )
+            who = "What was broken off had" if environment is None else "Pharos was started with"
+            error_console.print(f"{who} another {names} than is set here: its own count.", markup=False)
         yield meant
 
 
-def _start_before(left: Unfinished) -> Start | None:
-    """Where what a killed restore had stopped was started; says what it starts with now."""
-    if not left.directory:
-        return None
-    if left.ran is not None:
-        here = variables_given()
-        missing = [name for name in left.variables if name not in here and name != "PHAROS_DATA_DIR"]
-        words = (
-            f"Pharos starts with {Path(left.directory) / 'pharos.env'} and the variables of this shell "
-            f"({', '.join(here) or 'none is set'})."
+def _refuse_missing(left: Unfinished, environment: Mapping[str, str] | None) -> None:
+    here = variables_given(environment=environment)
+    missing = [name for name in left.variables if name not in here and name not in OF_WHOEVER_RESTORES]
+    if missing:
+        raise Conflict(
+            f"The restore that was broken off ran with {', '.join(missing)}, which is not set now: it might go on in "
+            "another database. Set the same here, stop Pharos if it runs (`pharos down`), and run this again.",
+            code="settings_missing",
         )
-        if missing:
-            words += (
-                f" It ran with {', '.join(missing)} too: afterwards set them, then run `pharos down` and `pharos up`."
-            )
-        error_console.print(words, markup=False)
-    return Path(left.directory), None

@@ -95,7 +95,7 @@ def swap_back(known: Administration, journal: Journal, *, kept: str) -> None:
 @contextmanager
 def stopped(settings: Settings, journal: Journal) -> Iterator[None]:
     """Everything but Postgres stopped. It is started again by the caller, or here when the block fails or the stopping
-    takes too long: what was told to stop will, so we wait until it has."""
+    takes too long: we wait until it has stopped, and a signal may have come before it was told to."""
     journal.step("stop", "Stopping Pharos")
     try:
         stop_running(settings)

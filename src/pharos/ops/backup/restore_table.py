@@ -90,7 +90,8 @@ def restore_one_table(
             make_database(known.admin_url, database=beside, passwords=known.passwords, roles_of=known.database)
             url = with_database(known.admin_url, beside)
             restore_table(programs_for(settings, known.admin_url, manifest), url, folder, table, owner=owner)
-            _compare(url, manifest, table)
+            with remember_faults(settings, folder):
+                _compare(url, manifest, table)
             with psycopg.connect(url) as source, psycopg.connect(live) as target:
                 rows = _copy(source, target, table, into, owner=owner)
                 missing, merge = _missing(target, table, into)
