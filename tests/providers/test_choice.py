@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from tests.make import MadeTenant
 from tests.providers.worlds import KEY, make_provider, patient
 
-from pharos.infra.errors import Unavailable
+from pharos.infra.errors import NotFound, PharosError, Unavailable
 from pharos.providers.choice import Known, choose
 from pharos.runtime import Runtime
 
@@ -25,9 +25,9 @@ def chosen(*providers: Known, wish: str | None = None, project: str | None = Non
     return [f"{one.provider}/{one.model}" for one in choose(providers, wish=wish, project=project)]
 
 
-def refused(*providers: Known, wish: str | None = None) -> Unavailable:
-    with pytest.raises(Unavailable) as caught:
-        choose(providers, wish=wish)
+def refused(*providers: Known, wish: str | None = None, project: str | None = None) -> PharosError:
+    with pytest.raises((NotFound, Unavailable)) as caught:
+        choose(providers, wish=wish, project=project)
     return caught.value
 
 
@@ -66,6 +66,8 @@ def test_without_a_fitting_provider_the_cause_says_what_to_do() -> None:
     assert refused(GROQ, OPENAI, wish="claude").code == "no_provider"
     assert "groq/llama" in refused(GROQ, known("spare", "llama"), wish="llama").message
     assert refused(GROQ, wish="groq/claude").code == "no_provider"
+    kinds = [type(refused(GROQ, **named)) for named in ({"wish": "groq/claude"}, {"wish": "x"}, {"project": "x"})]
+    assert kinds == [NotFound, NotFound, Unavailable]
 
 
 def test_a_named_model_fails_over_to_the_same_one_only_and_the_default_to_all() -> None:
