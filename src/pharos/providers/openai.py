@@ -10,7 +10,7 @@ import openai
 
 from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
 from pharos.providers.contract import ChatRequest, Cut, CutReason, Usage, VectorRequest
-from pharos.providers.refusals import MALFORMED, as_kind, bad_answer
+from pharos.providers.refusals import MALFORMED, as_kind, bad_answer, nothing_came
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +60,7 @@ class OpenAIChat:
             async with await self._client.post(
                 "/chat/completions", body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
             ) as reply:
+                content_type = reply.response.headers.get("content-type", "")
                 async for chunk in reply:
                     usage = _usage(chunk) or usage
                     for choice in _choices(chunk):
@@ -73,7 +74,7 @@ class OpenAIChat:
         except FAILURES as error:
             raise as_kind(error, key=self._key, has_begun=length > 0) from error
         if ended is None:
-            raise bad_answer("it broke off" if length else "it holds nothing")
+            raise bad_answer("it broke off") if length else nothing_came(content_type)
         if cut := CUTS.get(str(ended)):
             yield Cut(cut)
         if usage is not None:
