@@ -131,6 +131,8 @@ def _show_sources(draft: Draft, *, is_stopped: bool) -> None:
         echo_line(f"[{source.index}] {source.document}{page}, characters {source.start}-{source.end}")
     if draft.mode == "extractive" and draft.sources and not is_stopped:
         echo_line("(sentences of the documents; no model was asked)")
+    if draft.made_by is not None and draft.made_by.cut not in {None, "stopped"}:
+        echo_line("The answer was cut off before its end.")
     if number := len(draft.unsupported):
         echo_line(f"Not supported by the passages cited: {number} of its sentences.")
 

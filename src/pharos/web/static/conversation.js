@@ -7,6 +7,7 @@ const form = document.getElementById("ask-form");
 const question = document.getElementById("question");
 const button = document.getElementById("ask-button");
 const turns = document.getElementById("turns");
+const CUTS = { stopped: "ask.cut_stopped", time: "ask.cut_time" };
 const status = document.getElementById("ask-status");
 let running = null;
 let following = true;
@@ -20,6 +21,7 @@ form.addEventListener("submit", (event) => {
 button.addEventListener("click", (event) => {
   if (!running) return;
   event.preventDefault();
+  button.textContent = t("ask.stopping");
   stop(running, form.dataset.turns).catch((error) => toast(error.message, { bad: true }));
 });
 
@@ -136,7 +138,7 @@ const handlers = {
     if (data.stopped && !data.text) return showProblem(answer, new ApiError(t("ask.state_stopped")));
     answer.isWhole = true;
     // With passages the reader decides: sentences that these do not support are marked in the text.
-    const isUnfounded = data.grounded === false && !answer.sources.length;
+    const isUnfounded = data.grounded === false && !answer.sources.length && !data.stopped;
     answer.card.classList.toggle("turn--unfounded", isUnfounded);
     answer.card.querySelector("[data-unfounded]").hidden = !isUnfounded;
     answer.card.querySelector("[data-unsupported]").hidden = !data.unsupported?.length;
@@ -204,7 +206,9 @@ async function rate(chosen) {
 }
 
 function showMaker({ card }, { provider, model, failed_over_from, cut }) {
-  card.querySelector("[data-cut]").hidden = !cut;
+  const notice = card.querySelector("[data-cut]");
+  notice.hidden = !cut;
+  notice.textContent = cut ? t(CUTS[cut] ?? "ask.limit_cut") : "";
   const line = card.querySelector("[data-made-by]");
   const others = failed_over_from.join(", ");
   line.textContent = others ? t("ask.made_by_spare", { model, provider, others }) : t("ask.made_by", { model, provider });
