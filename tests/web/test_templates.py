@@ -39,6 +39,7 @@ DOCUMENTS = [document(status) for status in ("pending", "processing", "indexed",
 SOURCE = SourceLine(href="/projects/p", index=1, document=HOSTILE, page=2, text=HOSTILE)
 ANSWER = Turn(
     role="assistant",
+    id="a",
     html=Markup("<p>Yes.</p>"),
     mode="model",
     grounded=True,
@@ -180,6 +181,7 @@ PROVIDERS: dict[str, Any] = {
 TAKEN = Anything(provider=HOSTILE, calls=2, unpriced=1, cost_micro=3)
 ALL_SPEND = Anything(by_provider=[TAKEN], by_tenant=[(HOSTILE, TAKEN)])
 NO_SPEND = Anything(by_provider=[], by_tenant=[])
+LINE = {"provider": HOSTILE, "model": HOSTILE, "failed": 1, "prompt_tokens": 1, "completion_tokens": 1}
 MODELS: dict[str, Any] = PROVIDERS | {
     "answering": OFFER,
     "installations": [OFFER],
@@ -189,10 +191,8 @@ MODELS: dict[str, Any] = PROVIDERS | {
     "uncounted": [HOSTILE],
     "spend": Anything(month_micro=1, today_micro=2, calls=3, unpriced=1, is_anomalous=True),
     "lines": [
-        Anything(
-            provider=HOSTILE, model=HOSTILE, calls=1, failed=1, prompt_tokens=1, completion_tokens=1, cost_micro=1
-        ),
-        Anything(provider=HOSTILE, model=HOSTILE, calls=2, cost_micro=0, unpriced=2),
+        Anything(**LINE, calls=1, cost_micro=1, unpriced=0),
+        Anything(**LINE, calls=2, cost_micro=0, unpriced=2),
     ],
     "manages_installation": True,
 }
