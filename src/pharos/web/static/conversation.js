@@ -22,7 +22,10 @@ button.addEventListener("click", (event) => {
   if (!running) return;
   event.preventDefault();
   button.textContent = t("ask.stopping");
-  stop(running, form.dataset.turns).catch((error) => toast(error.message, { bad: true }));
+  stop(running, form.dataset.turns).catch((error) => {
+    button.textContent = t("ask.stop");
+    toast(error.message, { bad: true });
+  });
 });
 
 question.addEventListener("keydown", (event) => {
@@ -38,6 +41,13 @@ document.addEventListener("click", (event) => {
   if (again && !running) answerAnew(again.closest("[data-turn]"));
   const rating = event.target.closest("[data-rate]");
   if (rating) rate(rating);
+});
+
+document.addEventListener("submit", (event) => {
+  const comment = event.target.closest("[data-comment]");
+  if (!comment) return;
+  event.preventDefault();
+  rate(comment.closest("[data-turn]").querySelector('[data-rate][aria-pressed="true"]'));
 });
 
 for (const moved of ["wheel", "touchmove"]) {
@@ -187,6 +197,8 @@ function showActs({ card, turn, isWhole }) {
   const acts = card.querySelector("[data-acts]");
   if (!acts || !turn.id) return;
   card.dataset.turn = turn.id;
+  const comment = card.querySelector("[data-comment]");
+  comment.querySelector("label").htmlFor = comment.elements.comment.id = `comment-${turn.id}`;
   delete card.dataset.running;
   acts.hidden = false;
   for (const rating of acts.querySelectorAll("[data-rate]")) rating.hidden = !isWhole;
@@ -195,10 +207,13 @@ function showActs({ card, turn, isWhole }) {
 
 async function rate(chosen) {
   const card = chosen.closest("[data-turn]");
-  const json = { message_id: card.dataset.turn, rating: chosen.dataset.rate };
+  const comment = card.querySelector("[data-comment]");
+  const said = comment.elements.comment.value.trim();
+  const json = { message_id: card.dataset.turn, rating: chosen.dataset.rate, comment: said };
   try {
     const reply = await call("/feedback", { method: "POST", json });
     for (const each of card.querySelectorAll("[data-rate]")) each.setAttribute("aria-pressed", String(each === chosen));
+    comment.hidden = said !== "";
     toast(t(reply.status === 202 ? "ask.rated_later" : "ask.rated"));
   } catch (error) {
     toast(error.message, { bad: true });
