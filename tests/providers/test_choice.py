@@ -11,7 +11,9 @@ from tests.make import MadeTenant
 from tests.providers.worlds import KEY, make_provider, patient
 
 from pharos.infra.errors import NotFound, PharosError, Unavailable
+from pharos.providers.catalog import open_chat_model
 from pharos.providers.choice import Known, choose
+from pharos.providers.contract import Candidate, Kind
 from pharos.runtime import Runtime
 
 
@@ -113,3 +115,12 @@ async def test_each_choice_logs_address_prefix_and_length_and_never_the_key(
     (line,) = [log["event"] for log in logs if "resolveProvider" in log["event"]]
     assert line == f"[LLM] resolveProvider -> url=https://api.lamp.example/v1 keyPrefix=sk-lamp- keyLen={len(KEY)}"
     assert KEY not in str(logs)
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("openai", 30), ("anthropic", 30), ("local", 60)])
+def test_a_provider_that_says_nothing_is_not_waited_for_and_a_local_one_may_load_its_model(
+    kind: Kind, seconds: float
+) -> None:
+    opened: Any = open_chat_model(Candidate("lamp", kind, "https://lamp.example/v1", "m", "lamp", "lamp", key=KEY))
+    timeout = opened._client.timeout
+    assert getattr(timeout, "read", timeout) == seconds

@@ -9,12 +9,10 @@ import anthropic
 import httpx2
 
 from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
-from pharos.providers.contract import ChatMessage, ChatRequest, Cut, CutReason, Usage
+from pharos.providers.contract import SILENCE_SECONDS, ChatMessage, ChatRequest, Cut, CutReason, Usage
 from pharos.providers.refusals import MALFORMED, as_kind, bad_answer, nothing_came
 
 OFFICIAL_URL = "https://api.anthropic.com"
-SILENCE_SECONDS = 60.0
-"""How long the provider may say nothing, before its first word or between two; it sends pings while it thinks."""
 CUTS: dict[str, CutReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",

@@ -10,6 +10,11 @@ if TYPE_CHECKING:  # a command that needs no vector need not wait for their libr
     import numpy as np
     from numpy.typing import NDArray
 
+SILENCE_SECONDS = 30.0
+"""How long a provider may say nothing, before its first word or between two: whoever asked waits for quotations."""
+PATIENT_SILENCE_SECONDS = 60.0
+"""The same for a local server, which may have to load the model first, and for vectors, which come all at once."""
+
 Kind = Literal["openai", "anthropic", "local"]
 
 

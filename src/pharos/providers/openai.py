@@ -9,7 +9,15 @@ import httpx2
 import openai
 
 from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
-from pharos.providers.contract import ChatRequest, Cut, CutReason, Usage, VectorRequest
+from pharos.providers.contract import (
+    PATIENT_SILENCE_SECONDS,
+    SILENCE_SECONDS,
+    ChatRequest,
+    Cut,
+    CutReason,
+    Usage,
+    VectorRequest,
+)
 from pharos.providers.refusals import MALFORMED, as_kind, bad_answer, nothing_came
 
 if TYPE_CHECKING:
@@ -17,8 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OFFICIAL_URL = "https://api.openai.com/v1"
-SILENCE_SECONDS = 60.0
-"""How long a provider may say nothing, before its first word or between two."""
 CUTS: dict[str, CutReason] = {"length": "length", "content_filter": "content_filter"}
 MAX_ANSWER_CHARACTERS = 50_000
 """Ten times what is asked for; each sentence of an answer is checked on the loop that all tenants share."""
@@ -112,7 +118,7 @@ class OpenAIVectors:
         base_url: str | None,
         key: str | None,
         allows_private: bool = False,
-        silence_seconds: float = SILENCE_SECONDS,
+        silence_seconds: float = PATIENT_SILENCE_SECONDS,
         transport: GuardedTransport | None = None,
     ) -> None:
         self.name = name
