@@ -22,6 +22,7 @@ Fault = Literal[
     "no_such_model",  # 404
     "bad_request",  # 400
     "rate_limited",  # 429 with Retry-After: `retry_after_seconds`
+    "insufficient_quota",  # 429 that ends when somebody pays
     "failed",  # 500
     "overloaded",  # 529, which only Anthropic sends
     "slow",  # no byte before `release` is set
@@ -49,6 +50,7 @@ STATUS: dict[str, int] = {
     "no_such_model": 404,
     "bad_request": 400,
     "rate_limited": 429,
+    "insufficient_quota": 429,
     "failed": 500,
     "overloaded": 529,
 }

@@ -51,11 +51,15 @@ async def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on_with_its_hist
             assert chat.stdout is not None
             chat.stdin.write(f"{FIRST}\n")
             chat.stdin.flush()
+            repeated = chat.stdout.readline()
             begun = chat.stdout.read(len("It was built"))
             chat.send_signal(signal.SIGINT)
-            rest, _ = chat.communicate(f"{SECOND}\n/quit\nnot asked\n", timeout=30)
+            rest, _ = chat.communicate(f"{SECOND}\n/help\n/quit\nnot asked\n", timeout=30)
             provider.release.set()
+    assert repeated == f"> {FIRST}\n"
     assert begun == "It was built"
+    assert "There is no such command here: /quit ends" in rest
+    assert len(provider.asked) == 3, "a question, a second one rewritten and asked, and no command"
     assert "(stopped)" in rest
     assert "It was built on the island of Pharos [1]." in rest
     assert "[1] note.txt, characters 0-" in rest

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.fakes import FakeEmbedding
 
-from pharos.chat.grounding import SUPPORTED, claims_of, find_unsupported, support
+from pharos.chat.grounding import SUPPORTED, claims_of, find_unsupported, judged_claims, support
 from pharos.infra.errors import Unavailable
 
 LAMP = "The lamp of the lighthouse was lit in 1904. It burns 120 litres of oil a night and is seen for 30 miles."
@@ -18,7 +18,7 @@ PASSAGES = {1: LAMP, 2: KEEPER}
 
 
 async def unsupported(body: str) -> list[str]:
-    return [claim.text for claim in await find_unsupported(FakeEmbedding(), body, PASSAGES)]
+    return [claim.text for claim in await find_unsupported(FakeEmbedding(), judged_claims(body), PASSAGES)]
 
 
 async def test_what_the_cited_passage_says_is_supported_in_its_words_and_in_others() -> None:
@@ -77,5 +77,5 @@ class NoEmbedder(FakeEmbedding):
 
 async def test_without_the_embedder_words_decide() -> None:
     body = "The lamp was lit in 1904 [1]. Bananas are exported by rail [1]."
-    found = await find_unsupported(NoEmbedder(), body, PASSAGES)
+    found = await find_unsupported(NoEmbedder(), judged_claims(body), PASSAGES)
     assert [claim.text for claim in found] == ["Bananas are exported by rail."]

@@ -76,7 +76,7 @@ async def test_with_an_open_breaker_a_named_model_is_503_at_once_and_any_other_q
         quoted = await client.post("/chat", json=asked)
         assert (quoted.status_code, quoted.json()["mode"], quoted.json()["degraded"]) == (200, "extractive", True)
         unknown = await client.post("/chat", json={**asked, "model": "lamp/nothing"})
-        assert (unknown.status_code, unknown.json()["error"]) == (503, "no_provider")
+        assert (unknown.status_code, unknown.json()["error"]) == (404, "no_provider")
     async with open_client(world, await make_person(world.db, tenant.id, platform_role="admin")) as client:
         refused = await client.post("/chat", json=named)
         assert refused.json()["error"] == "breaker_open"

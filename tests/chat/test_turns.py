@@ -417,3 +417,36 @@ async def test_a_turn_stopped_before_its_first_word_tells_the_same_as_long_as_it
     async with runtime.db.transaction(tenant.id) as session:
         await session.execute(text("delete from turn_events"))
     assert (await hear(web(), world, turn, tenant))[-1].data == last.data
+
+
+async def test_a_stopped_answer_is_said_to_be_stopped_and_its_half_sentence_is_not_judged(
+    runtime: Runtime, tenant: MadeTenant, project_id: ProjectId
+) -> None:
+    speaker = Speaker(["It was built on Pharos [1]. ", "The keeper's ", "wife"], holds_at=2)
+    async with open_client(with_model(runtime, speaker), tenant.admin) as client:
+        asked = asyncio.create_task(client.post(f"/chat/projects/{project_id}", json={"question": QUESTION}))
+        await speaker.holds.wait()
+        async with runtime.db.transaction(tenant.id) as session:
+            turn = (await session.execute(text("select * from turns where state = 'running'"))).one()
+        await client.post(f"/chat/turns/{turn.id}/stop")
+        told = (await asked).text
+        page = (await client.get(f"/projects/{project_id}?conversation={turn.conversation_id}")).text
+    assert '"cut": "stopped"' in told
+    assert '"unsupported": []' in told
+    assert "Stopped. This is what was written until then." in page
+
+
+@pytest.mark.parametrize("said", [0, 1])
+async def test_an_answer_takes_no_longer_than_its_time_and_what_was_said_until_then_is_it(
+    runtime: Runtime, tenant: MadeTenant, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch, said: int
+) -> None:
+    monkeypatch.setattr("pharos.chat.answer.LONGEST_SECONDS", 1.0)
+    speaker = Speaker(["On Pharos [1] ", "for ever"], holds_at=said)
+    async with asyncio.timeout(20), open_client(with_model(runtime, speaker), tenant.admin) as client:
+        answer = (await client.post("/chat", json={"question": QUESTION, "projectId": str(project_id)})).json()
+    assert speaker.holds.is_set()
+    if said:
+        assert answer["answer"].strip() == "On Pharos [1]"
+        assert answer["madeBy"]["cut"] == "time"
+    else:
+        assert (answer["mode"], answer["degraded"]) == ("extractive", True)

@@ -190,7 +190,7 @@ async def test_the_operators_setting_is_named_where_it_can_help_and_nowhere_else
     for url, helps in (("http://10.0.0.5/v1", True), ("http://169.254.169.254/v1", False), ("http://metadata/", False)):
         with pytest.raises(AddressRefused) as refused:
             await check_address(url, allow_private=False, resolve=resolve)
-        assert ("PHAROS_ALLOW_PRIVATE_PROVIDERS" in refused.value.message) is helps
+        assert ("`pharos config set PHAROS_ALLOW_PRIVATE_PROVIDERS true`" in refused.value.message) is helps
 
 
 async def test_metadata_and_link_local_stay_closed_where_private_providers_are_allowed(canary: Canary) -> None:

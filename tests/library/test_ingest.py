@@ -335,6 +335,7 @@ async def test_what_is_prepared_at_install_is_what_the_handbook_asks_of_the_mode
     await load_handbook(world, tenant.id)
     await run_jobs(world)
     assert asked == set(await handbook_texts(world.settings.models_dir))
+    assert not [read for read in asked if "contract:" in read or "sh id=" in read], "marks that only tests read"
 
 
 async def test_the_handbook_takes_no_documents_but_its_own(runtime: Runtime, tenant: MadeTenant) -> None:

@@ -10,8 +10,10 @@ from structlog.testing import capture_logs
 from tests.make import MadeTenant
 from tests.providers.worlds import KEY, make_provider, patient
 
-from pharos.infra.errors import Unavailable
+from pharos.infra.errors import NotFound, PharosError, Unavailable
+from pharos.providers.catalog import open_chat_model
 from pharos.providers.choice import Known, choose
+from pharos.providers.contract import Candidate, Kind
 from pharos.runtime import Runtime
 
 
@@ -25,9 +27,9 @@ def chosen(*providers: Known, wish: str | None = None, project: str | None = Non
     return [f"{one.provider}/{one.model}" for one in choose(providers, wish=wish, project=project)]
 
 
-def refused(*providers: Known, wish: str | None = None) -> Unavailable:
-    with pytest.raises(Unavailable) as caught:
-        choose(providers, wish=wish)
+def refused(*providers: Known, wish: str | None = None, project: str | None = None) -> PharosError:
+    with pytest.raises((NotFound, Unavailable)) as caught:
+        choose(providers, wish=wish, project=project)
     return caught.value
 
 
@@ -66,6 +68,8 @@ def test_without_a_fitting_provider_the_cause_says_what_to_do() -> None:
     assert refused(GROQ, OPENAI, wish="claude").code == "no_provider"
     assert "groq/llama" in refused(GROQ, known("spare", "llama"), wish="llama").message
     assert refused(GROQ, wish="groq/claude").code == "no_provider"
+    kinds = [type(refused(GROQ, **named)) for named in ({"wish": "groq/claude"}, {"wish": "x"}, {"project": "x"})]
+    assert kinds == [NotFound, NotFound, Unavailable]
 
 
 def test_a_named_model_fails_over_to_the_same_one_only_and_the_default_to_all() -> None:
@@ -111,3 +115,12 @@ async def test_each_choice_logs_address_prefix_and_length_and_never_the_key(
     (line,) = [log["event"] for log in logs if "resolveProvider" in log["event"]]
     assert line == f"[LLM] resolveProvider -> url=https://api.lamp.example/v1 keyPrefix=sk-lamp- keyLen={len(KEY)}"
     assert KEY not in str(logs)
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("openai", 30), ("anthropic", 30), ("local", 60)])
+def test_a_provider_that_says_nothing_is_not_waited_for_and_a_local_one_may_load_its_model(
+    kind: Kind, seconds: float
+) -> None:
+    opened: Any = open_chat_model(Candidate("lamp", kind, "https://lamp.example/v1", "m", "lamp", "lamp", key=KEY))
+    timeout = opened._client.timeout
+    assert getattr(timeout, "read", timeout) == seconds

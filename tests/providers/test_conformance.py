@@ -102,6 +102,7 @@ REFUSALS: list[tuple[Fault, type[PharosError], str]] = [
     ("no_such_model", Unavailable, "no_such_model"),
     ("bad_request", Invalid, "provider_refused"),
     ("rate_limited", LimitReached, "provider_rate_limited"),
+    ("insufficient_quota", NotAllowed, "provider_credit_used_up"),
     ("failed", Unavailable, "provider_failed"),
     ("overloaded", Unavailable, "provider_failed"),
     ("slow", Unavailable, "provider_timed_out"),
@@ -125,6 +126,14 @@ async def test_a_failure_has_its_name_and_asks_once(
     assert error.message.count(".") >= 1
     assert len(provider.asked) == 1, "it tried again by itself, or went where it was sent"
     assert pieces == ([] if fault != "huge_line" else provider.words[:1])
+
+
+async def test_a_page_for_people_is_told_from_an_answer_without_words(chat: Chat, provider: Provider) -> None:
+    provider.always = "not_json"
+    _, error = await read(chat)
+    assert "a page for people" in str(error)
+    assert error is not None
+    assert error.cause_words == "", "the provider itself said nothing"
 
 
 @pytest.mark.parametrize("fault", ["stalled", "cut", "error_event", "huge"])

@@ -149,6 +149,7 @@ async def test_the_installations_models_are_for_its_engineers_and_told_to_them_w
     async with browser_of(runtime, engineer) as browser:
         shown = await browser.get("/engineer/providers")
         assert (shown.status_code, "Add a provider" in shown.text) == (200, True)
+        assert "No model can be asked" not in shown.text, "an organisation may have its own"
         assert 'href="/engineer/providers"' in (await browser.get("/")).text
         assert "No model is configured" in (await browser.get(f"/projects/{project_id}")).text
     for other in (tenant.admin, await make_person(runtime.db, default)):

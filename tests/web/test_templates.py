@@ -39,6 +39,7 @@ DOCUMENTS = [document(status) for status in ("pending", "processing", "indexed",
 SOURCE = SourceLine(href="/projects/p", index=1, document=HOSTILE, page=2, text=HOSTILE)
 ANSWER = Turn(
     role="assistant",
+    id="a",
     html=Markup("<p>Yes.</p>"),
     mode="model",
     grounded=True,
@@ -180,6 +181,7 @@ PROVIDERS: dict[str, Any] = {
 TAKEN = Anything(provider=HOSTILE, calls=2, unpriced=1, cost_micro=3)
 ALL_SPEND = Anything(by_provider=[TAKEN], by_tenant=[(HOSTILE, TAKEN)])
 NO_SPEND = Anything(by_provider=[], by_tenant=[])
+LINE = {"provider": HOSTILE, "model": HOSTILE, "failed": 1, "prompt_tokens": 1, "completion_tokens": 1}
 MODELS: dict[str, Any] = PROVIDERS | {
     "answering": OFFER,
     "installations": [OFFER],
@@ -189,7 +191,8 @@ MODELS: dict[str, Any] = PROVIDERS | {
     "uncounted": [HOSTILE],
     "spend": Anything(month_micro=1, today_micro=2, calls=3, unpriced=1, is_anomalous=True),
     "lines": [
-        Anything(provider=HOSTILE, model=HOSTILE, calls=1, failed=1, prompt_tokens=1, completion_tokens=1, cost_micro=1)
+        Anything(**LINE, calls=1, cost_micro=1, unpriced=0),
+        Anything(**LINE, calls=2, cost_micro=0, unpriced=2),
     ],
     "manages_installation": True,
 }
@@ -374,3 +377,9 @@ def test_words_can_be_read_on_their_ground(scheme: str, pair: tuple[str, str]) -
     tokens = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", light if scheme == "light" else dark))
     one, other = sorted((luminance(tokens[name]) for name in pair), reverse=True)
     assert (one + 0.05) / (other + 0.05) >= 4.5
+
+
+def test_what_was_stopped_before_it_could_cite_is_not_said_to_be_missing() -> None:
+    written = Turn(role="assistant", grounded=False, made_by=Maker("lamp-large", "lamp"))
+    assert written.is_unfounded
+    assert not replace(written, made_by=Maker("lamp-large", "lamp", cut="stopped")).is_unfounded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
@@ -12,12 +13,12 @@ from pharos.chat.citations import check_citations, safe_prefix
 from pharos.chat.extractive import Extract, Quotation, extract_answer
 from pharos.chat.failures import failure_of, told_failure
 from pharos.chat.follow_up import find_search_text
-from pharos.chat.grounding import claims_of, find_unsupported
-from pharos.chat.history import Draft, MadeBy, Source, Turn, close_turn, open_turn
+from pharos.chat.grounding import find_unsupported, judged_claims
+from pharos.chat.history import AnswerCut, Draft, MadeBy, Source, Turn, close_turn, open_turn
 from pharos.chat.prompt import build_prompt
 from pharos.identity.model_managers import find_models_page
 from pharos.identity.principal import Principal
-from pharos.infra.errors import Invalid, PharosError
+from pharos.infra.errors import Invalid, PharosError, Unavailable
 from pharos.infra.ids import ConversationId, ProjectId
 from pharos.infra.logs import get_logger
 from pharos.infra.metrics import ANSWER_SECONDS, CLAIMS_UNSUPPORTED
@@ -31,6 +32,9 @@ MIN_QUESTION_CHARACTERS = 2
 MAX_QUESTION_CHARACTERS = 2000
 PASSAGES_READ = 8
 """Passages an answer may rest on; more crowd out a small model's context and rarely hold the answer."""
+LONGEST_SECONDS = 180.0
+"""For a whole answer, beginning with the question. A small model that repeats itself would fill its length instead,
+which takes it longer than anybody waits."""
 
 FAILED = "Failed to generate response."
 NOT_FOUND = "I did not find this in these documents."
@@ -60,32 +64,50 @@ class Answer:
 
 
 class Stop:
-    """Somebody's wish to hear no more: the model is not read on, and what it has said becomes the answer."""
+    """What ends the reading of a model before its end: somebody's wish, or the time that an answer may take.
+
+    What the model has said then becomes the answer, and `cut` is why it ends there.
+    """
 
     def __init__(self) -> None:
         self.is_asked = False
+        self.cut: Literal["stopped", "time"] | None = None
+        self._ends_at = time.monotonic() + LONGEST_SECONDS
         self._reader: asyncio.Task[object] | None = None
 
     def ask(self) -> None:
         """End the reading now, or before it begins; nothing else of the turn is cut off."""
         self.is_asked = True
-        if self._reader is not None:
-            self._reader.cancel()
+        self._end("stopped")
 
     async def until(self, pieces: AsyncIterator[str]) -> AsyncIterator[str]:
-        """The pieces until somebody asks to stop."""
+        """The pieces until somebody asks to stop or the time is over; `Unavailable` if it is before the first."""
         if self.is_asked:
+            self.cut = "stopped"
             return
-        self._reader = asyncio.current_task()
+        reader = self._reader = asyncio.current_task()
+        seconds_left = max(0.0, self._ends_at - time.monotonic())
+        timer = asyncio.get_running_loop().call_later(seconds_left, self._end, "time")
+        has_begun = False
         try:
             async for piece in pieces:
+                has_begun = has_begun or bool(piece.strip())
                 yield piece
         except asyncio.CancelledError:
-            if not self.is_asked or self._reader is None:
+            if self._reader is not None or reader is None:
                 raise
-            self._reader.uncancel()
+            reader.uncancel()
+            if self.cut == "time" and not has_begun:
+                raise Unavailable("The model takes too long.", code="provider_timed_out") from None
         finally:
+            timer.cancel()
             self._reader = None
+
+    def _end(self, reason: Literal["stopped", "time"]) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            self.cut = reason
+            reader.cancel()
 
 
 async def begin_turn(
@@ -216,7 +238,8 @@ async def _make_answer(
         except PharosError as error:
             log.warning("model.failed", model=call.model, code=error.code, begun=bool(reply.shown))
             if reply.shown:
-                yield Event("error", told_failure(error, principal, message=await _failure_words(runtime, principal)))
+                message = await _failure_words(runtime, principal, call, candidates)
+                yield Event("error", told_failure(error, principal, message=message))
                 return
             if turn.wish is not None:
                 raise
@@ -224,7 +247,7 @@ async def _make_answer(
     if stop.is_asked and not reply.text.strip():
         return
     if reply.text.strip():
-        draft = await _verified(runtime, _from_model(reply, found, call))
+        draft = await _verified(runtime, _from_model(reply, found, call, cut=stop.cut or call.cut))
         yield _sources_event(draft, call.usage)
     else:
         # The model was asked and said nothing; where nothing was found it is not asked, and nothing is missing.
@@ -235,9 +258,10 @@ async def _make_answer(
     yield draft
 
 
-async def _failure_words(runtime: Runtime, principal: Principal) -> str:
+async def _failure_words(runtime: Runtime, principal: Principal, call: Call, candidates: tuple[Candidate, ...]) -> str:
     """What went wrong is for the log; who can mend it is told where (CH-03)."""
-    page = await find_models_page(runtime, principal)
+    failed = next((one for one in candidates if (one.provider, one.model) == (call.provider, call.model)), None)
+    page = await find_models_page(runtime, principal, is_shared=failed.is_shared if failed is not None else None)
     return FAILED if page is None else f"{FAILED} The cause is in the log; see {page}."
 
 
@@ -301,7 +325,7 @@ async def _stream(words: AsyncIterator[str], reply: Reply, *, given: int) -> Asy
         reply.shown += len(rest) - shown
 
 
-def _from_model(reply: Reply, found: SearchOutcome, call: Call) -> Draft:
+def _from_model(reply: Reply, found: SearchOutcome, call: Call, *, cut: AnswerCut | None) -> Draft:
     checked = check_citations(reply.text, given=len(found.passages))
     if checked.dropped:
         log.warning("citations.dropped", number=checked.dropped)
@@ -314,7 +338,7 @@ def _from_model(reply: Reply, found: SearchOutcome, call: Call) -> Draft:
         confidence=confidence,
         degraded=found.degraded,
         sources=sources,
-        made_by=MadeBy(call.provider, call.model, call.failed_over_from, call.cut),
+        made_by=MadeBy(call.provider, call.model, call.failed_over_from, cut),
     )
 
 
@@ -324,9 +348,10 @@ async def _verified(runtime: Runtime, draft: Draft) -> Draft:
     To cite is not enough: it is grounded when one of its sentences is supported, and trusted by the share that is.
     """
     passages = {source.index: source.text for source in draft.sources}
-    found = await find_unsupported(runtime.embedding, draft.body, passages)
+    claims = judged_claims(draft.body, is_cut=draft.made_by is not None and draft.made_by.cut is not None)
+    found = await find_unsupported(runtime.embedding, claims, passages)
     CLAIMS_UNSUPPORTED.inc(len(found))
-    number = sum(1 for _ in claims_of(draft.body))
+    number = len(claims)
     supported = number - len(found)
     return replace(
         draft,

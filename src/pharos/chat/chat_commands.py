@@ -44,7 +44,7 @@ class Talk:
 def chat(project: ProjectName = "Pharos handbook", tenant: TenantSlug = "default") -> None:
     """Ask again and again; what was said before counts. Ctrl-C stops an answer, /quit or Ctrl-D ends.
 
-    Without a terminal every line of the input is a question.
+    Without a terminal every line of the input is a question, and is repeated before its answer.
     """
     # Into an answer that appears word by word no log line may fall.
     configure_logs("ERROR" if sys.stdin.isatty() else "WARNING")
@@ -80,7 +80,11 @@ async def _questions() -> AsyncIterator[str]:
         line = _read_line()
         if not line or line.strip() in QUIT:
             return
-        if line.strip():
+        if line.strip() and not sys.stdin.isatty():
+            echo_line(f"{PROMPT}{line.strip()}")
+        if line.startswith("/"):
+            echo_line("There is no such command here: /quit ends, everything else is a question.")
+        elif line.strip():
             yield line.strip()
 
 
@@ -131,6 +135,8 @@ def _show_sources(draft: Draft, *, is_stopped: bool) -> None:
         echo_line(f"[{source.index}] {source.document}{page}, characters {source.start}-{source.end}")
     if draft.mode == "extractive" and draft.sources and not is_stopped:
         echo_line("(sentences of the documents; no model was asked)")
+    if draft.made_by is not None and draft.made_by.cut not in {None, "stopped"}:
+        echo_line("The answer was cut off before its end.")
     if number := len(draft.unsupported):
         echo_line(f"Not supported by the passages cited: {number} of its sentences.")
 

@@ -49,6 +49,8 @@ def ask(
     for source in answer.sources:
         page = f", page {source.page}" if source.page else ""
         echo_line(f"[{source.index}] {source.document}{page}, characters {source.start}-{source.end}")
+    if isinstance(answer.made_by, dict) and answer.made_by["cut"]:
+        echo_line("The answer was cut off before its end.")
     if answer.unsupported:
         number = len(answer.unsupported)
         echo_line(f"Not supported by the passages cited: {number} of its sentences. Read them before you rely on it.")

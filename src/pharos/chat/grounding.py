@@ -36,6 +36,7 @@ names; figures have no other names, so a missing one decides alone."""
 FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
 NAME = re.compile(r"(?<=[^\W\d_] )[^\W\d_a-z][\w-]{2,}")
 """A capitalised word inside a sentence. German writes every noun so: there it is any noun."""
+ENDED = re.compile(r"(?:[.!?…。！？]['\")”’»]*|\])$")
 NOT_A_CLAIM = re.compile(r"\s*(?:#{1,6}\s|```|={3,}|-{3,})|.*[:?：？]\s*$", re.DOTALL)
 
 
@@ -49,12 +50,13 @@ class Claim:
     cited: tuple[int, ...]
 
 
-async def find_unsupported(embedding: EmbeddingModel, body: str, passages: Mapping[int, str]) -> list[Claim]:
-    """The claims of an answer that the passages they cite do not support; those that cite nothing are among them.
+async def find_unsupported(
+    embedding: EmbeddingModel, claims: Sequence[Claim], passages: Mapping[int, str]
+) -> list[Claim]:
+    """Those of an answer's claims that the passages they cite do not support; those that cite nothing are among them.
 
     `passages` are the texts of the sources by their number in the answer. Without the embedder words decide alone.
     """
-    claims = list(claims_of(body))
     texts = {number: passage for number, passage in passages.items() if any(number in claim.cited for claim in claims)}
     vectors = await _embed(embedding, claims, texts)
     return [
@@ -62,6 +64,17 @@ async def find_unsupported(embedding: EmbeddingModel, body: str, passages: Mappi
         for claim in claims
         if support(claim.text, [texts[number] for number in claim.cited if number in texts], vectors) < SUPPORTED
     ]
+
+
+def judged_claims(body: str, *, is_cut: bool = False) -> list[Claim]:
+    """The claims of an answer; of one that was cut off without the half sentence at its end, of which nobody can say.
+
+    >>> [claim.text for claim in judged_claims("It turns [2]. It was bui", is_cut=True)]
+    ['It turns.']
+    """
+    claims = list(claims_of(body))
+    is_half = is_cut and claims and not body[claims[-1].end :].strip() and not ENDED.search(body.rstrip())
+    return claims[:-1] if is_half else claims
 
 
 def claims_of(body: str) -> Iterator[Claim]:

@@ -24,6 +24,9 @@ MEMORIES_READ = 50
 TITLE_CHARACTERS = 80
 
 
+AnswerCut = CutReason | Literal["stopped", "time"]
+"""Why an answer ends before its end: at its length, by the vendor's filter, by who reads it, or by its time."""
+
 STILL_RUNNING = Conflict("This answer is still in the making. Stop it first.", code="still_running")
 
 
@@ -73,13 +76,13 @@ class Turn:
 class MadeBy:
     """Which model wrote an answer, and the providers that were asked before and did not answer, in order.
 
-    `cut` is why the answer ends before its end: at its length, or by the vendor's filter.
+    `cut` is why the answer ends before its end, if it does.
     """
 
     provider: str
     model: str
     failed_over_from: tuple[str, ...] = ()
-    cut: CutReason | None = None
+    cut: AnswerCut | None = None
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,8 @@ def vectors_reply(model: str, rows: Sequence[str | list[float]], *, tokens: int)
 
 def _ended(facts: Mapping[str, Any]) -> str:
     """Why the answer ends, in OpenAI's words: `stop`, `length` or `content_filter`."""
-    return str((facts.get("made_by") or {}).get("cut") or "stop")
+    cut = str((facts.get("made_by") or {}).get("cut") or "stop")
+    return {"stopped": "stop", "time": "length"}.get(cut, cut)
 
 
 def _base(model: str, message_id: str, kind: str) -> dict[str, Any]:

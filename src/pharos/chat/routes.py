@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from pharos.chat.answer import Event, begin_turn, gather_answer
-from pharos.chat.history import Turn
+from pharos.chat.history import AnswerCut, Turn
 from pharos.chat.turns import Turns
 from pharos.identity.current import CurrentAsker, CurrentPrincipal, CurrentRuntime
 from pharos.identity.principal import Principal
@@ -23,7 +23,6 @@ from pharos.infra.ids import ConversationId, ProjectId
 from pharos.infra.limits import LLM
 from pharos.infra.sse import STREAMED, Told, sse_response
 from pharos.library.projects import list_projects
-from pharos.providers.contract import CutReason
 from pharos.runtime import Runtime
 
 router = APIRouter(tags=["chat"])
@@ -70,13 +69,13 @@ class Source(Body):
 class MadeBy(Body):
     """The model that wrote an answer, and the providers that were asked before it and did not answer.
 
-    `cut` where the answer ends before its end: at its length, or by the vendor's filter.
+    `cut` where the answer ends before its end: at its length, by the vendor's filter, stopped, or after three minutes.
     """
 
     provider: str
     model: str
     failed_over_from: list[str]
-    cut: CutReason | None
+    cut: AnswerCut | None
 
 
 class Answer(Body):

@@ -19,9 +19,12 @@ async def managed_scopes(runtime: Runtime, principal: Principal) -> set[bool]:
     return scopes | ({True} if is_default and (is_engineer or principal.is_operator) else set())
 
 
-async def find_models_page(runtime: Runtime, principal: Principal) -> str | None:
-    """The page on which somebody can mend what ails the models; None for who manages none."""
+async def find_models_page(runtime: Runtime, principal: Principal, *, is_shared: bool | None = None) -> str | None:
+    """The page on which somebody can mend what ails the models; None for who can mend nothing there.
+
+    `is_shared` says whose provider fails, where one does: an organisation's own is not on the installation's page.
+    """
     scopes = await managed_scopes(runtime, principal)
-    if not scopes:
-        return None
-    return "/engineer/providers" if True in scopes else "/admin/models"
+    if True in scopes and is_shared is not False:
+        return "/engineer/providers"
+    return "/admin/models" if False in scopes else None

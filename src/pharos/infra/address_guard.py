@@ -201,7 +201,9 @@ async def check_address(url: str, *, allow_private: bool, resolve: Resolve = res
             await _allowed_addresses(parts.host, parts.port or 443, allow_private=allow_private, resolve=resolve)
     except UNKNOWN_NAME as error:
         raise Unavailable(
-            f"No address is known for {parts.host}. Check how it is spelt.", code="provider_unreachable"
+            f"No address is known for {parts.host}. Check how it is spelt, and that this machine has a name "
+            "server and a way out. Unasked, with `--no-ping` in the terminal, it is saved all the same.",
+            code="provider_unreachable",
         ) from error
 
 
@@ -313,5 +315,9 @@ def _host_name(host: str) -> str:
 
 
 def _refused(reason: str) -> AddressRefused:
-    way = ", or let the operator set PHAROS_ALLOW_PRIVATE_PROVIDERS=true" if reason == OURS else ""
+    way = (
+        ", or let the operator allow it: `pharos config set PHAROS_ALLOW_PRIVATE_PROVIDERS true`, then `pharos restart`"
+        if reason == OURS
+        else ""
+    )
     return AddressRefused(f"This address is refused: {reason}. Give a public one{way}.")

@@ -23,6 +23,7 @@ from pharos.ops.check_data import DataReport, check_data, describe, repair_data
 from pharos.ops.config_commands import read_settings
 from pharos.ops.disk import find_disks
 from pharos.ops.listen import local_url, refuse_busy_port
+from pharos.ops.provider_check import check_providers
 from pharos.ops.running import read_state
 from pharos.ops.secrets_check import (
     find_overdue,
@@ -141,6 +142,15 @@ def check_models() -> str:
     if not any(settings.models_dir.glob("*/manifest.json")):
         raise Unavailable(f"The models are not in {settings.models_dir}. Run: pharos models prepare")
     return "the local models are installed"
+
+
+def check_providers_of_models() -> str:
+    found = run_async(_with_runtime(check_providers))
+    if found.troubles:
+        raise Doubt(f"{' '.join(found.troubles)} Without a model questions are answered with quotations.")
+    if not found.number:
+        return "no model may be asked: answers are quotations"
+    return f"{found.number} may be asked, and the last call of each was answered, where there was one"
 
 
 def check_secrets() -> str:
@@ -271,6 +281,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "port": check_port,
     "uploads": check_uploads,
     "models": check_models,
+    "providers": check_providers_of_models,
     "disk": check_disk,
     "backup": check_backup,
     "restore": check_restore,
@@ -282,6 +293,7 @@ NEEDS = {
     "fence": "migrations",
     "secrets": "migrations",
     "people": "migrations",
+    "providers": "migrations",
     "backup": "migrations",
     "data": "migrations",
 }

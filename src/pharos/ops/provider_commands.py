@@ -43,7 +43,7 @@ NoPing = Annotated[bool, typer.Option("--no-ping", help="Save it without asking 
 
 @provider_app.command("add")
 def add(
-    name: Name,
+    name: Annotated[str | None, typer.Argument(help="Its name; the preset's own if left out.")] = None,
     *,
     preset: Annotated[str | None, typer.Option(help=f"What is known already: {', '.join(PRESETS)}.")] = None,
     url: Annotated[str | None, typer.Option(help="Base URL, such as http://127.0.0.1:11434/v1.")] = None,
@@ -74,6 +74,7 @@ def add(
 
     The key is asked for on a terminal. To change a provider, leave the key empty: it stays.
     """
+    name = _name_or_preset(name, preset)
     if kind not in (None, "openai", "anthropic", "local"):
         raise Invalid(f"There is no kind “{kind}”. There are openai, anthropic and local.", code="bad_kind")
     draft = Draft(
@@ -244,10 +245,14 @@ def budget_command(
         spent = asdict(spend) | {"is_anomalous": spend.is_anomalous, "lines": [asdict(line) for line in lines]}
         echo_json({**allowed, "uncounted": uncounted, "spend": spent})
         return
-    table = [[line.provider, line.model, line.calls, line.failed, dollars(line.cost_micro)] for line in lines]
+    table = [[line.provider, line.model, line.calls, line.failed, _cost(line)] for line in lines]
     echo_table(["provider", "model", "calls", "failed", "cost"], table, empty="No model was called this month.")
     stop_micro = allowed["budget_stop_micro"]
     bound = "no bound" if stop_micro is None else dollars(stop_micro)
+    if not allowed["llm_enabled"]:
+        echo_line("Models are switched off here: `--models` switches them on.")
+    if not allowed["use_shared_providers"]:
+        echo_line("The installation's providers are not used here: `--shared` allows them.")
     echo_line(f"This month: {dollars(spend.month_micro)} of {bound}.")
     if spend.unpriced:
         echo_line(f"{spend.unpriced} calls have no known price and are not in it.")
@@ -257,8 +262,8 @@ def budget_command(
         echo_line(f"Today is unlike the week before: {dollars(spend.today_micro)}.")
 
 
-@breaker_app.command("show")
-def show(as_json: AsJson = False) -> None:
+@breaker_app.command("list")
+def list_breakers(as_json: AsJson = False) -> None:
     """How each provider fares that was ever called, for all processes together."""
 
     async def work() -> list[Standing]:
@@ -279,7 +284,7 @@ def show(as_json: AsJson = False) -> None:
 
 @breaker_app.command("reset")
 def reset(
-    name: Annotated[str | None, typer.Argument(help="A provider as `show` names it; all if left out.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A provider as `list` names it; all if left out.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -289,7 +294,7 @@ def reset(
         async with open_runtime(Settings()) as runtime:
             found = [one for one in await list_standings(runtime.db) if name in (None, one.label)]
             if name is not None and not found:
-                raise NotFound(f"No provider “{name}” was called yet. `pharos breaker show` lists them.")
+                raise NotFound(f"No provider “{name}” was called yet. `pharos breaker list` names them.")
             if dry_run:
                 return sum(one.state != "closed" for one in found)
             return await reset_breakers(runtime.db, [one.key for one in found])
@@ -318,8 +323,18 @@ async def _named(runtime: Runtime, me: Principal, name: str) -> UUID:
     return found
 
 
+def _cost(line: SpendLine) -> str:
+    return "unknown" if line.unpriced == line.calls else dollars(line.cost_micro)
+
+
 def _lacks_key(line: dict[str, Any]) -> str:
     return "" if line["usable"] or line["off"] else " no key"
+
+
+def _name_or_preset(name: str | None, preset: str | None) -> str:
+    if name or preset:
+        return name or preset or ""
+    raise Invalid("Name the provider, or a preset: `pharos provider add --preset openai`.", code="bad_name")
 
 
 def _needs_key(preset: str) -> bool:

@@ -9,12 +9,10 @@ import anthropic
 import httpx2
 
 from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
-from pharos.providers.contract import ChatMessage, ChatRequest, Cut, CutReason, Usage
-from pharos.providers.refusals import MALFORMED, as_kind, bad_answer
+from pharos.providers.contract import SILENCE_SECONDS, ChatMessage, ChatRequest, Cut, CutReason, Usage
+from pharos.providers.refusals import MALFORMED, as_kind, bad_answer, nothing_came
 
 OFFICIAL_URL = "https://api.anthropic.com"
-SILENCE_SECONDS = 60.0
-"""How long the provider may say nothing, before its first word or between two; it sends pings while it thinks."""
 CUTS: dict[str, CutReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
@@ -62,6 +60,7 @@ class AnthropicChat:
                 messages=messages,
                 stream=True,
             ) as reply:
+                content_type = reply.response.headers.get("content-type", "")
                 async for event in reply:
                     if event.type == "message_start":
                         prompt_tokens = int(event.message.usage.input_tokens)
@@ -78,7 +77,7 @@ class AnthropicChat:
         except FAILURES as error:
             raise as_kind(error, key=self._key, has_begun=length > 0) from error
         if not is_whole:
-            raise bad_answer("it broke off" if length else "it holds nothing")
+            raise bad_answer("it broke off") if length else nothing_came(content_type)
         if cut is not None:
             yield Cut(cut)
         yield Usage(prompt_tokens, completion_tokens)

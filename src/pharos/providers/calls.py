@@ -118,8 +118,9 @@ class Models:
         """The models to ask, in the order of failover.
 
         `project` is the project's own setting and comes before `wish`; both are `provider/model` or a bare model.
-        Raises `Unavailable` with `no_provider` or `llm_disabled`, and `LimitReached` with `spend_budget_used_up` where
-        nothing that costs nothing is left to ask. Nobody has been called then.
+        Raises `Unavailable` with `no_provider` or `llm_disabled`, `NotFound` with `no_provider` for a wish that nobody
+        offers, and `LimitReached` with `spend_budget_used_up` where nothing that costs nothing is left to ask. Nobody
+        has been called then.
         """
         known, overspent = await self._look(tenant_id)
         candidates = choose(known, wish=wish, project=project)

@@ -8,7 +8,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pharos.infra.settings import Settings
-from pharos.providers.contract import Candidate, ChatModel, EmbeddingModel, ModelState, VectorModel
+from pharos.providers.contract import (
+    PATIENT_SILENCE_SECONDS,
+    SILENCE_SECONDS,
+    Candidate,
+    ChatModel,
+    EmbeddingModel,
+    ModelState,
+    VectorModel,
+)
 from pharos.providers.embedder.minilm import DIMENSION, MAX_TOKENS, MODEL_NAME
 
 if TYPE_CHECKING:
@@ -69,6 +77,7 @@ def open_chat_model(candidate: Candidate) -> ChatModel:
         base_url=candidate.base_url,
         key=candidate.key,
         allows_private=candidate.allows_private,
+        silence_seconds=PATIENT_SILENCE_SECONDS if candidate.kind == "local" else SILENCE_SECONDS,
     )
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pharos.infra.errors import Unavailable
+from pharos.infra.errors import NotFound, PharosError, Unavailable
 from pharos.infra.ids import TenantId
 from pharos.infra.logs import get_logger
 from pharos.infra.models import Secret
@@ -154,11 +154,11 @@ def choose(known: Sequence[Known], *, wish: str | None = None, project: str | No
     A project's setting comes first, then a wish (`provider/model` or a bare model), then the default. A model that was
     named is replaced by the same one elsewhere at most, the default by any; a local one by local ones alone: whoever
     chose it chose that nothing leaves the house. Raises `Unavailable` with `no_provider`, or with `llm_disabled` where
-    only a key is missing.
+    only a key is missing; `NotFound` with `no_provider` for a wish that nobody offers: asking again does not help.
     """
     usable = [one for one in known if one.is_usable]
     if named := project or wish:
-        first, model = _by_name(known, usable, named)
+        first, model = _by_name(known, usable, named, refused=Unavailable if project else NotFound)
     else:
         first, model = _by_default(known, usable)
     others = [one for one in usable if one is not first and (one.kind == "local" or first.kind != "local")]
@@ -174,13 +174,17 @@ def key_prefix(key: str | None) -> str:
     return key[: min(PREFIX_CHARACTERS, len(key) // 3)] if key else ""
 
 
-def _by_name(known: Sequence[Known], usable: Sequence[Known], wish: str) -> tuple[Known, str]:
+def _by_name(
+    known: Sequence[Known], usable: Sequence[Known], wish: str, *, refused: type[PharosError]
+) -> tuple[Known, str]:
+    """`refused`: the kind of error where nobody offers it. A project's setting is not the asker's mistake."""
     provider, _, model = wish.partition("/")
     named = next((one for one in known if one.name == provider), None)
     if named is not None:  # else the slash, if any, is part of the model's own name
         model = model or (named.models[0] if named.models else "")
         if named.models and model not in named.models:
-            raise _no_provider(f"{named.name} does not offer {model}: it has {', '.join(named.models)}.")
+            words = f"{named.name} does not offer {model}: it has {', '.join(named.models)}."
+            raise refused(words, code="no_provider")
         if not named.is_usable:
             raise _no_key(named)
         return named, model
@@ -197,7 +201,8 @@ def _by_name(known: Sequence[Known], usable: Sequence[Known], wish: str) -> tupl
     default = next((one for one in usable if one.is_default), None)
     if default is not None and not default.models:
         return default, wish
-    raise _no_provider(f"No provider offers the model {wish}. `GET /providers/models` lists what there is.")
+    words = f"No provider offers the model {wish}. `GET /providers/models` lists what there is."
+    raise refused(words, code="no_provider")
 
 
 def _by_default(known: Sequence[Known], usable: Sequence[Known]) -> tuple[Known, str]:

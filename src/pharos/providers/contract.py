@@ -10,6 +10,11 @@ if TYPE_CHECKING:  # a command that needs no vector need not wait for their libr
     import numpy as np
     from numpy.typing import NDArray
 
+SILENCE_SECONDS = 30.0
+"""How long a provider may say nothing, before its first word or between two: whoever asked waits for quotations."""
+PATIENT_SILENCE_SECONDS = 60.0
+"""The same for a local server, which may have to load the model first, and for vectors, which come all at once."""
+
 Kind = Literal["openai", "anthropic", "local"]
 
 
@@ -134,10 +139,10 @@ class ChatModel(Protocol):
         """Pieces of the answer in order, once what it took, if the provider says, and whether it was cut.
 
         Raises, with the provider's own words in `cause_words` (its status first, the key taken out):
-        `NotAllowed` (`provider_key_refused`: 401 and 403), `LimitReached` (`provider_rate_limited`, with the seconds
-        the provider asks to wait), `Unavailable` (`provider_unreachable`, `provider_timed_out`, `provider_failed`,
-        `provider_answer_bad`: not JSON, cut off, too long; `no_such_model`) and `Invalid` (`provider_refused`: 400,
-        such as a prompt that is too long).
+        `NotAllowed` (`provider_key_refused`: 401 and 403; `provider_credit_used_up`: 402, and a 429 that ends when
+        somebody pays), `LimitReached` (`provider_rate_limited`, with the seconds the provider asks to wait),
+        `Unavailable` (`provider_unreachable`, `provider_timed_out`, `provider_failed`, `provider_answer_bad`: not JSON,
+        cut off, too long; `no_such_model`) and `Invalid` (`provider_refused`: 400, such as a prompt that is too long).
         """
         ...
 

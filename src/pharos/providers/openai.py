@@ -9,16 +9,22 @@ import httpx2
 import openai
 
 from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
-from pharos.providers.contract import ChatRequest, Cut, CutReason, Usage, VectorRequest
-from pharos.providers.refusals import MALFORMED, as_kind, bad_answer
+from pharos.providers.contract import (
+    PATIENT_SILENCE_SECONDS,
+    SILENCE_SECONDS,
+    ChatRequest,
+    Cut,
+    CutReason,
+    Usage,
+    VectorRequest,
+)
+from pharos.providers.refusals import MALFORMED, as_kind, bad_answer, nothing_came
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 OFFICIAL_URL = "https://api.openai.com/v1"
-SILENCE_SECONDS = 60.0
-"""How long a provider may say nothing, before its first word or between two."""
 CUTS: dict[str, CutReason] = {"length": "length", "content_filter": "content_filter"}
 MAX_ANSWER_CHARACTERS = 50_000
 """Ten times what is asked for; each sentence of an answer is checked on the loop that all tenants share."""
@@ -60,6 +66,7 @@ class OpenAIChat:
             async with await self._client.post(
                 "/chat/completions", body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
             ) as reply:
+                content_type = reply.response.headers.get("content-type", "")
                 async for chunk in reply:
                     usage = _usage(chunk) or usage
                     for choice in _choices(chunk):
@@ -73,7 +80,7 @@ class OpenAIChat:
         except FAILURES as error:
             raise as_kind(error, key=self._key, has_begun=length > 0) from error
         if ended is None:
-            raise bad_answer("it broke off" if length else "it holds nothing")
+            raise bad_answer("it broke off") if length else nothing_came(content_type)
         if cut := CUTS.get(str(ended)):
             yield Cut(cut)
         if usage is not None:
@@ -111,7 +118,7 @@ class OpenAIVectors:
         base_url: str | None,
         key: str | None,
         allows_private: bool = False,
-        silence_seconds: float = SILENCE_SECONDS,
+        silence_seconds: float = PATIENT_SILENCE_SECONDS,
         transport: GuardedTransport | None = None,
     ) -> None:
         self.name = name

@@ -28,6 +28,11 @@ NAMED: dict[str, tuple[type[PharosError], str]] = {
         LimitReached,
         "The provider's own limit is reached. Wait a minute, or choose another model.",
     ),
+    "provider_credit_used_up": (
+        NotAllowed,
+        "The provider's credit is used up: waiting does not help. An administrator adds credit on its billing page, or "
+        "choose another model.",
+    ),
     "no_such_model": (
         Unavailable,
         "The provider knows no such model. Check the model's name and the provider's address.",
@@ -47,9 +52,11 @@ NAMED: dict[str, tuple[type[PharosError], str]] = {
     ),
     "provider_failed": (Unavailable, "Failed to generate response."),
 }
+CREDIT_WORDS = frozenset({"insufficient_quota", "billing_not_active", "credits_exhausted"})
+"""What vendors call a 429, by its `code` or `type`, that ends only when somebody pays."""
 CODE_OF_STATUS = {
     401: "provider_key_refused",
-    402: "provider_key_refused",
+    402: "provider_credit_used_up",
     403: "provider_key_refused",
     404: "no_such_model",
     408: "provider_timed_out",
@@ -69,8 +76,7 @@ def as_kind(error: Exception, *, key: str | None, has_begun: bool = False) -> Ph
     words = _words(error, key)
     status = getattr(error, "status_code", None)
     if isinstance(status, int) and status >= 300:
-        response = getattr(error, "response", None)
-        return _of_status(status, f"{status} {words}".strip(), response.headers if response is not None else {})
+        return _of_status(status, error, f"{status} {words}".strip())
     if any(isinstance(one, (httpx2.TimeoutException, TimeoutError)) for one in chain):
         return _named("provider_timed_out", words)
     if any(isinstance(one, MALFORMED) for one in chain):
@@ -85,8 +91,16 @@ def bad_answer(reason: str, words: str = "") -> Unavailable:
     return Unavailable(
         f"The model's answer cannot be used: {reason}. Ask again, or choose another model.",
         code="provider_answer_bad",
-        cause_words=words or reason,
+        cause_words=words,
     )
+
+
+def nothing_came(content_type: str) -> Unavailable:
+    """The error for an answer without a word; a page is what a wrong address sends, or a sign-in
+    that stands before the right one."""
+    if content_type.startswith("text/html"):
+        return bad_answer("it is a page for people. Check the address, and whether a sign-in stands before it")
+    return bad_answer("it holds nothing")
 
 
 def _named(code: str, words: str, wait: float | None = None) -> PharosError:
@@ -94,10 +108,14 @@ def _named(code: str, words: str, wait: float | None = None) -> PharosError:
     return kind(message, code=code, cause_words=words, retry_after_seconds=wait)
 
 
-def _of_status(status: int, words: str, headers: Mapping[str, str]) -> PharosError:
+def _of_status(status: int, error: Exception, words: str) -> PharosError:
+    response = getattr(error, "response", None)
+    headers: Mapping[str, str] = response.headers if response is not None else {}
     if status < 400:
         place = headers.get("location", "").partition("?")[0][:WORDS_CHARACTERS]
         return _named("provider_address_refused", f"{words} -> {redact(place)}")
+    if status == 429 and CREDIT_WORDS & {str(getattr(error, "code", None)), str(getattr(error, "type", None))}:
+        return _named("provider_credit_used_up", words)
     other = "provider_refused" if status < 500 else "provider_failed"
     return _named(CODE_OF_STATUS.get(status, other), words, retry_after_seconds(headers))
 

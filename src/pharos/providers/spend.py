@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import func, literal, select, text
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.infra.errors import LimitReached
@@ -20,6 +22,8 @@ log = get_logger(__name__)
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text, by OpenAI's rule of thumb; for providers that do not count."""
+SAYS_NOTHING = ("stopped", "provider_refused")
+"""How calls end through whoever asks: they left, or the question was too long."""
 ANOMALY_FACTOR = 3
 """A day that costs this many times the dearest of the seven before it is not the usual growth."""
 ANOMALY_LEAST_MICRO = 1_000_000
@@ -46,7 +50,7 @@ class Spend:
 
 @dataclass(frozen=True)
 class SpendLine:
-    """What one model of one provider took this month."""
+    """What one model of one provider took this month; `unpriced` calls are not in the sum."""
 
     provider: str
     model: str
@@ -55,6 +59,17 @@ class SpendLine:
     prompt_tokens: int
     completion_tokens: int
     cost_micro: int
+    unpriced: int
+
+
+@dataclass(frozen=True)
+class LastCall:
+    """How a provider's last call of a tenant ended; `status` is "ok" or an error's code."""
+
+    provider: str
+    is_shared: bool
+    at: datetime
+    status: str
 
 
 @dataclass(frozen=True)
@@ -165,12 +180,24 @@ async def list_spend(session: AsyncSession) -> list[SpendLine]:
             func.coalesce(func.sum(LlmCall.prompt_tokens), 0),
             func.coalesce(func.sum(LlmCall.completion_tokens), 0),
             cost,
+            func.count() - func.count(LlmCall.cost_micro),
         )
         .where(LlmCall.at >= func.date_trunc("month", func.now(), "UTC"))
         .group_by(LlmCall.provider, LlmCall.model)
         .order_by(cost.desc(), LlmCall.provider, LlmCall.model)
     )
     return [SpendLine(row[0], row[1], *(int(value or 0) for value in row[2:])) for row in rows]
+
+
+async def list_last_calls(session: AsyncSession) -> list[LastCall]:
+    """The last call of each provider in seven days that says something about it: no stopped or too long one does."""
+    rows = await session.execute(
+        select(LlmCall.provider, LlmCall.is_shared, func.timezone("UTC", LlmCall.at), LlmCall.status)
+        .ext(distinct_on(LlmCall.provider, LlmCall.is_shared))
+        .where(LlmCall.at >= func.now() - text("interval '7 days'"), LlmCall.status.not_in(SAYS_NOTHING))
+        .order_by(LlmCall.provider, LlmCall.is_shared, LlmCall.at.desc())
+    )
+    return [LastCall(*row) for row in rows]
 
 
 async def list_shared_spend(session: AsyncSession) -> list[SharedSpend]:

@@ -26,6 +26,9 @@ class SourceLine:
     text: str = ""
 
 
+CUT_WORDS = {"stopped": "ask.cut_stopped", "time": "ask.cut_time"}
+
+
 @dataclass(frozen=True)
 class Maker:
     """The model that wrote an answer; `others` names the providers that were asked before it and did not answer."""
@@ -34,6 +37,11 @@ class Maker:
     provider: str
     others: str = ""
     cut: str | None = None
+
+    @property
+    def cut_words(self) -> str:
+        """The key of what is said of an answer that ends before its end."""
+        return CUT_WORDS.get(self.cut or "", "ask.limit_cut")
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,12 @@ class Turn:
 
     @property
     def is_unfounded(self) -> bool:
-        """Whether nothing was found; with passages the reader decides, and what they do not support is marked."""
-        return self.grounded is False and not self.sources
+        """Whether nothing was found; with passages the reader decides, and what they do not support is marked.
+
+        Of an answer that somebody stopped nobody knows.
+        """
+        is_stopped = self.made_by is not None and self.made_by.cut == "stopped"
+        return self.grounded is False and not self.sources and not is_stopped
 
 
 # What a script fills in when an answer streams: the same templates, without a value.

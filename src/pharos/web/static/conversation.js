@@ -7,6 +7,7 @@ const form = document.getElementById("ask-form");
 const question = document.getElementById("question");
 const button = document.getElementById("ask-button");
 const turns = document.getElementById("turns");
+const CUTS = { stopped: "ask.cut_stopped", time: "ask.cut_time" };
 const status = document.getElementById("ask-status");
 let running = null;
 let following = true;
@@ -20,7 +21,11 @@ form.addEventListener("submit", (event) => {
 button.addEventListener("click", (event) => {
   if (!running) return;
   event.preventDefault();
-  stop(running, form.dataset.turns).catch((error) => toast(error.message, { bad: true }));
+  button.textContent = t("ask.stopping");
+  stop(running, form.dataset.turns).catch((error) => {
+    button.textContent = t("ask.stop");
+    toast(error.message, { bad: true });
+  });
 });
 
 question.addEventListener("keydown", (event) => {
@@ -36,6 +41,13 @@ document.addEventListener("click", (event) => {
   if (again && !running) answerAnew(again.closest("[data-turn]"));
   const rating = event.target.closest("[data-rate]");
   if (rating) rate(rating);
+});
+
+document.addEventListener("submit", (event) => {
+  const comment = event.target.closest("[data-comment]");
+  if (!comment) return;
+  event.preventDefault();
+  rate(comment.closest("[data-turn]").querySelector('[data-rate][aria-pressed="true"]'));
 });
 
 for (const moved of ["wheel", "touchmove"]) {
@@ -136,7 +148,7 @@ const handlers = {
     if (data.stopped && !data.text) return showProblem(answer, new ApiError(t("ask.state_stopped")));
     answer.isWhole = true;
     // With passages the reader decides: sentences that these do not support are marked in the text.
-    const isUnfounded = data.grounded === false && !answer.sources.length;
+    const isUnfounded = data.grounded === false && !answer.sources.length && !data.stopped;
     answer.card.classList.toggle("turn--unfounded", isUnfounded);
     answer.card.querySelector("[data-unfounded]").hidden = !isUnfounded;
     answer.card.querySelector("[data-unsupported]").hidden = !data.unsupported?.length;
@@ -185,6 +197,8 @@ function showActs({ card, turn, isWhole }) {
   const acts = card.querySelector("[data-acts]");
   if (!acts || !turn.id) return;
   card.dataset.turn = turn.id;
+  const comment = card.querySelector("[data-comment]");
+  comment.querySelector("label").htmlFor = comment.elements.comment.id = `comment-${turn.id}`;
   delete card.dataset.running;
   acts.hidden = false;
   for (const rating of acts.querySelectorAll("[data-rate]")) rating.hidden = !isWhole;
@@ -193,10 +207,13 @@ function showActs({ card, turn, isWhole }) {
 
 async function rate(chosen) {
   const card = chosen.closest("[data-turn]");
-  const json = { message_id: card.dataset.turn, rating: chosen.dataset.rate };
+  const comment = card.querySelector("[data-comment]");
+  const said = comment.elements.comment.value.trim();
+  const json = { message_id: card.dataset.turn, rating: chosen.dataset.rate, comment: said };
   try {
     const reply = await call("/feedback", { method: "POST", json });
     for (const each of card.querySelectorAll("[data-rate]")) each.setAttribute("aria-pressed", String(each === chosen));
+    comment.hidden = said !== "";
     toast(t(reply.status === 202 ? "ask.rated_later" : "ask.rated"));
   } catch (error) {
     toast(error.message, { bad: true });
@@ -204,7 +221,9 @@ async function rate(chosen) {
 }
 
 function showMaker({ card }, { provider, model, failed_over_from, cut }) {
-  card.querySelector("[data-cut]").hidden = !cut;
+  const notice = card.querySelector("[data-cut]");
+  notice.hidden = !cut;
+  notice.textContent = cut ? t(CUTS[cut] ?? "ask.limit_cut") : "";
   const line = card.querySelector("[data-made-by]");
   const others = failed_over_from.join(", ");
   line.textContent = others ? t("ask.made_by_spare", { model, provider, others }) : t("ask.made_by", { model, provider });

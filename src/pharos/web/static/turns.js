@@ -12,6 +12,16 @@ const LONGEST_PAUSE_MS = 5000;
  * when the line is lost. Throws ApiError when there is no more to come.
  */
 export async function follow(turn, { path, begin, tell, waits }) {
+  // A line that stands on a net that is gone tells nothing for seconds.
+  window.addEventListener("offline", waits);
+  try {
+    await followOn(turn, { path, begin, tell, waits });
+  } finally {
+    window.removeEventListener("offline", waits);
+  }
+}
+
+async function followOn(turn, { path, begin, tell, waits }) {
   let tries = 0;
   for (;;) {
     try {
