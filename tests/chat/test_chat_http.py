@@ -179,9 +179,7 @@ async def test_who_is_led_to_a_page_of_models_may_open_it(runtime: Runtime, tena
                 statuses = [(await client.get(path)).status_code for path in ("/admin/models", "/engineer/providers")]
             assert page is None or 200 in statuses
             assert (page is None) == (200 not in statuses), who
-    both = replace(
-        people["/admin/models"][1], platform_role="superadmin"
-    )  # another test has the only one
+    both = replace(people["/admin/models"][1], platform_role="superadmin")  # another test has the only one
     pages = [await find_models_page(runtime, both, is_shared=is_shared) for is_shared in (False, True)]
     assert pages == ["/admin/models", "/engineer/providers"]
     (engineer,) = people["/engineer/providers"]
