@@ -60,9 +60,15 @@ def test_each_disagreement_is_a_fault(state: Row, proofs: list[Proof], said: str
     assert said in faults[0]
 
 
+def test_a_test_may_name_a_conflict_that_the_page_settles() -> None:
+    named = [proof("passed"), proof("passed", of="C-36")]
+    assert contract.find_faults([row("covered")], named, conflicts=["C-36"]) == []
+
+
 def test_the_page_holds_all_rows_in_known_states() -> None:
-    rows = contract.read_rows(contract.PAGE.read_text())
-    assert len(rows) == 312
+    page = contract.PAGE.read_text()
+    rows = contract.read_rows(page)
+    assert (len(rows), len(contract.CONFLICT.findall(page))) == (312, 39)
     assert all(found.rest for found in rows if found.state == "partly")
 
 

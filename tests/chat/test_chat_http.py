@@ -142,7 +142,7 @@ class Broken(FakeChat):
         raise Unavailable("It went away.", code="provider_failed", cause_words="500 out of lamps")
 
 
-@pytest.mark.contract("CH-03", part="the HTTP error; engineers are led to the providers")
+@pytest.mark.contract("CH-03", part="the HTTP error, and engineers are led to the providers")
 async def test_a_model_that_fails_is_a_short_sentence_and_for_engineers_a_way_to_the_providers(
     runtime: Runtime, tenant: MadeTenant, member: Principal, project_id: ProjectId
 ) -> None:

@@ -278,7 +278,7 @@ def test_a_secret_goes_in_and_never_comes_out(house: MadeTenant, window: OpenWin
     page = window(house.admin, "/admin/secrets")
     page.get_by_label("Key", exact=True).fill(SECRET)
     enter(page)
-    entered = record(page, "llm · default")
+    entered = record(page, "github · default")
     expect(entered).to_contain_text(SECRET[:8])
     expect(entered).to_contain_text(re.compile(r"entered 20\d\d-.*never used"))
     assert SECRET[12:] not in page.content()

@@ -287,6 +287,7 @@ async def test_an_address_of_a_private_network_is_refused_where_the_operator_doe
     assert provider.asked == []
 
 
+@pytest.mark.contract("AC-01", part="an engineer keeps the installation's providers, an administrator the tenant's")
 @pytest.mark.contract("C-35")
 async def test_engineers_manage_what_is_shared_and_tenants_their_own_and_neither_sees_the_others_keys(
     fresh_runtime: Runtime, provider: Provider

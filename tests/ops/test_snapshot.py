@@ -443,7 +443,7 @@ async def test_the_command_makes_one_and_says_so(world: World, monkeypatch: pyte
     assert made.seconds < time.monotonic() - started
     assert (made.state, made.documents) == ("written", 1)
     words = " ".join(said.stdout.split())
-    assert f"{made.folder}: 1 documents," in words
+    assert f"{made.folder}: 1 document," in words
     assert f"{made.made_at:%Y-%m-%d %H:%M:%S} UTC" in words
     assert made.folder is not None
     tables = {file.name: file.read_bytes() for file in (made.folder / "database").iterdir()}

@@ -18,7 +18,9 @@ from pharos.infra.cache import Cache
 from pharos.infra.db_system import system_transaction
 from pharos.infra.embedded_postgres import free_port
 from pharos.infra.errors import Unavailable
+from pharos.infra.ids import new_id
 from pharos.ops.socket_probe import probe_socket
+from pharos.providers.breaker import list_standings
 from pharos.runtime import Runtime
 
 SERVICES = {"database", "schema", "email", "storage", "pubsub", "websocket", "rateLimiting", "queue", "cache"}
@@ -122,3 +124,13 @@ async def test_the_check_says_what_a_proxy_did_with_the_upgrade(runtime: Runtime
             await probe_socket(f"http://127.0.0.1:{port}")
     with pytest.raises(Unavailable, match="Is the web process up"):
         await probe_socket(f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.contract("LP-21", part="a start of the web process resets it")
+async def test_a_start_of_the_web_process_gives_every_provider_another_chance(runtime: Runtime) -> None:
+    key = new_id().hex
+    async with system_transaction(runtime.db) as session:
+        opened = "insert into provider_states (key, label, state, opened_at) values (:key, :key, 'open', now())"
+        await session.execute(text(opened), {"key": key})
+    async with live_server(runtime.settings):
+        assert {one.state for one in await list_standings(runtime.db) if one.key == key} == {"closed"}
