@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 
 from pharos.infra.logs import configure_logs, get_logger
 from pharos.infra.redact import HIDDEN, anonymise_ip, redact
@@ -26,10 +27,12 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, configured = list(root.handlers), root.level, structlog.get_config()
     configure_logs("INFO")
+    structlog.configure(cache_logger_on_first_use=False)  # a logger that stays bound to this is heard by no later test
     yield stream
     root.handlers[:], root.level = handlers, level
+    structlog.configure(**configured)
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:

@@ -66,7 +66,6 @@ def local_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.kill()
 
 
-@pytest.mark.contract("LP-14", part="a real local server through the provider of OpenAI's format")
 async def test_a_local_server_lists_its_model_streams_counts_and_survives_a_reader_that_leaves(local_url: str) -> None:
     """What so small a model says is not judged here."""
     keyless = OpenAIChat(

@@ -7,10 +7,15 @@ const form = document.getElementById("ask-form");
 const question = document.getElementById("question");
 const button = document.getElementById("ask-button");
 const turns = document.getElementById("turns");
+const TYPED = "pharos.typed";
 const CUTS = { stopped: "ask.cut_stopped", time: "ask.cut_time" };
 const status = document.getElementById("ask-status");
 let running = null;
 let following = true;
+
+// What somebody typed while the page loaded anew.
+question.value ||= sessionStorage.getItem(TYPED) ?? "";
+sessionStorage.removeItem(TYPED);
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -139,6 +144,7 @@ const handlers = {
   },
   done(answer, data) {
     if (form.dataset.reload) {
+      sessionStorage.setItem(TYPED, question.value);
       location.assign(`${form.dataset.reload}?conversation=${encodeURIComponent(form.dataset.conversation)}`);
       return;
     }
