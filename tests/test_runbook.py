@@ -61,6 +61,8 @@ def clean_environment(data_dir: Path, home: Path, programs: Path) -> dict[str, s
         "PATH": f"{programs}:{Path(sys.executable).parent}:{environ['PATH']}",
         "PHAROS_DATA_DIR": str(data_dir),
         "PHAROS_PORT": str(free_port()),
+        # A page's own backup would meet the one of the past night, which a started worker makes up for.
+        "PHAROS_BACKUP_AT": "",
         "HOME": str(home),
         "COLUMNS": "200",
         "NO_COLOR": "1",

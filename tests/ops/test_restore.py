@@ -527,6 +527,7 @@ def test_the_list_names_backups_and_rollback_points(place: Place) -> None:
 
 @pytest.mark.contract("RS-02")
 def test_a_dry_run_for_a_date_says_what_would_be_lost_and_changes_nothing(place: Place) -> None:
+    bring_back(place)
     with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 2, "after"))
     before = state_of(place.settings), databases(place), sorted(place.settings.blob_root.rglob("*"))
     said = json.loads(pharos(place, "--dry-run", "--json", str(place.folder)).stdout)
