@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -54,14 +54,14 @@ class RevalidatedFiles(StaticFiles):
         return reply
 
 
-def add_pages(app: FastAPI) -> None:
+def add_pages(routes: APIRouter) -> None:
     """Serve the pages and their static files."""
-    app.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
-    app.include_router(router)
-    app.include_router(mail_door_pages)
-    app.include_router(account_pages)
-    app.include_router(admin_pages)
-    app.include_router(model_pages)
+    routes.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
+    routes.include_router(router)
+    routes.include_router(mail_door_pages)
+    routes.include_router(account_pages)
+    routes.include_router(admin_pages)
+    routes.include_router(model_pages)
 
 
 @router.get("/")
