@@ -1,10 +1,11 @@
 """`pharos` without the wait for its libraries: a second of processor time for each of the runbook's 400 commands.
 
-A process that has loaded them, and nothing of Pharos, stands by. The program `pharos` in the folder that
-`warm_programs` gives hands it arguments, environment, directory and the three streams; a fork of it then imports
-Pharos and runs the command as the installed program does. `python` beside it does the same for `-m pharos …`, which is
-how the parts of an installation are started by such a fork: four seconds less for each start. The installed programs
-themselves run wherever these cannot stand for them: for another source tree or another user, and in all other tests.
+A process that has loaded them, and what the parts of Pharos share, stands by. The program `pharos` in the folder that
+`warm_programs` gives hands it arguments, environment, directory and the three streams; a fork of it then imports the
+rest of Pharos and runs the command as the installed program does. `python` beside it does the same for `-m pharos …`,
+which is how the parts of an installation are started by such a fork: four seconds less for each start. The installed
+programs themselves run wherever these cannot stand for them: for another source tree or another user, and in all other
+tests.
 """
 
 from __future__ import annotations
@@ -31,6 +32,15 @@ LIBRARIES = (
     "sqlalchemy.ext.asyncio", "starlette.applications", "Stemmer", "structlog", "tokenizers", "typer",
     "uvicorn.protocols.http.httptools_impl", "uvloop",
 )  # fmt: skip
+OF_PHAROS = (
+    "pharos.access.socket_routes", "pharos.chat.feedback_routes", "pharos.chat.openai_routes",
+    "pharos.chat.shared_routes", "pharos.chat.turn_routes", "pharos.identity.audit_routes",
+    "pharos.identity.secret_routes", "pharos.library.routes", "pharos.library.tasks", "pharos.retrieval.routes",
+    "pharos.web.reader", "pharos.web.views", "pharos.web.visit",
+)  # fmt: skip
+"""The third of a second that most commands wait for, and nearly a whole one of the web process."""
+LOOKS_AROUND = ("pharos.infra.terminal", "pharos.ops.health")
+"""What they look at when they are imported, the terminal and the clock, differs from one program to the next."""
 INSTALLED = Path(sys.executable).parent
 READY_SECONDS = 60.0
 
@@ -86,8 +96,9 @@ def warm_programs() -> Iterator[Path]:
 
 def serve(address: str) -> None:
     """Fork for each connection; returns in the fork that is to run the command, and in no other process."""
-    for name in LIBRARIES:
+    for name in LIBRARIES + OF_PHAROS:
         importlib.import_module(name)
+    assert not set(LOOKS_AROUND) & set(sys.modules)
     sys.executable = str(Path(address).parent / "python")  # what Pharos starts the parts with
     gc.collect()
     gc.freeze()
