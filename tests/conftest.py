@@ -18,6 +18,7 @@ from typing import Protocol
 import httpx
 import psycopg
 import pytest
+from _pytest.nodeid import NodeId
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import text
@@ -55,9 +56,20 @@ REAL_HASHING = passwords.HASHING
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests first, in whatever order they are: begun last, one of them would keep a single processor busy."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if getattr(config.option, "loadgroup", False):
+        keep_groups_together(items)
+
+
+def keep_groups_together(items: list[pytest.Item]) -> None:
+    """Say the group where tests are given out by it, at the end of the id. pytest-xdist 3.8 means to, but since 9.2
+    pytest no longer reads the attribute that it writes: each test process would make what a group shares."""
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is not None and not item.nodeid.endswith(f"@{mark.args[0]}"):
+            item._id = NodeId.parse(f"{item.nodeid}@{mark.args[0]}")
 
 
 class RunJobs(Protocol):
@@ -215,15 +227,25 @@ async def as_stranger(runtime: Runtime, stranger: Principal) -> AsyncIterator[ht
 @pytest.fixture
 async def run_jobs(runtime: Runtime) -> RunJobs:
     """Runs what this test has queued until nothing waits any more, in `runtime` unless another one is named."""
-    async with system_transaction(runtime.db) as session:
-        await session.execute(text("delete from procrastinate_jobs"))  # what earlier tests of this process left
+    await forget_waiting_jobs(runtime.db)
 
     async def run(world: Runtime = runtime, /) -> None:
-        assert tasks.ingest_documents  # registered by their import
-        assert identity_tasks.send_mail
-        assert world.settings.database_url is not None
-        app = job_queue.create_queue(world.settings.database_url)
-        async with app.open_async():
-            await job_queue.run_worker(app, context={"runtime": world}, concurrency=2, wait=False, signals=False)
+        await run_waiting_jobs(world)
 
     return run
+
+
+async def forget_waiting_jobs(db: Database) -> None:
+    """What earlier tests of this process left."""
+    async with system_transaction(db) as session:
+        await session.execute(text("delete from procrastinate_jobs"))
+
+
+async def run_waiting_jobs(world: Runtime) -> None:
+    """Until nothing waits any more."""
+    assert tasks.ingest_documents  # registered by their import
+    assert identity_tasks.send_mail
+    assert world.settings.database_url is not None
+    app = job_queue.create_queue(world.settings.database_url)
+    async with app.open_async():
+        await job_queue.run_worker(app, context={"runtime": world}, concurrency=2, wait=False, signals=False)
