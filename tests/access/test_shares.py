@@ -16,8 +16,9 @@ from pharos.access.models import ShareToken
 from pharos.chat.history import list_conversations
 from pharos.chat.models import Conversation
 from pharos.identity.principal import Principal, operator
-from pharos.infra.ids import ProjectId, new_id
+from pharos.infra.ids import DocumentId, ProjectId, new_id
 from pharos.infra.settings import Settings
+from pharos.library.ingest import ingest_documents
 from pharos.runtime import Runtime
 from pharos.tables import metadata
 
@@ -26,10 +27,10 @@ NO_LINK = (404, "no_such_link")
 
 
 @pytest.fixture
-async def project_id(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> ProjectId:
+async def project_id(runtime: Runtime, tenant: MadeTenant) -> ProjectId:
     project_id = await make_project(runtime.db, tenant.admin)
-    await make_document(runtime, tenant.admin, project_id)
-    await run_jobs(runtime)
+    document = await make_document(runtime, tenant.admin, project_id)
+    await ingest_documents(runtime, tenant.id, [DocumentId(document.id)])
     return project_id
 
 
