@@ -94,10 +94,10 @@ class Verdict:
 
 
 class Installation:
-    """One `pharos up` in a directory and on a port of its own."""
+    """One `pharos up` in a directory and on a port of its own; `python` is what runs `-m pharos`."""
 
-    def __init__(self, data_dir: Path, port: int) -> None:
-        self.data_dir, self.url = data_dir, f"http://127.0.0.1:{port}"
+    def __init__(self, data_dir: Path, port: int, python: str) -> None:
+        self.data_dir, self.url, self.python = data_dir, f"http://127.0.0.1:{port}", python
         self.environment = {
             **os.environ,
             "PHAROS_DATA_DIR": str(data_dir),
@@ -107,7 +107,7 @@ class Installation:
 
     def run(self, *arguments: str, accepted: tuple[int, ...] = (0,)) -> str:
         """A `pharos` command; its stdout. Raises when it fails, but for a part that is just coming back (exit 7)."""
-        command = [sys.executable, "-m", "pharos", *arguments]
+        command = [self.python, "-m", "pharos", *arguments]
         deadline = time.monotonic() + 60
         while True:
             done = subprocess.run(
@@ -163,7 +163,8 @@ def _is_ours(name: str, line: list[str]) -> bool:
     """Whether the process with a known id is still that part, and not a stranger who got its number."""
     if name == "postgres":
         return bool(line) and Path(line[0]).name == "postgres"
-    return any("pharos" in word for word in line) and ("up" if name == "supervisor" else name) in line
+    is_warm_fork = name == "supervisor" and any(word.endswith("warm.py") for word in line)  # not a program of its own
+    return is_warm_fork or (any("pharos" in word for word in line) and ("up" if name == "supervisor" else name) in line)
 
 
 def token_of(installation: Installation) -> str:
@@ -333,10 +334,10 @@ def _make_project(installation: Installation, token: str) -> str:
     return str(made.raise_for_status().json()["id"])
 
 
-async def prove(*, documents: int, kills: int, seed: int, port: int) -> Verdict:
+async def prove(*, documents: int, kills: int, seed: int, port: int, python: str = sys.executable) -> Verdict:
     """The whole proof in a directory of its own, which is removed."""
     data_dir = Path(tempfile.mkdtemp(prefix="pharos-kills-"))
-    installation, ledger, permits = Installation(data_dir, port), Ledger(seed=seed), asyncio.Semaphore(0)
+    installation, ledger, permits = Installation(data_dir, port, python), Ledger(seed=seed), asyncio.Semaphore(0)
     shares = [documents * (kill + 1) // kills - documents * kill // kills for kill in range(kills)]
     try:
         installation.run("up", "--detach")

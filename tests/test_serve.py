@@ -17,7 +17,9 @@ from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.embedded_postgres import free_port
 
 
-def start_web(database_url: str, data_dir: Path, port: int, **settings: str) -> subprocess.Popen[str]:
+def start_web(
+    database_url: str, data_dir: Path, port: int, *, python: str = sys.executable, **settings: str
+) -> subprocess.Popen[str]:
     environment = {
         "PATH": os.environ["PATH"],
         "PHAROS_DATABASE_URL": database_url,
@@ -26,7 +28,7 @@ def start_web(database_url: str, data_dir: Path, port: int, **settings: str) -> 
         "PHAROS_ENCRYPTION_KEY": ENCRYPTION_KEY,
         **settings,
     }
-    command = [sys.executable, "-m", "pharos", "web"]
+    command = [python, "-m", "pharos", "web"]
     return subprocess.Popen(command, env=environment, cwd=data_dir, stderr=subprocess.PIPE, text=True)
 
 
@@ -61,9 +63,9 @@ def test_it_says_where_it_listens_serves_and_ends_when_told(database_urls: Datab
 
 @pytest.mark.contract("AC-09")
 def test_it_refuses_to_serve_with_a_role_that_could_look_over_the_fence(
-    database_urls: DatabaseUrls, tmp_path: Path
+    database_urls: DatabaseUrls, programs: Path, tmp_path: Path
 ) -> None:
-    with start_web(database_urls.backup, tmp_path, free_port()) as web:
+    with start_web(database_urls.backup, tmp_path, free_port(), python=str(programs / "python")) as web:
         _, said = web.communicate(timeout=30)
     assert web.returncode != 0
     assert "bypass" in said

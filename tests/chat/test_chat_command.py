@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.conftest import ENCRYPTION_KEY, RunJobs
 from tests.make import MadeTenant, make_document, make_project
-from tests.provider_server import provider_server
+from tests.provider_server import Provider, provider_server
 
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.runtime import Runtime
+
+StartChat = Callable[[Provider], subprocess.Popen[str]]
 
 FIRST, SECOND = "Where was the lighthouse of Alexandria built?", "On which island was that lighthouse built?"
 
@@ -26,27 +28,32 @@ async def project(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> st
     return "Light"
 
 
-def start_chat(urls: DatabaseUrls, place: Path, tenant: MadeTenant, **settings: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def start_chat(database_urls: DatabaseUrls, tmp_path: Path, tenant: MadeTenant, programs: Path) -> StartChat:
     environment = {
-        "PATH": os.environ["PATH"],
-        "PHAROS_DATABASE_URL": urls.app,
-        "PHAROS_DATA_DIR": str(place),
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PHAROS_DATABASE_URL": database_urls.app,
+        "PHAROS_DATA_DIR": str(tmp_path),
         "PHAROS_ENCRYPTION_KEY": ENCRYPTION_KEY,
-        **settings,
+        "PHAROS_LLM_MODEL": "lamp-large",
     }
-    command = [sys.executable, "-m", "pharos", "chat", "--project", "Light", "--tenant", tenant.slug]
+    command = ["pharos", "chat", "--project", "Light", "--tenant", tenant.slug]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment, cwd=place, stdin=pipe, stdout=pipe, text=True)
+
+    def start(provider: Provider) -> subprocess.Popen[str]:
+        surroundings = environment | {"PHAROS_LLM_URL": provider.openai_url}
+        return subprocess.Popen(command, env=surroundings, cwd=tmp_path, stdin=pipe, stdout=pipe, text=True)
+
+    return start
 
 
 async def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on_with_its_history(
-    tenant: MadeTenant, project: str, database_urls: DatabaseUrls, tmp_path: Path
+    project: str, start_chat: StartChat
 ) -> None:
     with provider_server() as provider:
         provider.words = ["It was built on", " the island of", " Pharos [1]."]
         provider.faults.append("stalled")
-        operator = {"PHAROS_LLM_URL": provider.openai_url, "PHAROS_LLM_MODEL": "lamp-large"}
-        with start_chat(database_urls, tmp_path, tenant, **operator) as chat:
+        with start_chat(provider) as chat:
             assert chat.stdin is not None
             assert chat.stdout is not None
             chat.stdin.write(f"{FIRST}\n")
@@ -69,13 +76,10 @@ async def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on_with_its_hist
     assert not any("not asked" in each for each in asked)
 
 
-async def test_a_failed_answer_is_one_named_line_and_the_exit_code_says_so(
-    tenant: MadeTenant, project: str, database_urls: DatabaseUrls, tmp_path: Path
-) -> None:
+async def test_a_failed_answer_is_one_named_line_and_the_exit_code_says_so(project: str, start_chat: StartChat) -> None:
     with provider_server() as provider:
         provider.faults.append("cut")
-        operator = {"PHAROS_LLM_URL": provider.openai_url, "PHAROS_LLM_MODEL": "lamp-large"}
-        with start_chat(database_urls, tmp_path, tenant, **operator) as chat:
+        with start_chat(provider) as chat:
             said, _ = chat.communicate(f"{FIRST}\n", timeout=30)
     assert "): Failed to generate response." in said
     assert chat.returncode == 7

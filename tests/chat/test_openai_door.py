@@ -67,13 +67,19 @@ async def asker(runtime: Runtime, member: Principal) -> AsyncIterator[openai.Asy
 
 
 async def test_against_a_running_server_models_are_listed_and_a_cited_answer_is_streamed(
-    runtime: Runtime, member: Principal, project_id: ProjectId, database_urls: DatabaseUrls, tmp_path: Path
+    runtime: Runtime,
+    member: Principal,
+    project_id: ProjectId,
+    *,
+    database_urls: DatabaseUrls,
+    programs: Path,
+    tmp_path: Path,
 ) -> None:
-    key, port = await make_key(runtime, member), free_port()
+    key, port, python = await make_key(runtime, member), free_port(), str(programs / "python")
     with provider_server() as provider:
         provider.words = ["It was built on", " the island of", " Pharos [1]."]
         operator = {"PHAROS_LLM_URL": provider.openai_url, "PHAROS_LLM_MODEL": "lamp-large"}
-        with start_web(database_urls.app, tmp_path, port, **operator) as web:
+        with start_web(database_urls.app, tmp_path, port, python=python, **operator) as web:
             wait_for(web, port)
             client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key)
             try:

@@ -37,19 +37,25 @@ async def first_words(url: str, token: str, project_id: object) -> tuple[str, li
 
 @pytest.mark.contract("CH-03", part="an answer whose process was killed is interrupted, and made anew")
 async def test_a_killed_process_leaves_an_interrupted_answer_that_is_made_anew(
-    runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs, database_urls: DatabaseUrls, tmp_path: Path
+    runtime: Runtime,
+    tenant: MadeTenant,
+    run_jobs: RunJobs,
+    *,
+    database_urls: DatabaseUrls,
+    programs: Path,
+    tmp_path: Path,
 ) -> None:
     project_id = await make_project(runtime.db, tenant.admin)
     await make_document(runtime, tenant.admin, project_id)
     await run_jobs(runtime)
     token, port = await make_token(runtime, tenant.admin), free_port()
-    secret = runtime.settings.secret_key
+    secret, python = runtime.settings.secret_key, str(programs / "python")
     assert secret is not None
     with provider_server() as provider:
         provider.always = "stalled"
         operator = {"PHAROS_LLM_URL": provider.openai_url, "PHAROS_LLM_MODEL": "lamp-large"}
         with start_web(
-            database_urls.app, tmp_path, port, PHAROS_SECRET_KEY=secret.get_secret_value(), **operator
+            database_urls.app, tmp_path, port, python=python, PHAROS_SECRET_KEY=secret.get_secret_value(), **operator
         ) as web:
             await asyncio.to_thread(wait_for, web, port)
             turn_id, lines = await first_words(f"http://127.0.0.1:{port}", token, project_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.kills import PARTS, Verdict, prove
@@ -43,9 +44,10 @@ def test_a_proof_that_looked_away_or_found_a_loss_does_not_pass(changed: dict[st
     assert said in faults[0]
 
 
-async def _survives(free_port: int, *, documents: int, kills: int) -> None:
+async def _survives(free_port: int, programs: Path, *, documents: int, kills: int) -> None:
     seed = random.SystemRandom().randrange(2**31)
-    verdict = await prove(documents=documents, kills=kills, seed=seed, port=free_port)
+    python = str(programs / "python")
+    verdict = await prove(documents=documents, kills=kills, seed=seed, port=free_port, python=python)
     assert verdict.acknowledged == documents, verdict
     assert verdict.deleted, verdict
     assert verdict.retried, verdict
@@ -56,10 +58,10 @@ async def _survives(free_port: int, *, documents: int, kills: int) -> None:
 @pytest.mark.slow
 @pytest.mark.contract("IQ-06")
 @pytest.mark.contract("IQ-04")
-async def test_killing_any_part_loses_no_acknowledged_document(free_port: int) -> None:
-    await _survives(free_port, documents=40, kills=5)
+async def test_killing_any_part_loses_no_acknowledged_document(free_port: int, programs: Path) -> None:
+    await _survives(free_port, programs, documents=20, kills=5)
 
 
 @pytest.mark.prove
-async def test_fifty_kills_while_five_hundred_documents_come_in_lose_nothing(free_port: int) -> None:
-    await _survives(free_port, documents=500, kills=50)
+async def test_fifty_kills_while_five_hundred_documents_come_in_lose_nothing(free_port: int, programs: Path) -> None:
+    await _survives(free_port, programs, documents=500, kills=50)
