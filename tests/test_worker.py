@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from sqlalchemy import select, text
-from tests.make import MadeTenant
+from tests.make import MadeTenant, make_tenant
 
 from pharos import worker
 from pharos.identity.audit import record_audit
@@ -36,6 +36,17 @@ async def abandoned_tenant(runtime: Runtime, *, days: int = 2) -> TenantId:
 async def known_tenants(runtime: Runtime) -> set[TenantId]:
     async with system_transaction(runtime.db) as session:
         return {TenantId(row) for row in (await session.execute(select(Tenant.id))).scalars()}
+
+
+@pytest.fixture
+def runtime(fresh_runtime: Runtime) -> Runtime:
+    """An installation of its own: what is swept is swept in every tenant there is."""
+    return fresh_runtime
+
+
+@pytest.fixture
+async def tenant(runtime: Runtime) -> MadeTenant:
+    return await make_tenant(runtime.db)
 
 
 async def test_a_running_measurement_is_left_to_itself(runtime: Runtime, tenant: MadeTenant) -> None:

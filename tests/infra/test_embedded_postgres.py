@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -19,30 +20,50 @@ import pytest
 from pharos.infra import embedded_postgres
 from pharos.infra.embedded_postgres import EmbeddedPostgres
 from pharos.infra.errors import Conflict, Unavailable
+from pharos.infra.postgres_place import cluster_home, server_user
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded_postgres")]  # one cluster for most of them
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
+@contextmanager
+def directory() -> Iterator[Path]:
+    """One that every user may enter; pytest's own are closed to the user who runs Postgres."""
+    made = Path(tempfile.mkdtemp(prefix="pharos-postgres-"))
+    made.chmod(0o755)
+    yield made
+    embedded_postgres.delete(made / "data")
+    shutil.rmtree(made)
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory every user may enter; pytest's own are closed to the user who runs Postgres."""
-    directory = Path(tempfile.mkdtemp(prefix="pharos-postgres-"))
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory)
+    with directory() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def made_once() -> Iterator[Path]:
+    """The data directory of the tests that only start a server: initdb takes a second."""
+    with directory() as made:
+        yield made / "data"
 
 
 @pytest.fixture
-def start(place: Path) -> Iterator[Start]:
+def cluster(made_once: Path) -> EmbeddedPostgres:
+    return embedded_postgres.initialise(made_once)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a server without fsync and waits for it; whatever was started ends with the test."""
     started: list[EmbeddedPostgres] = []
     children: list[subprocess.Popen[bytes]] = []
 
     def run(cluster: EmbeddedPostgres, *, fsync: bool = False) -> subprocess.Popen[bytes]:
         started.append(cluster)
-        with (place / "postgres.log").open("ab") as output:
+        with (tmp_path / "postgres.log").open("ab") as output:
             process = embedded_postgres.start(cluster, output=output, fsync=fsync)
         children.append(process)
         embedded_postgres.wait_until_ready(cluster, process, timeout_seconds=120)
@@ -51,7 +72,6 @@ def start(place: Path) -> Iterator[Start]:
     yield run
     for cluster in started:
         embedded_postgres.stop(cluster)
-        embedded_postgres.delete(cluster.data_dir)
     for process in children:
         process.wait(timeout=10)
 
@@ -83,18 +103,16 @@ def test_a_server_is_made_started_and_stopped_with_its_data_kept(place: Path, st
     assert ask(cluster, "select text from note") == "kept"
 
 
-def test_nobody_gets_in_without_the_password_and_its_file_is_closed(place: Path, start: Start) -> None:
-    cluster = embedded_postgres.initialise(place / "data")
+def test_nobody_gets_in_without_the_password_and_its_file_is_closed(cluster: EmbeddedPostgres, start: Start) -> None:
     start(cluster)
     for host in ("127.0.0.1", str(cluster.socket_dir)):
         with pytest.raises(psycopg.OperationalError, match="password"):
             psycopg.connect(host=host, port=cluster.port, user="postgres", password="guess", dbname="postgres")
-    word = place / "data" / "secrets" / "postgres-superuser"
+    word = cluster.data_dir / "secrets" / "postgres-superuser"
     assert stat.S_IMODE(word.stat().st_mode) == 0o600
 
 
-def test_a_killed_server_starts_again_with_everything_committed(place: Path, start: Start) -> None:
-    cluster = embedded_postgres.initialise(place / "data")
+def test_a_killed_server_starts_again_with_everything_committed(cluster: EmbeddedPostgres, start: Start) -> None:
     process = start(cluster, fsync=True)
     write_note(cluster)
     process.kill()
@@ -105,16 +123,14 @@ def test_a_killed_server_starts_again_with_everything_committed(place: Path, sta
     assert ask(cluster, "select text from note") == "kept"
 
 
-def test_a_running_server_is_not_started_twice(place: Path, start: Start) -> None:
-    cluster = embedded_postgres.initialise(place / "data")
+def test_a_running_server_is_not_started_twice(cluster: EmbeddedPostgres, start: Start) -> None:
     process = start(cluster)
     with pytest.raises(Conflict, match=f"already runs on .* as process {process.pid}") as refusal:
         start(cluster)
     assert refusal.value.code == "postgres_running"
 
 
-def test_a_lock_that_names_somebody_elses_process_is_cleared(place: Path, start: Start) -> None:
-    cluster = embedded_postgres.initialise(place / "data")
+def test_a_lock_that_names_somebody_elses_process_is_cleared(cluster: EmbeddedPostgres, start: Start) -> None:
     lock = cluster.data / "postmaster.pid"
     lock.write_text(f"{os.getpid()}\n{cluster.data}\n0\n{cluster.port}\n{cluster.socket_dir}\n127.0.0.1\n\nready\n")
     assert embedded_postgres.running_pid(cluster) is None
@@ -123,12 +139,10 @@ def test_a_lock_that_names_somebody_elses_process_is_cleared(place: Path, start:
     assert lock.read_text().split()[0] == str(process.pid)
 
 
-def test_a_port_taken_meanwhile_is_replaced(place: Path, free_listener: int) -> None:
-    cluster = embedded_postgres.initialise(place / "data")
+def test_a_port_taken_meanwhile_is_replaced(cluster: EmbeddedPostgres, free_listener: int) -> None:
     (cluster.home / "port").write_text(f"{free_listener}\n")
-    again = embedded_postgres.initialise(place / "data")
+    again = embedded_postgres.initialise(cluster.data_dir)
     assert again.port not in {0, free_listener}
-    embedded_postgres.delete(place / "data")
 
 
 @pytest.fixture
@@ -142,21 +156,24 @@ def free_listener() -> Iterator[int]:
         yield int(listener.getsockname()[1])
 
 
-def test_a_server_that_cannot_start_says_where_its_reason_is(place: Path, start: Start) -> None:
-    cluster = embedded_postgres.initialise(place / "data")
-    (cluster.data / "operator.conf").write_text("shared_buffers = 'a lot'\n")
-    (cluster.data / "operator.conf").chmod(0o644)
+def test_a_server_that_cannot_start_says_where_its_reason_is(
+    cluster: EmbeddedPostgres, start: Start, tmp_path: Path
+) -> None:
+    of_the_operator = cluster.data / "operator.conf"
+    of_the_operator.write_text("shared_buffers = 'a lot'\n")
+    of_the_operator.chmod(0o644)
     with pytest.raises(Unavailable, match="`pharos logs postgres`"):
         start(cluster)
-    assert "shared_buffers" in (place / "postgres.log").read_text()
+    of_the_operator.unlink()
+    assert "shared_buffers" in (tmp_path / "postgres.log").read_text()
 
 
 def test_a_half_made_cluster_is_made_anew(place: Path, start: Start) -> None:
-    home = embedded_postgres.initialise(place / "data").home
-    shutil.rmtree(home / "data")
+    (place / "data").mkdir()
+    user, group = server_user()
+    home = cluster_home(place / "data", user, group)
     (home / "data.0123abcd").mkdir()
-    cluster = embedded_postgres.initialise(place / "data")
-    start(cluster)
+    start(embedded_postgres.initialise(place / "data"))
     assert [path.name for path in home.glob("data*")] == ["data"]
 
 
@@ -172,18 +189,16 @@ signal.pause()
 """
 
 
-def test_the_server_shuts_down_cleanly_when_its_parent_is_killed(place: Path) -> None:
-    with (place / "log").open("w") as log:
-        parent = subprocess.Popen(
-            [sys.executable, "-c", PARENT, str(place / "data")], stdout=subprocess.PIPE, stderr=log, text=True
-        )
+def test_the_server_shuts_down_cleanly_when_its_parent_is_killed(cluster: EmbeddedPostgres, tmp_path: Path) -> None:
+    log, command = tmp_path / "log", [sys.executable, "-c", PARENT, str(cluster.data_dir)]
+    with log.open("w") as output:
+        parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output, text=True)
     with parent:
         assert parent.stdout is not None
         server = psutil.Process(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
         server.wait(timeout=30)
-    assert "database system is shut down" in (place / "log").read_text()
-    embedded_postgres.delete(place / "data")
+    assert "database system is shut down" in log.read_text()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as somebody else")
@@ -196,7 +211,6 @@ def test_below_a_closed_home_the_cluster_lies_elsewhere_and_is_removed_with_the_
     assert (home / "data" / "postgres").is_symlink()
     assert not cluster.home.is_relative_to(place)
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
-    assert ask(cluster, "select 1") == 1
     assert embedded_postgres.find(home / "data") == cluster
     embedded_postgres.stop(cluster)
     embedded_postgres.delete(home / "data")
@@ -204,11 +218,10 @@ def test_below_a_closed_home_the_cluster_lies_elsewhere_and_is_removed_with_the_
     assert not (home / "data" / "postgres").is_symlink()
 
 
-def test_a_port_file_that_a_power_failure_left_half_written_is_made_anew(place: Path) -> None:
-    home = embedded_postgres.initialise(place / "data").home
+def test_a_port_file_that_a_power_failure_left_half_written_is_made_anew(cluster: EmbeddedPostgres) -> None:
+    file = cluster.home / "port"
     for half in ("", "54", "no number", "99999999"):
-        (home / "port").write_text(half)
-        port = embedded_postgres.initialise(place / "data").port
-        assert (home / "port").read_text() == f"{port}\n"
+        file.write_text(half)
+        port = embedded_postgres.initialise(cluster.data_dir).port
+        assert file.read_text() == f"{port}\n"
         assert port > 1023
-    embedded_postgres.delete(place / "data")

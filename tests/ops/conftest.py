@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from tests.ops.offsite_copies import make_folder, settings_in
+from tests.ops.quick_restic import make_key_quick
 
 from pharos.ops.backup.offsite import push_backup
+from pharos.ops.backup.restic import password_file
 
 
 @pytest.fixture(scope="session")
 def pushed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backup that was pushed to a new repository, made once: restic takes a second for each of its keys."""
+    """A backup that was pushed to a new repository, made once, whose key restic opens at once from here on."""
     world = tmp_path_factory.mktemp("offsite")
     folder = make_folder(world / "backups", words=b"A sentence nobody else may read.")
     (world / "elsewhere").mkdir()
     pushed = push_backup(settings_in(world), folder)
     assert (pushed.files, pushed.checked) == (6, "1/7")
     assert pushed.added_bytes > 40_000
+    make_key_quick(world / "elsewhere" / "repository", password_file(settings_in(world)))
     return world
+
+
+@pytest.fixture
+def warm_python(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is started as a part or a command of Pharos, here or by Pharos itself, does not wait for its libraries."""
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))

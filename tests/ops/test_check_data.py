@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 from tests.conftest import RunJobs
-from tests.make import MadeTenant, make_document, make_project
+from tests.make import MadeTenant, make_document, make_project, make_tenant
 from tests.ops.test_doctor import UNAVAILABLE, finding, pharos
 
 from pharos.identity.audit import list_audit
@@ -21,6 +21,17 @@ from pharos.ops.check_data import DataReport, check_data, describe, repair_data
 from pharos.runtime import Runtime
 
 Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def runtime(fresh_runtime: Runtime) -> Runtime:
+    """An installation of its own: everything in it is compared."""
+    return fresh_runtime
+
+
+@pytest.fixture
+async def tenant(runtime: Runtime) -> MadeTenant:
+    return await make_tenant(runtime.db)
 
 
 async def of(runtime: Runtime, tenant: MadeTenant, *, repaired: bool = False) -> DataReport:

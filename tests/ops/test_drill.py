@@ -52,7 +52,10 @@ from pharos.ops.standing import read_standing
 from pharos.runtime import Runtime
 from pharos.worker import RegularDrill
 
-pytestmark = pytest.mark.xdist_group("drill")  # one installation for all of them
+pytestmark = [
+    pytest.mark.xdist_group("drill"),  # one installation for all of them
+    pytest.mark.usefixtures("warm_python"),
+]
 
 TEXT = b"The lighthouse of Alexandria was built on the island of Pharos by Sostratus of Cnidus."
 

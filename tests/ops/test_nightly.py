@@ -105,6 +105,7 @@ def test_the_newest_verified_backup_is_copied_after_its_hour_until_it_is_elsewhe
 
 
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed: apt install rsync")
+@pytest.mark.usefixtures("warm_python")
 @pytest.mark.contract("BK-02", part="a copy that failed is named with its backup and made by a worker's next try")
 async def test_a_worker_copies_what_is_due_and_tries_again_when_it_failed(
     fresh_runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

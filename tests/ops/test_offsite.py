@@ -30,7 +30,7 @@ from pharos.ops.backup.restic import SEALED_PASSWORD
 from pharos.ops.backup.retention import prune
 from pharos.ops.backup.store import describe_folder, list_backups, record_verification
 
-pytestmark = needs_programs
+pytestmark = [needs_programs, pytest.mark.xdist_group("offsite")]  # one repository for all of them
 
 
 @pytest.fixture

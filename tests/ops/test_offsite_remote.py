@@ -19,7 +19,7 @@ from pharos.ops.backup import restic
 from pharos.ops.backup.offsite import list_offsite, pull_backup, push_backup
 from pharos.ops.backup.ssh import Host, host_of
 
-pytestmark = needs_programs
+pytestmark = [needs_programs, pytest.mark.xdist_group("offsite")]  # one repository for all of them
 LATER = "pharos-20260103-030000"
 KEY = "a-key-nobody-may-see"
 

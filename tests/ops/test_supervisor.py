@@ -82,6 +82,7 @@ def wait_for(what: Callable[[], bool], *, seconds: float = 60) -> None:
 
 @pytest.fixture
 def place() -> Iterator[Place]:
+    """Its parts start as quickly as a test wants where it asks for `warm_python`, too."""
     # not pytest's own directory: below it a socket's path grows longer than the 107 characters Linux allows
     root = Path(tempfile.mkdtemp(prefix="pharos-ops-"))
     root.chmod(0o755)
@@ -112,13 +113,19 @@ def start(place: Place) -> None:
     assert is_ready(place)
 
 
+def listener(place: Place) -> int:
+    """Who holds the port: the web process, or what `warm_python` runs for it."""
+    found = psutil.net_connections("tcp")
+    return next(int(one.pid) for one in found if one.status == psutil.CONN_LISTEN and one.laddr.port == place.port)
+
+
 def refuse_a_second_start(place: Place) -> None:
     again = place.pharos("up", "--detach")
     assert again.returncode == CONFLICT
     assert f"process {place.state()['pid']}" in again.stderr
     other = place.pharos("up", "--detach", data="other")
     assert other.returncode == CONFLICT
-    assert f"Port {place.port} is in use by process {place.pid('web')}" in other.stderr
+    assert f"Port {place.port} is in use by process {listener(place)}" in other.stderr
     free = re.search(r"PHAROS_PORT=(\d+) pharos up", other.stderr)
     assert free is not None
     with socket.socket() as probe:
@@ -171,7 +178,17 @@ def stop(place: Place) -> None:
 @pytest.mark.contract("DE-12", part="status, restart of one part")
 @pytest.mark.contract("DE-14", part="up, down with the data kept")
 @pytest.mark.contract("MG-06", part="the first start migrates the empty database")
+@pytest.mark.usefixtures("warm_python")
 def test_an_installation_starts_once_heals_itself_and_stops(place: Place) -> None:
+    live(place)
+
+
+@pytest.mark.prove
+def test_the_installed_programs_start_once_heal_themselves_and_stop(place: Place) -> None:
+    live(place)
+
+
+def live(place: Place) -> None:
     start(place)
     refuse_a_second_start(place)
     restart_one_part(place)
@@ -185,6 +202,7 @@ def test_an_installation_starts_once_heals_itself_and_stops(place: Place) -> Non
 
 @pytest.mark.contract("DE-24")
 @pytest.mark.contract("DE-14", part="down with the data deleted, after asking")
+@pytest.mark.usefixtures("warm_python")
 def test_postgres_runs_alone_and_its_data_go_only_when_told(place: Place) -> None:
     done = place.pharos("up", "--detach", "--only", "postgres")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -209,6 +227,7 @@ def test_postgres_runs_alone_and_its_data_go_only_when_told(place: Place) -> Non
     assert not (place.root / "data").exists()
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_what_is_not_running_or_not_there_is_said(place: Place) -> None:
     assert place.status()["running"] is False
     for words, said in (
@@ -222,6 +241,7 @@ def test_what_is_not_running_or_not_there_is_said(place: Place) -> None:
         assert said in done.stderr
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_another_address_can_be_listened_on_and_missing_models_are_said(place: Place, tmp_path: Path) -> None:
     elsewhere = replace(place, host="127.0.0.2")
     done = elsewhere.pharos("up", "--detach", PHAROS_MODELS_DIR=str(tmp_path))
