@@ -145,8 +145,13 @@ async def test_for_a_tenant_to_whom_nothing_happened_one_statement_is_enough(
 ) -> None:
     asked: list[str] = []
     engine = runtime.db.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", lambda *values: asked.append(values[2]))
+
+    def note(*values: Any) -> None:
+        asked.append(values[2])
+
+    event.listen(engine, "before_cursor_execute", note)
     await seal(runtime, sealed)
+    event.remove(engine, "before_cursor_execute", note)
     assert len([query for query in asked if "audit_seals" in query]) == 1
 
 

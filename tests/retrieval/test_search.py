@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,8 +142,13 @@ async def test_a_search_is_one_statement_after_the_tenant_is_named(runtime: Runt
     await project_with(runtime, tenant.admin, VAULT)
     statements: list[str] = []
     engine = runtime.db.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+
+    def note(*call: Any) -> None:
+        statements.append(call[2])
+
+    event.listen(engine, "before_cursor_execute", note)
     await search(runtime, tenant.admin, text="vault")
+    event.remove(engine, "before_cursor_execute", note)
     assert len(statements) == 2
     assert "set_config('pharos.tenant_id'" in statements[0]
 
