@@ -47,6 +47,8 @@ from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import describe_folder, find_backup, list_backups, record_verification
 from pharos.ops.backup.verification import verify_backup
 
+pytestmark = pytest.mark.xdist_group("backup_check")  # one installation for all of them
+
 SEED = secrets.randbits(32)
 """Decides which bits and places are hit; a failure names it."""
 NAME = f"check_{secrets.token_hex(4)}"

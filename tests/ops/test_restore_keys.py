@@ -25,6 +25,8 @@ from pharos.ops.backup.store import describe_folder
 from pharos.ops.rotate_encryption import rotate_encryption
 from pharos.runtime import Runtime
 
+pytestmark = pytest.mark.xdist_group("restore_keys")  # one installation for all of them
+
 FLIP_A_BIT = "update data_keys set wrapped = set_byte(wrapped, 0, get_byte(wrapped, 0) # 1)"
 
 

@@ -52,6 +52,8 @@ from pharos.ops.upgrade_schema import record_skipped_backup, upgrade_schema
 from pharos.runtime import Runtime
 from pharos.worker import DailyBackup
 
+pytestmark = pytest.mark.xdist_group("snapshot")  # one installation for all of them
+
 NAME = f"snapshot_{secrets.token_hex(4)}"
 SECRET = f"a-key-that-must-never-be-read-in-a-dump-{secrets.token_hex(8)}"
 FORK = multiprocessing.get_context("fork")  # a child that has everything imported already

@@ -55,6 +55,8 @@ from pharos.worker import sweep
 assert tables  # registers every model
 
 
+pytestmark = pytest.mark.xdist_group("wipe")  # one installation for all of them
+
 NAME = f"wipe_{secrets.token_hex(4)}"
 
 
