@@ -90,7 +90,7 @@ def shared_server(directory: Path) -> Iterator[Server]:
             else:
                 cluster = embedded_postgres.find(directory / "data")
                 if cluster is not None:
-                    embedded_postgres.stop(cluster)
+                    embedded_postgres.stop(cluster, timeout_seconds=0.0)  # nothing of it need be written
                     embedded_postgres.delete(directory / "data")
                 state.unlink()
 

@@ -14,7 +14,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, ViewportSize, expect, sync_playwright
 from sqlalchemy import update
 from tests.journeys.served import Served, serve
-from tests.journeys.test_browser import CHROMIUM, DESK, PHONE, QUIET, Watched, pytestmark
+from tests.journeys.test_browser import CHROMIUM, DESK, PHONE, QUIET, Watched
+from tests.journeys.test_browser import pytestmark as of_a_browser
 from tests.mailbox import link_to
 from tests.make import PASSWORD, MadeTenant, make_document, make_group, make_person, make_project, make_tenant
 from tests.ops.backups import make_folder
@@ -33,7 +34,7 @@ from pharos.infra.ids import DocumentId, ProjectId
 from pharos.library.ingest import ingest_documents
 from pharos.ops.models import Drill
 
-__all__ = ["pytestmark"]
+pytestmark = [*of_a_browser, pytest.mark.xdist_group("admin_browser")]
 
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
 FIREFOX = "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:133.0) Gecko/20100101 Firefox/133.0"
@@ -122,11 +123,12 @@ def enter(page: Page) -> None:
 
 def shoot(page: Page, to: Path) -> None:
     """On the phone in the dark where it is, and at a desk in the light: nothing runs out of either window."""
-    for place, viewport, scheme in (("desk", DESK, "light"), ("phone", PHONE, "dark")):
-        page.set_viewport_size(viewport)
-        page.emulate_media(color_scheme=scheme)
-        page.screenshot(path=to.with_stem(f"{to.stem}-{place}"), full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (to.stem, place)
+    for is_phone in (False, True):
+        page.set_viewport_size(PHONE if is_phone else DESK)
+        page.emulate_media(color_scheme="dark" if is_phone else "light")
+        shot = to.with_stem(f"{to.stem}-{'phone' if is_phone else 'desk'}")
+        page.screenshot(path=shot, full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), shot.stem
 
 
 def test_a_form_sent_before_the_modules_are_there_waits_for_them(house: MadeTenant, window: OpenWindow) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, ViewportSize, expect
+from playwright.sync_api import Page, expect
 from sqlalchemy import delete
 from tests.journeys.served import Served, serve
 from tests.journeys.test_admin_browser import (
@@ -18,9 +18,11 @@ from tests.journeys.test_admin_browser import (
     made_project,
     press,
     record,
+    shoot,
     window,
 )
-from tests.journeys.test_browser import DESK, PHONE, pytestmark
+from tests.journeys.test_browser import PHONE
+from tests.journeys.test_browser import pytestmark as of_a_browser
 from tests.make import MadeTenant, make_person
 from tests.provider_server import Provider, provider_server
 
@@ -32,7 +34,9 @@ from pharos.infra.ids import TenantId
 from pharos.providers import models as rows
 from pharos.providers.breaker import FAILURES_TO_OPEN, Outcome, pass_breaker, report
 
-__all__ = ["browser", "house", "pytestmark", "window"]
+__all__ = ["browser", "house", "window"]
+
+pytestmark = [*of_a_browser, pytest.mark.xdist_group("models_browser")]
 
 KEY = "sk-lamp-0123456789abcdef"
 QUESTION = "When are the pumps of building C serviced?"
@@ -73,11 +77,6 @@ async def fail_until_it_opens(served: Served, tenant_id: TenantId) -> None:
         await report(served.runtime.db, candidate, passed, Outcome.FAILURE)
 
 
-def shoot(page: Page, to: Path) -> None:
-    page.screenshot(path=to, full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), to.name
-
-
 def add_provider(page: Page, provider: Provider, *, key: str) -> None:
     page.get_by_label("Provider", exact=True).select_option("openai")
     expect(page.get_by_label("Address")).to_have_value("https://api.openai.com/v1")
@@ -91,19 +90,11 @@ def add_provider(page: Page, provider: Provider, *, key: str) -> None:
 @pytest.mark.contract("LP-01", part="added in the browser")
 @pytest.mark.contract("LP-05", part="seen in the browser")
 @pytest.mark.contract("LP-06", part="in the browser")
-@pytest.mark.parametrize(("viewport", "dark"), [(PHONE, True), (DESK, False)], ids=["phone", "desk"])
 def test_an_engineer_adds_a_provider_tests_it_asks_and_closes_its_breaker(
-    served: Served,
-    engineer: Principal,
-    provider: Provider,
-    window: OpenWindow,
-    tmp_path: Path,
-    *,
-    viewport: ViewportSize,
-    dark: bool,
+    served: Served, engineer: Principal, provider: Provider, window: OpenWindow, tmp_path: Path
 ) -> None:
-    project_id = served.run(made_project(served, served.run(an_operator(served)), name=f"Works {viewport['width']}"))
-    page = window(engineer, f"/projects/{project_id}", viewport=viewport, dark=dark)
+    project_id = served.run(made_project(served, served.run(an_operator(served)), name="Works"))
+    page = window(engineer, f"/projects/{project_id}", viewport=PHONE, dark=True)
     press(page, page.get_by_role("link", name="Set one up"))
     shoot(page, tmp_path / "empty.png")
     add_provider(page, provider, key="sk-lamp-of-somebody-else")
@@ -144,19 +135,11 @@ def test_an_engineer_adds_a_provider_tests_it_asks_and_closes_its_breaker(
     expect(page.get_by_text("None yet. Choose one below")).to_be_visible()
 
 
-@pytest.mark.parametrize(("viewport", "dark"), [(PHONE, True), (DESK, False)], ids=["phone", "desk"])
 def test_an_administrator_sets_a_budget_switches_models_off_and_reads_what_did_not_help(
-    served: Served,
-    house: MadeTenant,
-    provider: Provider,
-    window: OpenWindow,
-    tmp_path: Path,
-    *,
-    viewport: ViewportSize,
-    dark: bool,
+    served: Served, house: MadeTenant, provider: Provider, window: OpenWindow, tmp_path: Path
 ) -> None:
     project_id = served.run(made_project(served, house.admin))
-    page = window(house.admin, "/admin/models", viewport=viewport, dark=dark)
+    page = window(house.admin, "/admin/models", viewport=PHONE, dark=True)
     shoot(page, tmp_path / "empty.png")
     add_provider(page, provider, key=KEY)
     expect(page.get_by_text("Questions are answered by lamp-large of lamp")).to_be_visible()

@@ -20,7 +20,8 @@ from tests.journeys.test_admin_browser import (
     member,
     window,
 )
-from tests.journeys.test_browser import DESK, PHONE, pytestmark
+from tests.journeys.test_browser import DESK, PHONE
+from tests.journeys.test_browser import pytestmark as of_a_browser
 from tests.make import MadeTenant
 
 from pharos.identity.principal import Principal
@@ -28,7 +29,9 @@ from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.embedded_postgres import free_port
 from pharos.providers.contract import ChatRequest
 
-__all__ = ["browser", "house", "member", "pytestmark", "window"]
+__all__ = ["browser", "house", "member", "window"]
+
+pytestmark = [*of_a_browser, pytest.mark.xdist_group("turns_browser")]
 
 QUESTION = "When are the pumps of building C serviced?"
 # Each of the first lines is cut after so many pieces: what a phone does in a tunnel.
