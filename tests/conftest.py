@@ -1,15 +1,17 @@
 """A real Postgres, the world with fake models, and clients that ask over HTTP.
 
 One server for the session, one clone of its migrated template for each test process. Tests commit for real, each in a
-tenant of its own; what concerns the whole installation asks for `fresh_database`.
+tenant of its own; what concerns the whole installation asks for `fresh_runtime` or `fresh_urls`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import ipaddress
 import os
 import secrets
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,13 +24,14 @@ from _pytest.nodeid import NodeId
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import text
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 from tests.fakes import FakeEmbedding
 from tests.make import MadeTenant, make_person, make_tenant, make_token, password_hash
-from tests.postgres import Server, shared_server
+from tests.postgres import FreshDatabase, Server, shared_server
 from tests.warm import warm_programs
 
 from pharos.app import create_app
-from pharos.identity import passwords
+from pharos.identity import passwords, same_time
 from pharos.identity import tasks as identity_tasks
 from pharos.identity.principal import Principal
 from pharos.infra import job_queue
@@ -53,6 +56,15 @@ ENCRYPTION_KEY = hashlib.sha256(b"the tests' one").hexdigest()
 
 QUICK_HASHING = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),))
 REAL_HASHING = passwords.HASHING
+REAL_ANSWER_SECONDS = same_time.ANSWER_SECONDS
+
+
+FIRST_OF_A_FILE = 4
+"""So many of its tests of the database are in `make test-fast`; what a file is about stands at its head."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out most tests of the database")
 
 
 @pytest.hookimpl(trylast=True)
@@ -61,6 +73,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if getattr(config.option, "loadgroup", False):
         keep_groups_together(items)
+    if config.getoption("fast"):
+        fast = fast_ones(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in fast])
+        items[:] = [item for item in items if item in fast]
+
+
+def fast_ones(items: list[pytest.Item]) -> set[pytest.Item]:
+    """All that need neither a database nor a second program, and of those that ask the world the first of each file."""
+    free, of_the_world = set(), defaultdict[Path, list[pytest.Item]](list)
+    for item in items:
+        needs = set(getattr(item, "fixturenames", ()))
+        if not needs & {"database_server", "programs"}:
+            free.add(item)
+        elif "runtime" in needs and "fresh_urls" not in needs:
+            of_the_world[item.path].append(item)
+    first = [sorted(found, key=lambda item: item.location[1] or 0)[:FIRST_OF_A_FILE] for found in of_the_world.values()]
+    return free.union(*first)
 
 
 def keep_groups_together(items: list[pytest.Item]) -> None:
@@ -77,9 +106,10 @@ class RunJobs(Protocol):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_hashing() -> None:
-    """Argon2id at its least cost: a tenth of a second for each sign-in would prove nothing of what comes after it."""
+def quick_sign_in() -> None:
+    """Argon2id at its least cost and no answer that waits: neither would prove anything of what comes after it."""
     passwords.HASHING = QUICK_HASHING
+    same_time.ANSWER_SECONDS = 0.0
 
 
 @pytest.fixture
@@ -91,6 +121,13 @@ def real_hashing() -> Iterator[None]:
         password_hash.cache_clear()
         if hashing is REAL_HASHING:
             yield
+
+
+@pytest.fixture
+def real_answer_time(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The seconds that an answer takes which must not tell of an address."""
+    monkeypatch.setattr(same_time, "ANSWER_SECONDS", REAL_ANSWER_SECONDS)
+    return REAL_ANSWER_SECONDS
 
 
 @pytest.fixture(scope="session")
@@ -133,12 +170,34 @@ def make_settings(urls: DatabaseUrls, data_dir: Path) -> Settings:
     )
 
 
-@pytest.fixture
-async def db(settings: Settings) -> AsyncIterator[Database]:
-    assert settings.database_url is not None
-    database = create_database(settings.database_url, pool_size=5)
+@pytest.fixture(scope="session")
+def pools() -> Iterator[dict[str, Database]]:
+    """By address, for all tests of this process: connections of its own are half of what a small test costs."""
+    made: dict[str, Database] = {}
+    yield made
+    for database in made.values():
+        asyncio.run(database.dispose())
+
+
+@asynccontextmanager
+async def lent_pool(pools: dict[str, Database], url: str) -> AsyncIterator[Database]:
+    """Every test has an event loop of its own, and a connection that lies in the pool knows none.
+
+    One that is still used, and a queue in which somebody waited because all were, know theirs and are left behind.
+    """
+    database = pools.get(url) or pools.setdefault(url, create_database(url, pool_size=5))
     yield database
-    await database.dispose()
+    for engine in (database.engine, database.single):
+        assert isinstance(engine.pool, AsyncAdaptedQueuePool)
+        if engine.pool.checkedout() or engine.pool.checkedin() == engine.pool.size():
+            await engine.dispose()
+
+
+@pytest.fixture
+async def db(settings: Settings, pools: dict[str, Database]) -> AsyncIterator[Database]:
+    assert settings.database_url is not None
+    async with lent_pool(pools, settings.database_url) as database:
+        yield database
 
 
 @pytest.fixture
@@ -160,16 +219,26 @@ def make_runtime(settings: Settings, db: Database) -> Runtime:
     )
 
 
+@pytest.fixture(scope="session")
+def fresh_database(database_server: Server) -> Iterator[FreshDatabase]:
+    made = FreshDatabase(database_server)
+    yield made
+    made.drop()
+
+
 @pytest.fixture
-async def fresh_runtime(database_server: Server, tmp_path: Path) -> AsyncIterator[Runtime]:
+def fresh_urls(fresh_database: FreshDatabase) -> Iterator[DatabaseUrls]:
+    """A database as it is right after the first migration; what is done to it is undone."""
+    yield fresh_database.urls
+    fresh_database.renew()
+
+
+@pytest.fixture
+async def fresh_runtime(fresh_urls: DatabaseUrls, pools: dict[str, Database], tmp_path: Path) -> AsyncIterator[Runtime]:
     """An installation of its own, as it is right after the first migration."""
-    name = f"test_{secrets.token_hex(6)}"
-    settings = make_settings(database_server.clone(name), tmp_path / "fresh")
-    assert settings.database_url is not None
-    database = create_database(settings.database_url, pool_size=5)
-    yield make_runtime(settings, database)
-    await database.dispose()
-    database_server.drop(name)
+    settings = make_settings(fresh_urls, tmp_path / "fresh")
+    async with lent_pool(pools, fresh_urls.app) as database:
+        yield make_runtime(settings, database)
 
 
 @pytest.fixture

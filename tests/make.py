@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import cache
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from pharos.access.models import Project
 from pharos.identity.models import Department, Group, GroupMember, Membership, Tenant, User
 from pharos.identity.passwords import hash_password
 from pharos.identity.principal import OrgPosition, PlatformRole, Principal
 from pharos.identity.sign_in import open_session
 from pharos.infra.db import Database
-from pharos.infra.db_system import system_transaction
 from pharos.infra.ids import ProjectId, TenantId, UserId, new_id
 from pharos.library.models import Document
 from pharos.library.upload import receive
@@ -40,10 +41,11 @@ def password_hash() -> str:
 
 async def make_tenant(db: Database) -> MadeTenant:
     tenant = Tenant(id=new_id(), slug=f"t-{secrets.token_hex(6)}", name="A tenant")
-    async with system_transaction(db) as session:
-        session.add(tenant)
     tenant_id = TenantId(tenant.id)
-    return MadeTenant(tenant_id, tenant.slug, await make_person(db, tenant_id, platform_role="superadmin"))
+    async with db.transaction(tenant_id) as session:
+        session.add(tenant)
+        admin = await _add_person(session, tenant_id, platform_role="superadmin")
+    return MadeTenant(tenant_id, tenant.slug, admin)
 
 
 async def make_person(
@@ -55,21 +57,34 @@ async def make_person(
     department_id: UUID | None = None,
 ) -> Principal:
     """A person who can sign in with `PASSWORD` and the e-mail address that is the principal's name."""
+    async with db.transaction(tenant_id) as session:
+        return await _add_person(
+            session, tenant_id, platform_role=platform_role, org_position=org_position, department_id=department_id
+        )
+
+
+async def _add_person(
+    session: AsyncSession,
+    tenant_id: TenantId,
+    *,
+    platform_role: PlatformRole,
+    org_position: OrgPosition = "member",
+    department_id: UUID | None = None,
+) -> Principal:
     user = User(
         id=new_id(), email=f"p-{secrets.token_hex(6)}@example.org", name="A Person", password_hash=password_hash()
     )
-    async with db.transaction(tenant_id) as session:
-        session.add(user)
-        await session.flush()
-        session.add(
-            Membership(
-                tenant_id=tenant_id,
-                user_id=user.id,
-                platform_role=platform_role,
-                org_position=org_position,
-                department_id=department_id,
-            )
+    session.add(user)
+    await session.flush()
+    session.add(
+        Membership(
+            tenant_id=tenant_id,
+            user_id=user.id,
+            platform_role=platform_role,
+            org_position=org_position,
+            department_id=department_id,
         )
+    )
     return Principal(
         tenant_id=tenant_id,
         user_id=UserId(user.id),

@@ -5,20 +5,17 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from os import environ
 from pathlib import Path
 
 import pytest
-from tests.warm import warm_programs
 
 INSTALLED = str(Path(sys.executable).parent / "pharos")
 
 
-@pytest.fixture(scope="module")
-def warm() -> Iterator[str]:
-    with warm_programs() as folder:
-        yield str(folder / "pharos")
+@pytest.fixture
+def warm(programs: Path) -> str:
+    return str(programs / "pharos")
 
 
 @pytest.fixture
@@ -29,7 +26,7 @@ def around(tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("words", [["version"], ["fly", "--high"], ["status"], ["config", "list", "--json"]])
+@pytest.mark.parametrize("words", [["fly", "--high"], ["status"], ["config", "list", "--json"]])
 def test_it_ends_as_the_installed_one(words: list[str], warm: str, around: dict[str, str], tmp_path: Path) -> None:
     def run(program: str) -> tuple[int, str, str]:
         ended = subprocess.run([program, *words], env=around, cwd=tmp_path, capture_output=True, text=True, check=False)

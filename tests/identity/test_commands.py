@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from tests.postgres import Server
 from typer.testing import CliRunner, Result
 
 from pharos.cli import app
+from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.errors import PharosError
 
 
 @pytest.fixture
-def database(database_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def database(fresh_urls: DatabaseUrls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A fresh installation that the commands find in the environment."""
-    name = f"test_{secrets.token_hex(6)}"
-    urls = database_server.clone(name)
-    monkeypatch.setenv("PHAROS_DATABASE_URL", urls.app)
+    monkeypatch.setenv("PHAROS_DATABASE_URL", fresh_urls.app)
     monkeypatch.setenv("PHAROS_DATA_DIR", str(tmp_path))
     monkeypatch.delenv("ADMIN_PASSWORD", raising=False)
-    yield urls.app
-    database_server.drop(name)
+    return fresh_urls.app
 
 
 def run(*arguments: str, **environment: str) -> Result:

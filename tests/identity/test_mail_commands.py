@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
 import psycopg
 import pytest
-from tests.postgres import Server
 from typer.testing import CliRunner, Result
 
 from pharos.cli import app
 from pharos.identity.tasks import deliver_mail
 from pharos.identity.tenants import as_operator
+from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.errors import Conflict, Invalid, NotAllowed, NotFound
 
 runner = CliRunner()
 
 
 @pytest.fixture
-def database(database_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def database(fresh_urls: DatabaseUrls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A fresh installation that the commands find in the environment, with its default tenant."""
-    name = f"test_{secrets.token_hex(6)}"
-    urls = database_server.clone(name)
-    monkeypatch.setenv("PHAROS_DATABASE_URL", urls.app)
+    monkeypatch.setenv("PHAROS_DATABASE_URL", fresh_urls.app)
     monkeypatch.setenv("PHAROS_DATA_DIR", str(tmp_path))
     for unset in ("PHAROS_SMTP_URL", "PHAROS_MAIL_FROM", "SMTP_FROM"):
         monkeypatch.delenv(unset, raising=False)
     assert run("seed").exit_code == 0
-    yield urls.migrator
-    database_server.drop(name)
+    return fresh_urls.migrator
 
 
 def run(*words: str, **environment: str) -> Result:

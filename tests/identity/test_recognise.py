@@ -86,7 +86,8 @@ async def test_any_door_costs_one_round_trip_at_most(
     claims = read_access_token(runtime.settings, issued.access_token)
     async with runtime.db.transaction(member.tenant_id) as session:
         _, key = await create_key(session, member, name="a program", user_id=member.user_id)
-    assert {b"BEGIN", b"COMMIT"} <= set(exchanges)  # so what counts here does count
+    assert any(sent.startswith(b"BEGIN") for sent in exchanges)  # so what counts here does count
+    assert b"COMMIT" in exchanges
     await find_by_claims(runtime, claims)  # opens the connection
     for door in (
         find_by_claims(runtime, claims),
@@ -107,6 +108,7 @@ async def test_a_statement_names_its_tenant_for_itself_alone(runtime: Runtime, m
 
 async def test_a_connection_that_died_is_replaced_unnoticed(runtime: Runtime, member: Principal) -> None:
     claims = await claims_of(runtime, member)
+    await runtime.db.single.dispose()  # so that the one that dies is the only one
     await find_by_claims(runtime, claims)
     async with runtime.db.single.connect() as connection:
         pid = (await connection.execute(text("select pg_backend_pid()"))).scalar_one()

@@ -15,12 +15,25 @@ from pharos.cli import app
 from pharos.identity.models import AuditEntry
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra import jobs
+from pharos.infra.db import Database
 from pharos.infra.errors import Conflict
 from pharos.infra.ids import DocumentId, TenantId
 from pharos.infra.mail import get_mail, queue_mail
 from pharos.library import documents
 from pharos.library.models import Document
 from pharos.runtime import Runtime
+
+
+@pytest.fixture
+def runtime(fresh_runtime: Runtime) -> Runtime:
+    """What is done for all tenants is done here for two, and not for those of every test before."""
+    return fresh_runtime
+
+
+@pytest.fixture
+def db(fresh_runtime: Runtime) -> Database:
+    return fresh_runtime.db
+
 
 KIND = f"{jobs.NAMESPACE}:{documents.INGEST_TASK}"
 
