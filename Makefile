@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 # uv must take the interpreter it is given and never fetch one of its own.
 export UV_PYTHON_DOWNLOADS := never
+# Each test process would compile all tests anew.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --compile-bytecode
 STAMPS := $(VENV)/.stamps
 VENDOR := src/pharos/web/static/vendor/lock.sha256
@@ -36,7 +38,7 @@ test: setup $(STAMPS)/dev ## Run all tests but the long proofs; T=path for a par
 
 .PHONY: test-fast
 test-fast: setup $(STAMPS)/dev ## Run the tests that answer within a minute
-	@$(BIN)/python -m pytest $(TARGET) -m "not prove and not slow and not browser" $(ARGS)
+	@$(BIN)/python -m pytest $(TARGET) -m "not prove and not slow and not browser" --fast $(ARGS)
 
 .PHONY: prove
 prove: setup $(STAMPS)/dev ## Run the long proofs: kills, soaks, drills

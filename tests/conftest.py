@@ -59,8 +59,10 @@ REAL_HASHING = passwords.HASHING
 REAL_ANSWER_SECONDS = same_time.ANSWER_SECONDS
 
 
-FIRST_OF_A_FILE = 4
+FIRST_OF_A_FILE = 3
 """So many of its tests of the database are in `make test-fast`; what a file is about stands at its head."""
+WORLD = {"database_server", "database_urls", "pools"}
+FREE = {"quick_sign_in", "tmp_path_factory", "event_loop_policy"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,16 +82,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def fast_ones(items: list[pytest.Item]) -> set[pytest.Item]:
-    """All that need neither a database nor a second program, and of those that ask the world the first of each file."""
+    """What is shared by a module or more is shared because it is costly: all tests that need nothing of the kind, and
+    of those that need no more of it than the world the first of each file."""
     free, of_the_world = set(), defaultdict[Path, list[pytest.Item]](list)
     for item in items:
-        needs = set(getattr(item, "fixturenames", ()))
-        if not needs & {"database_server", "programs"}:
+        shared = shared_fixtures(item)
+        if not shared:
             free.add(item)
-        elif "runtime" in needs and "fresh_urls" not in needs:
+        elif shared <= WORLD:
             of_the_world[item.path].append(item)
     first = [sorted(found, key=lambda item: item.location[1] or 0)[:FIRST_OF_A_FILE] for found in of_the_world.values()]
     return free.union(*first)
+
+
+def shared_fixtures(item: pytest.Item) -> set[str]:
+    """Those that this test needs, without what every one has."""
+    found = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 - pytest says it nowhere else
+    return {
+        name
+        for name, made in found.items()
+        if made[-1].scope in {"session", "package", "module"} and not name.startswith("_") and name not in FREE
+    }
 
 
 def keep_groups_together(items: list[pytest.Item]) -> None:

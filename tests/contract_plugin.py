@@ -82,7 +82,13 @@ def _git(root: Path, *arguments: str) -> str:
 def is_full_run(config: pytest.Config) -> bool:
     """Whether nothing was chosen on the command line: no path, no name, no marks but those of `make test`."""
     option = config.option
-    chosen = (option.keyword, option.deselect, getattr(option, "lf", False), option.collectonly)
+    chosen = (
+        option.keyword,
+        option.deselect,
+        getattr(option, "lf", False),
+        getattr(option, "fast", False),
+        option.collectonly,
+    )
     return config.args_source is pytest.Config.ArgsSource.TESTPATHS and option.markexpr in WHOLE and not any(chosen)
 
 

@@ -203,7 +203,7 @@ HOSTILE = {
     "DOCX cut off": ("damaged_file", make.docx(SENTENCE)[:-80]),
     "PDF of pictures": ("no_text_layer", make.pdf(make.SCAN, make.SCAN)),
     "picture": ("no_text_layer", b"\x89PNG\r\n\x1a\n" + bytes(64)),
-    "too many parts": ("bomb_file", make.container({"word/document.xml": "", **{f"{n}": "" for n in range(20_001)}})),
+    "too many parts": ("bomb_file", b"made below"),
     "noise": ("unknown_format", make.noise(20_000)),
     "program": ("unknown_format", b"\x7fELF" + bytes(200)),
     "unknown container": ("unknown_format", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000)),
@@ -214,6 +214,8 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 async def test_a_hostile_file_ends_with_a_sentence(tmp_path: Path, case: str) -> None:
     code, content = HOSTILE[case]
+    if case == "too many parts":  # half a second of every collection, if it were made above
+        content = make.container({"word/document.xml": "", **{f"{n}": "" for n in range(20_001)}})
     with pytest.raises(UnreadableFile) as refused:
         await extract(tmp_path, content, "a.pdf")
     assert refused.value.code == code
