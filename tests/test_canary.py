@@ -8,7 +8,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -59,7 +58,7 @@ class Canaries:
 class Caller:
     """Asks over HTTP, each time from another place, and keeps what was refused."""
 
-    url: str
+    client: httpx.Client
     canaries: Canaries
     refused: list[tuple[str, str]] = field(default_factory=list)
     statuses: dict[str, int] = field(default_factory=dict)
@@ -67,43 +66,53 @@ class Caller:
 
     def ask(self, method: str, path: str, **body: Any) -> httpx.Response:
         headers = {**self.headers, "X-Forwarded-For": self.canaries.address(), **body.pop("headers", {})}
-        with httpx.Client(base_url=self.url, timeout=60, trust_env=False) as client:
-            reply = client.request(method, path, headers=headers, **body)
+        reply = self.client.request(method, path, headers=headers, **body)
+        self.client.cookies.clear()  # each request is a stranger's
         if reply.status_code >= 400:
             self.refused.append((f"{method} {reply.status_code}", reply.text + str(reply.headers)))
         self.statuses[str(reply.status_code)] = self.statuses.get(str(reply.status_code), 0) + 1
         return reply
 
 
-def in_place(data: Path, *words: str, **settings: str) -> str:
-    """What a command says on an installation's machine."""
-    environment = {"PATH": os.environ["PATH"], "PHAROS_DATA_DIR": str(data), **settings}
-    command = [sys.executable, "-m", "pharos", *words]
-    done = subprocess.run(command, env=environment, cwd=data.parent, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
+@dataclass(frozen=True)
+class Machine:
+    """Where an installation lies, and the folder of the program `pharos`."""
+
+    data: Path
+    programs: Path
+
+    def run(self, *words: str, **settings: str) -> str:
+        """What a command says on it."""
+        path = f"{self.programs}:{os.environ['PATH']}"
+        environment = {"PATH": path, "PHAROS_DATA_DIR": str(self.data), **settings}
+        command = ["pharos", *words]
+        done = subprocess.run(
+            command, env=environment, cwd=self.data.parent, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
 
 
 @contextmanager
-def installation() -> Iterator[tuple[Path, str]]:
-    """The data directory and the address of a whole installation behind a trusted proxy, telling all it can."""
+def installation(programs: Path) -> Iterator[tuple[Machine, str]]:
+    """The machine and the address of a whole installation behind a trusted proxy, telling all it can."""
     directory = Path(tempfile.mkdtemp(prefix="pharos-canary-"))
     directory.chmod(0o755)
-    data, port = directory / "data", free_port()
+    machine, port = Machine(directory / "data", programs), free_port()
     settings = {"PHAROS_TRUSTED_PROXIES": "127.0.0.0/8", "PHAROS_LOG_LEVEL": "DEBUG", "PHAROS_PORT": str(port)}
     try:
-        in_place(data, "up", "--detach", **settings)
-        yield data, f"http://127.0.0.1:{port}"
+        machine.run("up", "--detach", **settings)
+        yield machine, f"http://127.0.0.1:{port}"
     finally:
-        in_place(data, "down", "--delete-data", "--yes")
+        machine.run("down", "--delete-data", "--yes")
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def first_account(caller: Caller, data: Path) -> tuple[str, str]:
+def first_account(caller: Caller, machine: Machine) -> tuple[str, str]:
     """Set up; returns e-mail address and password."""
     canaries = caller.canaries
     email, password = canaries.word("e-mail", form="{}@example.org"), canaries.word("password")
-    token = canaries.add("setup token", in_place(data, "setup-link").rpartition("token=")[2])
+    token = canaries.add("setup token", machine.run("setup-link").rpartition("token=")[2])
     caller.ask("GET", f"/onboarding/first-login?token={token}")
     caller.ask(
         "POST",
@@ -247,18 +256,18 @@ def use_badly(caller: Caller) -> None:
 @pytest.mark.contract("LO-07")
 @pytest.mark.contract("LO-01", part="one request is followed through web, worker and embedder")
 @pytest.mark.contract("LO-02", part="no whole address in any log of a running installation")
-def test_no_canary_sings_in_a_log_a_metric_or_an_error(record_property: Any) -> None:
+def test_no_canary_sings_in_a_log_a_metric_or_an_error(programs: Path, record_property: Any) -> None:
     canaries = Canaries()
-    with installation() as (data, url):
-        caller = Caller(url, canaries)
-        use_doors(caller, *first_account(caller, data))
+    with installation(programs) as (machine, url), httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        caller = Caller(client, canaries)
+        use_doors(caller, *first_account(caller, machine))
         for use in (use_keys_and_secrets, use_library, use_badly):
             use(caller)
-            in_place(data, "ratelimit", "reset")
+            machine.run("ratelimit", "reset")
         # as whoever collects metrics on this machine: asked past the proxy, without an account
         metrics = httpx.get(f"{url}/metrics", trust_env=False)
-        followed = in_place(data, "logs", "--request", "upload-good.md", "--json").splitlines()
-        texts = {path.name: path.read_text(errors="replace") for path in (data / "logs").iterdir()}
+        followed = machine.run("logs", "--request", "upload-good.md", "--json").splitlines()
+        texts = {path.name: path.read_text(errors="replace") for path in (machine.data / "logs").iterdir()}
     assert (metrics.status_code, "\npharos_" in metrics.text) == (200, True)
     texts["metrics"] = metrics.text
     assert {name: found for name, text in texts.items() if (found := canaries.found_in(text))} == {}
