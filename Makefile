@@ -19,7 +19,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 T ?=
 ARGS ?=
 JOBS ?= 3
-TARGET := $(if $(T),$(T) -p no:randomly,-n $(JOBS) --dist loadgroup)
+TARGET = $(if $(T),$(T) -p no:randomly,-n $(JOBS) --dist loadgroup)
 
 .PHONY: help
 help: ## Show this list
@@ -37,6 +37,8 @@ test: setup $(STAMPS)/dev ## Run all tests but the long proofs; T=path for a par
 	@$(BIN)/python -m pytest $(TARGET) -m "not prove" --durations=10 $(ARGS)
 
 .PHONY: test-fast
+# A third process would read all tests too, for few of them.
+test-fast: JOBS = 2
 test-fast: setup $(STAMPS)/dev ## Run the tests that answer within a minute
 	@$(BIN)/python -m pytest $(TARGET) -m "not prove and not slow and not browser" --fast $(ARGS)
 

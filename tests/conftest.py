@@ -59,7 +59,7 @@ REAL_HASHING = passwords.HASHING
 REAL_ANSWER_SECONDS = same_time.ANSWER_SECONDS
 
 
-FIRST_OF_A_FILE = 3
+FIRST_OF_A_FILE = 2
 """So many of its tests of the database are in `make test-fast`; what a file is about stands at its head."""
 WORLD = {"database_server", "database_urls", "pools"}
 FREE = {"quick_sign_in", "tmp_path_factory", "event_loop_policy"}
@@ -83,13 +83,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def fast_ones(items: list[pytest.Item]) -> set[pytest.Item]:
     """What is shared by a module or more is shared because it is costly: all tests that need nothing of the kind, and
-    of those that need no more of it than the world the first of each file."""
+    of those that need no more of it than the database with its connections the first of each file."""
     free, of_the_world = set(), defaultdict[Path, list[pytest.Item]](list)
     for item in items:
         shared = shared_fixtures(item)
         if not shared:
             free.add(item)
-        elif shared <= WORLD:
+        elif "pools" in shared <= WORLD:
             of_the_world[item.path].append(item)
     first = [sorted(found, key=lambda item: item.location[1] or 0)[:FIRST_OF_A_FILE] for found in of_the_world.values()]
     return free.union(*first)

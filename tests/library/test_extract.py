@@ -256,6 +256,7 @@ async def test_a_parser_beyond_its_limits_is_killed_and_the_next_file_is_read(tm
     assert SENTENCE in (await extract(tmp_path, make.docx(SENTENCE), "a.docx")).text
 
 
+@pytest.mark.slow
 def test_the_kernel_ends_a_parser_that_never_stops() -> None:
     code = (
         "from pharos.library.extract.child import *\n"
@@ -305,6 +306,7 @@ async def test_the_child_knows_nothing_of_ours(tmp_path: Path, monkeypatch: pyte
     assert sorted(line.split(b"=")[0] for line in environment.split(b"\0") if line) == [b"LANG", b"PATH"]
 
 
+@pytest.mark.slow
 def test_the_child_ends_when_its_worker_is_killed(tmp_path: Path) -> None:
     (tmp_path / "a.docx").write_bytes(make.docx(SENTENCE))
     code = (
