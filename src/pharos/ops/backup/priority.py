@@ -6,13 +6,13 @@ compressing and hashing keep both busy.
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from typing import Any
 
 import psycopg
 
+from pharos.infra import processes
 from pharos.infra.settings import Settings
 
 NICENESS = 10
@@ -21,14 +21,15 @@ BACKENDS = "select pid from pg_stat_activity where application_name = 'pg_dump' 
 
 
 def give_way(process: int = 0) -> None:
-    """Lower the priority of a process, else of the calling thread; what it starts from then on inherits it."""
-    os.setpriority(os.PRIO_PROCESS, process, NICENESS)
+    """Lower the priority of a process, else of the calling thread, as `processes.give_way` does."""
+    processes.give_way(process, niceness=NICENESS)
 
 
 def backends_give_way(settings: Settings, connection: psycopg.Connection[Any]) -> None:
     """The same for the server's processes that serve `connection` and a pg_dump just started, where they are ours.
 
-    A server given by its address may be on another machine, where the numbers mean other processes.
+    Each of them leads a session. A server given by its address may be on another machine, where the numbers mean other
+    processes.
     """
     if settings.database_url is not None:
         return
