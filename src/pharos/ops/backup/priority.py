@@ -1,7 +1,7 @@
 """A backup takes what people leave of the processors.
 
-On two processors a search took 1.6 times as long while a backup ran at everybody's priority: reading whole tables,
-compressing and hashing keep both busy.
+On two processors the p95 of a search was 1.8 times as long while a backup of 50,000 passages ran at everybody's
+priority, and is 1.2 times as long since: reading whole tables, compressing and hashing keep both busy.
 """
 
 from __future__ import annotations
