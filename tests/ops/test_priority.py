@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 
 import psycopg
 import pytest
@@ -69,17 +68,3 @@ def test_a_program_steps_back_with_its_whole_session_and_not_with_somebody_elses
         give_way(beside_us.pid)
         assert niceness(beside_us.pid) == (NICENESS, ours), "this session has other work"
         beside_us.kill()
-
-
-def test_whoever_stepped_back_starts_what_stays_behind_too() -> None:
-    seen = []
-
-    def work() -> None:
-        os.setpriority(os.PRIO_PROCESS, 0, 5)  # of this thread
-        with sleeper() as leader:
-            seen.append(niceness(leader))
-
-    thread = Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [(5, 5)]

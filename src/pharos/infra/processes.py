@@ -8,13 +8,11 @@ import ctypes
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-AUTOGROUP_TRIES, AUTOGROUP_SECONDS = 3, 0.1
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded now: between fork and exec nothing may be imported
 
 
@@ -44,11 +42,8 @@ def spawn(
     user: int | None = None,
     group: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, stdout and stderr joined into `output`, dying with this process.
-
-    One that has stepped back behind others (`give_way`) starts what stays behind them too.
-    """
-    process = subprocess.Popen(  # noqa: S603 - our own programs, never a shell
+    """Start a program in a session of its own, stdout and stderr joined into `output`, dying with this process."""
+    return subprocess.Popen(  # noqa: S603 - our own programs, never a shell
         [str(part) for part in argv],
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -61,30 +56,6 @@ def spawn(
         start_new_session=True,
         preexec_fn=die_with_parent(death_signal),  # noqa: PLW1509 - one system call, no locks, nothing imported
     )
-    if (niceness := os.getpriority(os.PRIO_PROCESS, 0)) > 0:
-        give_way(process.pid, niceness=niceness)
-    return process
-
-
-def give_way(process: int, *, niceness: int) -> None:
-    """Lower the priority of a process, of its thread that calls for 0; what it starts from then on inherits it.
-
-    Linux may first divide the processors evenly among sessions (sched(7), autogroup): then niceness counts inside one
-    only. So where the process leads a session, which is its own, that session gets the same niceness.
-    """
-    os.setpriority(os.PRIO_PROCESS, process, niceness)
-    leader = process or os.getpid()
-    if os.getsid(leader) != leader:
-        return  # a terminal's session, with other work of whoever sits there
-    for _ in range(AUTOGROUP_TRIES):
-        try:
-            Path(f"/proc/{leader}/autogroup").write_text(str(niceness))
-        except BlockingIOError:  # of all users but root, the kernel hears one each tenth of a second
-            time.sleep(AUTOGROUP_SECONDS)
-        except OSError:
-            return  # a kernel without such groups, a read-only /proc, or it has ended
-        else:
-            return
 
 
 @contextlib.contextmanager

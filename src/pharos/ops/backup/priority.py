@@ -6,23 +6,42 @@ priority, and is 1.2 times as long since: reading whole tables, compressing and 
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from pharos.infra import processes
 from pharos.infra.settings import Settings
 
 NICENESS = 10
+TRIES, TRY_AGAIN_SECONDS = 3, 0.1
 APPEARS_SECONDS = 1.0
 BACKENDS = "select pid from pg_stat_activity where application_name = 'pg_dump' and datname = current_database()"
 
 
 def give_way(process: int = 0) -> None:
-    """Lower the priority of a process, else of the calling thread, as `processes.give_way` does."""
-    processes.give_way(process, niceness=NICENESS)
+    """Lower the priority of a process, of the calling thread for 0; what it starts from then on inherits it.
+
+    Linux may first divide the processors evenly among sessions (sched(7), autogroup): then niceness counts inside one
+    only. So where the process leads a session, which is its own, that session gets the same niceness; one that begins
+    in it does not, as each process of a Postgres server begins one.
+    """
+    os.setpriority(os.PRIO_PROCESS, process, NICENESS)
+    leader = process or os.getpid()
+    if os.getsid(leader) != leader:
+        return  # a terminal's session, with other work of whoever sits there
+    for _ in range(TRIES):
+        try:
+            Path(f"/proc/{leader}/autogroup").write_text(str(NICENESS))
+        except BlockingIOError:  # of all users but root, the kernel hears one each tenth of a second
+            time.sleep(TRY_AGAIN_SECONDS)
+        except OSError:
+            return  # a kernel without such groups, a read-only /proc, or it has ended
+        else:
+            return
 
 
 def backends_give_way(settings: Settings, connection: psycopg.Connection[Any]) -> None:
