@@ -95,7 +95,7 @@ async def test_two_senders_of_the_same_bytes_keep_one_whole_file(tmp_path: Path)
 def test_many_files_have_their_names_only_once_their_bytes_are_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, number = BlobStore(tmp_path / "blobs"), 2 * blobs.FILES_AT_ONCE + 1
+    store, number = BlobStore(tmp_path / "blobs"), 41
     sources = [tmp_path / str(each) for each in range(number)]
     for source in sources:
         source.write_text(source.name)
@@ -106,8 +106,9 @@ def test_many_files_have_their_names_only_once_their_bytes_are_on_the_disk(
         flush(folder)
 
     monkeypatch.setattr(blobs, "flush_disk", count_names)
+    monkeypatch.setattr(blobs, "FILES_AT_ONCE", 20)
     kept = list(store.write_files([(TENANT, source) for source in sources]))
-    assert named == [0, blobs.FILES_AT_ONCE, 2 * blobs.FILES_AT_ONCE, number]
+    assert named == [0, 20, 40, 41]
     assert [store.path(TENANT, blob.sha256).read_text() for blob in kept] == [source.name for source in sources]
     assert list((store.root / "incoming").iterdir()) == []
     assert list(store.write_files([])) == []

@@ -50,9 +50,9 @@ def test_our_own_servers_processes_step_back_and_those_of_others_are_left_alone(
         psycopg.connect(database_server.admin_url) as of_people,
     ):
         pids = [connection.info.backend_pid for connection in (reading, dumping, of_people)]
-        backends_give_way(others, reading)
+        backends_give_way(others, reading, is_dumping=lambda: True)
         before = [niceness(pid) for pid in pids]
-        backends_give_way(ours, reading)
+        backends_give_way(ours, reading, is_dumping=lambda: True)
         after = [niceness(pid) for pid in pids]
     assert len(set(before)) == 1
     assert after == [(NICENESS, NICENESS), (NICENESS, NICENESS), before[0]]

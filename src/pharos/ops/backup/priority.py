@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pharos.infra.settings import Settings
 
 NICENESS = 10
 TRIES, TRY_AGAIN_SECONDS = 3, 0.1
-APPEARS_SECONDS = 1.0
+APPEARS_SECONDS = 30.0
 BACKENDS = "select pid from pg_stat_activity where application_name = 'pg_dump' and datname = current_database()"
 
 
@@ -44,18 +45,26 @@ def give_way(process: int = 0) -> None:
             return
 
 
-def backends_give_way(settings: Settings, connection: psycopg.Connection[Any]) -> None:
+def backends_give_way(
+    settings: Settings, connection: psycopg.Connection[Any], *, is_dumping: Callable[[], bool]
+) -> None:
     """The same for the server's processes that serve `connection` and a pg_dump just started, where they are ours.
 
-    Each of them leads a session. A server given by its address may be on another machine, where the numbers mean other
-    processes.
+    Each of them leads a session. That of pg_dump is waited for while `is_dumping`: it begins late where others are
+    busy, for it has stepped back itself. A server given by its address may be on another machine, where the numbers
+    mean other processes.
     """
     if settings.database_url is not None:
         return
+    _give_way_if_ours(connection.info.backend_pid)
     deadline = time.monotonic() + APPEARS_SECONDS
-    while not (found := connection.execute(BACKENDS).fetchall()) and time.monotonic() < deadline:
+    while not (found := connection.execute(BACKENDS).fetchall()) and is_dumping() and time.monotonic() < deadline:
         connection.execute("select pg_stat_clear_snapshot()")
         time.sleep(0.02)
-    for pid in (connection.info.backend_pid, *(pid for (pid,) in found)):
-        with suppress(ProcessLookupError, PermissionError):  # it has ended, or somebody else runs the server
-            give_way(pid)
+    for (pid,) in found:
+        _give_way_if_ours(pid)
+
+
+def _give_way_if_ours(pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # it has ended, or somebody else runs the server
+        give_way(pid)

@@ -170,7 +170,7 @@ def _fill(
             target, pg_dump = folder / DATABASE_FOLDER, programs / "pg_dump"
             with dumping(pg_dump, urls.backup, snapshot=snapshot, into=target, log=said.file, plain=plain) as dump:
                 progress("database", 0, 1)
-                backends_give_way(settings, connection)
+                backends_give_way(settings, connection, is_dumping=lambda: dump.poll() is None)
                 seen = _look(connection)
                 files = _copy_blobs(settings, folder, blobs, progress)
                 finish_dump(dump, Path(said.name), needed=needed)
