@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pharos.infra import blobs
 from pharos.infra.blobs import BlobStore
 from pharos.infra.errors import StorageFull, TooLarge, Unavailable
 from pharos.infra.ids import TenantId, new_id
@@ -89,6 +90,28 @@ async def test_two_senders_of_the_same_bytes_keep_one_whole_file(tmp_path: Path)
     )
     assert {blob.sha256 for blob in blobs} == {hashlib.sha256(body).hexdigest()}
     assert store.path(TENANT, blobs[0].sha256).read_bytes() == body
+
+
+def test_many_files_have_their_names_only_once_their_bytes_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, number = BlobStore(tmp_path / "blobs"), 41
+    sources = [tmp_path / str(each) for each in range(number)]
+    for source in sources:
+        source.write_text(source.name)
+    flush, named = blobs.flush_disk, list[int]()
+
+    def count_names(folder: Path) -> None:
+        named.append(len(list(folder.glob("*-*/??/??/*"))))
+        flush(folder)
+
+    monkeypatch.setattr(blobs, "flush_disk", count_names)
+    monkeypatch.setattr(blobs, "FILES_AT_ONCE", 20)
+    kept = list(store.write_files([(TENANT, source) for source in sources]))
+    assert named == [0, 20, 40, 41]
+    assert [store.path(TENANT, blob.sha256).read_text() for blob in kept] == [source.name for source in sources]
+    assert list((store.root / "incoming").iterdir()) == []
+    assert list(store.write_files([])) == []
 
 
 async def test_tenants_share_no_file(tmp_path: Path) -> None:

@@ -6,11 +6,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.ops.installation import Place, first_day, make_installation, with_runtime
 from tests.ops.offsite_copies import make_folder, settings_in
 from tests.ops.quick_restic import make_key_quick
+from tests.postgres import Server
 
 from pharos.ops.backup.offsite import push_backup
 from pharos.ops.backup.restic import password_file
+from pharos.ops.backup.snapshot import make_backup
+
+
+@pytest.fixture(scope="module")
+def place(database_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """An installation after its first day, with a backup of it. Its databases go with the server: dropping each would
+    cost a checkpoint."""
+    settings = make_installation(database_server, tmp_path_factory.mktemp("place"))
+    tenant, ledger = with_runtime(settings, first_day)
+    return Place(settings, database_server, make_backup(settings), tenant, ledger)
 
 
 @pytest.fixture(scope="session")

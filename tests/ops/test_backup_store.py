@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -341,6 +342,22 @@ def test_backups_of_another_installation_are_neither_counted_nor_removed(place: 
     make_folder(place, NOW - timedelta(hours=1), is_verified=True, installation_id="ours")
     assert [one.folder for one in prune(place, list_backups(place, removed=True), now=NOW).remove] == [old]
     assert all(folder.exists() for folder in theirs)
+
+
+def test_a_backup_of_another_installation_that_was_verified_and_is_gone_is_no_lost_one_of_ours(
+    database_server: Server, place: Settings
+) -> None:
+    write_secret(installation_file(place), "ours")
+    urls = database_server.clone("backup_foreign")
+    try:
+        settings = place.model_copy(update={"database_url": urls.app})
+        ours = make_folder(settings, NOW - timedelta(hours=1), is_verified=True, installation_id="ours")
+        shutil.rmtree(make_folder(settings, NOW, is_verified=True, installation_id="theirs"))
+        known = list_backups(settings, removed=True)
+        assert [(one.folder, one.id is not None) for one in known] == [(ours, True)]
+        assert prune(settings, known, now=NOW).kept_because is None
+    finally:
+        database_server.drop("backup_foreign")
 
 
 def test_a_backup_whose_manifest_cannot_be_read_is_never_removed(place: Settings) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.ops.installation import Place, first_day, make_installation, quiet, with_runtime
+from tests.ops.installation import Place, quiet
 from tests.ops.kill_at import kill_at, left_behind
-from tests.postgres import Server
 
 from pharos.infra import embedded_postgres
 from pharos.infra.database_roles import connection_urls
@@ -25,7 +24,6 @@ from pharos.ops.backup.drill_log import DrillCheck, list_drills
 from pharos.ops.backup.fingerprints import fingerprint_tables
 from pharos.ops.backup.manifest import TableState
 from pharos.ops.backup.scratch_folder import scratch_folder, sweep_scratch
-from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import list_backups, record_verification
 from pharos.ops.backup.verification import verify_backup
 
@@ -45,7 +43,7 @@ VERIFY_STEPS = (
     "scratch.compare_tables",
     "scratch.open_secrets",
     "embedded_postgres.delete_scratch",
-    "verification._keep",
+    "store.record_verification",
     "manifest.write_private:end",
     KEPT,
 )
@@ -56,13 +54,6 @@ DRILL_STEPS = (
     "drill_log.save_report",
     "manifest.write_private:end",
 )
-
-
-@pytest.fixture(scope="module")
-def place(database_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    settings = make_installation(database_server, tmp_path_factory.mktemp("kills"))
-    tenant, ledger = with_runtime(settings, first_day)
-    return Place(settings, database_server, make_backup(settings), tenant, ledger)
 
 
 def live_data(settings: Settings) -> dict[str, TableState]:

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 from tests.postgres import Server
 
+from pharos.infra.processes import spawn
 from pharos.infra.settings import Settings
-from pharos.ops.backup.priority import NICENESS, backends_give_way
+from pharos.ops.backup.priority import NICENESS, backends_give_way, give_way
+
+GROUPS = Path("/proc/self/autogroup").exists()
+"""Whether this kernel divides the processors among sessions before niceness counts."""
+
+
+def niceness(pid: int) -> tuple[int, int]:
+    """Of a process, and of its session among the others."""
+    own = os.getpriority(os.PRIO_PROCESS, pid)
+    return own, int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1]) if GROUPS else own
+
+
+@contextmanager
+def sleeper() -> Iterator[int]:
+    """A program of ours in a session of its own."""
+    process = spawn(["sleep", "60"], death_signal=signal.SIGKILL, output=subprocess.DEVNULL)
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the server's own user, and root, may ask this of it")
@@ -25,9 +50,21 @@ def test_our_own_servers_processes_step_back_and_those_of_others_are_left_alone(
         psycopg.connect(database_server.admin_url) as of_people,
     ):
         pids = [connection.info.backend_pid for connection in (reading, dumping, of_people)]
-        backends_give_way(others, reading)
-        before = [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids]
-        backends_give_way(ours, reading)
-        after = [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids]
+        backends_give_way(others, reading, is_dumping=lambda: True)
+        before = [niceness(pid) for pid in pids]
+        backends_give_way(ours, reading, is_dumping=lambda: True)
+        after = [niceness(pid) for pid in pids]
     assert len(set(before)) == 1
-    assert after == [NICENESS, NICENESS, before[0]]
+    assert after == [(NICENESS, NICENESS), (NICENESS, NICENESS), before[0]]
+
+
+def test_a_program_steps_back_with_its_whole_session_and_not_with_somebody_elses() -> None:
+    with sleeper() as leader:
+        assert niceness(leader)[1] < NICENESS
+        give_way(leader)
+        assert niceness(leader) == (NICENESS, NICENESS)
+    with subprocess.Popen(["sleep", "60"]) as beside_us:
+        ours = niceness(os.getpid())[1]
+        give_way(beside_us.pid)
+        assert niceness(beside_us.pid) == (NICENESS, ours), "this session has other work"
+        beside_us.kill()

@@ -66,14 +66,6 @@ BOUND, SLACK_SECONDS = 2.0, 15.0
 FILES = Table.metadata.tables["documents"]
 
 
-@pytest.fixture(scope="module")
-def place(database_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """Its databases go with the server: dropping each would cost a checkpoint."""
-    settings = make_installation(database_server, tmp_path_factory.mktemp("restore"))
-    tenant, ledger = with_runtime(settings, first_day)
-    return Place(settings, database_server, make_backup(settings), tenant, ledger)
-
-
 def documents(settings: Settings) -> dict[str, str]:
     with psycopg.connect(connection_urls(settings).backup) as connection:
         return dict(connection.execute("select id::text, sha256 from documents").fetchall())

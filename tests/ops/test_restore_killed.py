@@ -54,13 +54,6 @@ KEPT = {"documents", "projects", "memberships", "passages", "secrets", "data_key
 """Tables that a restore leaves as they were in the backup; it ends sessions and writes into the logs."""
 
 
-@pytest.fixture(scope="module")
-def place(database_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    settings = make_installation(database_server, tmp_path_factory.mktemp("killed"))
-    tenant, ledger = with_runtime(settings, first_day)
-    return Place(settings, database_server, make_backup(settings), tenant, ledger)
-
-
 @pytest.fixture(autouse=True)
 def environment(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As an operator's shell has it; what runs at the end is stopped."""

@@ -100,6 +100,20 @@ def test_where_pharos_did_not_run_only_what_ends_the_restore_is_done_where_it_wa
         pass
 
 
+@pytest.mark.parametrize("words", [["--resume"], ["--abort"], ["latest", "--yes"]])
+def test_root_does_nothing_that_another_users_broken_off_restore_meant(
+    own: Settings, there: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Its directory has settings which that user wrote."""
+    break_off(own, there)
+    monkeypatch.setenv("PHAROS_LLM_KEY", "of-the-environment")
+    somebody = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: somebody)
+    refused = restore(*words).exception
+    assert isinstance(refused, Conflict)
+    assert refused.code == "other_user"
+
+
 def test_a_file_that_cannot_be_read_is_named_and_hinders_nobody_who_only_looks(own: Settings, there: Path) -> None:
     break_off(own, there)
     (there / "pharos.env").write_text("PHAROS_PORT=many\n")

@@ -82,6 +82,8 @@ def test_what_is_kept_is_listed_with_its_end_and_forgotten_by_its_name_alone(
         with keep_journal(settings, Unfinished("undo", "", before, replaces=True, ran=None), tell=quiet) as journal:
             journal.step("secrets", "Opening every secret")
             assert isinstance(pharos("--forget", before, "--yes").exception, Conflict), "an undo wants to swap to it"
+        unasked = pharos("--forget", before, "--json", typed=f"{before}\n")
+        assert (type(unasked.exception), unasked.stdout) == (Invalid, ""), "a question is no JSON"
         assert databases(connection) == {before, failed, foreign}
         assert f"Removed {before}" in pharos("--forget", before, typed=f"{before}\n").stdout
         assert f"Removed {failed}" in pharos("--forget", failed, "--yes").stdout

@@ -33,6 +33,7 @@ from pharos.cli import app
 from pharos.identity.audit import list_audit
 from pharos.identity.tenant_secrets import save_tenant_secret
 from pharos.infra import migrate
+from pharos.infra.blobs import flush_disk
 from pharos.infra.database_roles import connection_urls, initialise_database
 from pharos.infra.db import create_database
 from pharos.infra.errors import Conflict, StorageFull
@@ -285,14 +286,14 @@ async def test_a_file_that_reads_back_differently_fails_the_backup(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.add("something")
-    flush = snapshot._flush
+    flush = flush_disk
 
     def flush_badly(folder: Path) -> None:
         flush(folder)
         blob = next(folder.glob("blobs/*/??/??/*"))
         blob.write_bytes(blob.read_bytes()[::-1])
 
-    monkeypatch.setattr(snapshot, "_flush", flush_badly)
+    monkeypatch.setattr(snapshot, "flush_disk", flush_badly)
     with pytest.raises(Conflict, match="is not the file that was written"):
         await asyncio.to_thread(make_backup, world.settings)
     assert only_failure(world.settings).error_code == "damaged_file"

@@ -8,25 +8,16 @@ from uuid import UUID
 import psycopg
 import pytest
 from tests.make import make_document, make_project
-from tests.ops.installation import Place, first_day, make_installation, quiet, upload, with_runtime
-from tests.postgres import Server
+from tests.ops.installation import Place, quiet, upload, with_runtime
 
 from pharos.infra.ids import DocumentId
 from pharos.library.delete import delete_documents, sweep_aside, sweep_blobs
 from pharos.ops.backup.restore import restore
 from pharos.ops.backup.scratch import drop_database
-from pharos.ops.backup.snapshot import make_backup
 from pharos.runtime import Runtime
 
 NOW = 0.0
 """Seconds that unneeded bytes wait here."""
-
-
-@pytest.fixture(scope="module")
-def place(database_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    settings = make_installation(database_server, tmp_path_factory.mktemp("sweep"))
-    tenant, ledger = with_runtime(settings, first_day)
-    return Place(settings, database_server, make_backup(settings), tenant, ledger)
 
 
 def files(place: Place) -> set[str]:

@@ -125,7 +125,7 @@ def restore_command(
                 found, restore_uploads(settings, found.folder, tell=tell, signed_by=trust["signed_by"]), as_json=as_json
             )
         else:
-            _confirm(settings, found, yes=yes)
+            _confirm(settings, found, yes=yes, as_json=as_json)
             done = restore(settings, found.folder, tell=tell, keep_sessions=keep_sessions, **trust)
             _echo_restored(settings, done, as_json=as_json)
 
@@ -139,6 +139,7 @@ def _settings(context: typer.Context, *, changes: bool, ends: bool) -> Settings:
 def _undo(settings: Settings, what: str | None, *, yes: bool, keep_sessions: bool, tell: Tell, as_json: bool) -> None:
     point = look_for_rollback_point(settings, what)
     if not yes:
+        _refuse_question(as_json=as_json)
         echo_line("It takes as long as stopping and starting Pharos, and needs no room on the disk.")
     _ask(settings, f"Swap back to {point.database}, which was live until {moment(point.since)}?", yes=yes)
     undone = undo_restore(settings, tell=tell, keep_sessions=keep_sessions, wanted=point.database)
@@ -171,9 +172,10 @@ def _refuse_half_said(what: str | None, *, table: str | None, into: str | None, 
         )
 
 
-def _confirm(settings: Settings, found: Found, *, yes: bool) -> None:
+def _confirm(settings: Settings, found: Found, *, yes: bool, as_json: bool) -> None:
     """What it costs, then the question. Raises `StorageFull` where there is no room."""
     if not yes:
+        _refuse_question(as_json=as_json)
         echo_price(settings, found.folder)
     _ask(settings, f"Replace the live database by {found.backup.name}? What came since then goes.", yes=yes)
 
@@ -186,6 +188,7 @@ def _forget(settings: Settings, name: str, *, yes: bool, as_json: bool) -> None:
         kept = find_kept(settings, name)
         size = size_text(kept.bytes)
         if not yes:
+            _refuse_question(as_json=as_json)
             question = f"Remove {name} ({size}) for good? Nobody can swap back to it then.\nType its name to go on"
             if typer.prompt(question) != name:
                 raise Invalid(f"That was not {name}, so nothing was changed.", code="not_confirmed")
@@ -194,6 +197,16 @@ def _forget(settings: Settings, name: str, *, yes: bool, as_json: bool) -> None:
         echo_json({"removed": name, "bytes": kept.bytes})
     else:
         echo_line(f"Removed {name}: {size} are free again.")
+
+
+def _refuse_question(*, as_json: bool) -> None:
+    """Raise `Invalid` (`nobody_to_ask`) where a program reads what we say: a question is no JSON."""
+    if as_json:
+        raise Invalid(
+            "With --json nobody is asked, so nothing was changed. See what it would do with --dry-run or --list, then "
+            "add --yes.",
+            code="nobody_to_ask",
+        )
 
 
 def _absolute(what: str | None) -> str | None:

@@ -155,7 +155,8 @@ def _restore_and_try(drill: _Drill, stack: ExitStack, wait_for_end: Callable[[st
     with _check(drill, "load") as said:
         refuse_no_room_to_load(settings, manifest)
         server = stack.enter_context(scratch_server(settings))
-        loaded = load_backup(server, drill.folder, database=drill.name.replace("-", "_"))
+        with remember_faults(settings, drill.folder):
+            loaded = load_backup(server, drill.folder, database=drill.name.replace("-", "_"))
         drill.target = f"{loaded.database} on a server of its own, port {urlsplit(server.admin_url).port}"
         said.append(f"restored into {drill.target}")
     with _check(drill, "tables") as said, remember_faults(settings, drill.folder):

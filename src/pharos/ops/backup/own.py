@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pharos.infra.settings import Settings
-from pharos.ops.backup.store import StoredBackup, installation_file
+from pharos.ops.backup.store import StoredBackup, is_made_here
 
 UNREADABLE = frozenset({"no_manifest", "bad_manifest", "newer_backup"})
 """Why a manifest says nothing: damaged, of a newer Pharos, or still to come, for a copy brings it last."""
@@ -16,10 +16,7 @@ def is_own(settings: Settings, backup: StoredBackup) -> bool:
 
     False for one whose manifest cannot be read: whose it is, nobody knows, so nothing may remove it.
     """
-    if is_unreadable(backup):
-        return False
-    file = installation_file(settings)
-    return backup.installation_id in ("", file.read_text().strip() if file.exists() else None)
+    return not is_unreadable(backup) and is_made_here(settings, backup)
 
 
 def is_unreadable(backup: StoredBackup) -> bool:

@@ -67,15 +67,17 @@ def add_blobs(settings: Settings, folder: Path, changes: BlobChanges, *, stamp: 
         aside.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileNotFoundError):  # swept since we looked
             (settings.blob_root / name).rename(aside)
+    new = []
     for source, name in _blobs_of(folder):
         tenant_id = TenantId(UUID(name.split("/")[0]))
         if not store.touch(tenant_id, source.name):
-            kept = store.write_file(tenant_id, source, max_bytes=source.stat().st_size)
-            if kept.sha256 != source.name:
-                raise Conflict(
-                    f"{source} is not what its name says. Take another backup: `pharos restore --list`.",
-                    code="damaged_blob",
-                )
+            new.append((tenant_id, source))
+    for kept, (_, source) in zip(store.write_files(new), new, strict=True):
+        if kept.sha256 != source.name:
+            raise Conflict(
+                f"{source} is not what its name says. Take another backup: `pharos restore --list`.",
+                code="damaged_blob",
+            )
 
 
 def bring_named(settings: Settings, url: str, *, name: str) -> tuple[str, ...]:

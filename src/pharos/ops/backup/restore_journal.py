@@ -18,7 +18,7 @@ from typing import Literal
 
 import psutil
 
-from pharos.infra.errors import NotFound
+from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.settings import Settings, variables_given
 from pharos.ops.backup.manifest import write_private
 from pharos.ops.start_stop import Ran, what_runs
@@ -125,6 +125,18 @@ def read_journal(settings: Settings) -> Unfinished | None:
         return None
     except (ValueError, TypeError):
         return None  # another version's: whoever restores again does not need it, and Pharos must start
+
+
+def refuse_anothers_journal(settings: Settings) -> None:
+    """Raise `Conflict` (`other_user`) unless this user's restore wrote it: it names the directory whose settings count
+    and the files that are read, and root would do as that user wrote there."""
+    file = _file(settings)
+    if (owner := file.stat().st_uid) != os.geteuid():
+        raise Conflict(
+            f"The restore that was broken off was another user's (number {owner}). Run this as that user; or, where "
+            f"what it meant does not matter any more, remove {file} and restore anew.",
+            code="other_user",
+        )
 
 
 def is_stopped_by_restore(settings: Settings) -> bool:

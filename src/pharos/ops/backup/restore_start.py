@@ -9,7 +9,7 @@ from pathlib import Path
 from pharos.infra.errors import Conflict
 from pharos.infra.settings import Settings, settings_in, variables_given
 from pharos.infra.terminal import error_console
-from pharos.ops.backup.restore_journal import Unfinished, read_unfinished
+from pharos.ops.backup.restore_journal import Unfinished, read_unfinished, refuse_anothers_journal
 from pharos.ops.running import start_of_running
 from pharos.ops.start_stop import what_runs
 
@@ -28,14 +28,18 @@ def as_started(own: Settings, *, ends: bool = False) -> Iterator[Settings]:
 
     The environment is read from the process, since secrets in it are not to be written to a disk. Where a restore was
     killed once it had stopped Pharos it is gone: then the directory is known, and which variables there were. Raises
-    `Conflict` when Pharos belongs to another user (`other_user`), or when one of those variables is not set now
-    (`settings_missing`): without it another database server would be taken for the one that the restore was at.
+    `Conflict` when Pharos or that restore belongs to another user (`other_user`), or when one of those variables is not
+    set now (`settings_missing`): without it another database server would be taken for the one that the restore was at.
     """
     left, now = read_unfinished(own), what_runs(own)
     started: Start | None = None
-    if now is not None and (left is None or now == "everything" or left.ran != "everything"):
+    runs = now is not None and (left is None or now == "everything" or left.ran != "everything")
+    counts = left is not None and (ends or (not runs and left.ran is not None))
+    if counts:
+        refuse_anothers_journal(own)
+    if runs:
         started = start_of_running(own)
-    elif left is not None and left.directory and (ends or left.ran is not None):
+    elif left is not None and left.directory and counts:
         started = Path(left.directory), None
     if left is not None and (ends or (started is not None and started[1] is None)):
         _refuse_missing(left, started[1] if started is not None else None)

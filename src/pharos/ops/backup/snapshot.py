@@ -7,7 +7,6 @@ All of it happens in a folder `.writing-…` that gets its name at the very end:
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
@@ -24,7 +23,7 @@ from typing import Any
 import psycopg
 
 from pharos import __version__
-from pharos.infra.blobs import CHUNK_BYTES, BlobStore
+from pharos.infra.blobs import CHUNK_BYTES, BlobStore, flush_disk
 from pharos.infra.database_roles import DatabaseUrls, connection_urls
 from pharos.infra.errors import Conflict, PharosError, StorageFull, Unavailable
 from pharos.infra.ids import TenantId
@@ -144,7 +143,7 @@ def write_backup(settings: Settings, *, progress: Progress | None = None, plain:
                 manifest = _fill(
                     settings, writing, made_at=made_at, name=name, progress=progress or _silent, plain=plain
                 )
-            _flush(writing)
+            flush_disk(writing)
             check_files(writing, manifest)  # read back what was written, before it has a name that is listed
             writing.rename(root / name)
             _flush_names(root)
@@ -171,7 +170,7 @@ def _fill(
             target, pg_dump = folder / DATABASE_FOLDER, programs / "pg_dump"
             with dumping(pg_dump, urls.backup, snapshot=snapshot, into=target, log=said.file, plain=plain) as dump:
                 progress("database", 0, 1)
-                backends_give_way(settings, connection)
+                backends_give_way(settings, connection, is_dumping=lambda: dump.poll() is None)
                 seen = _look(connection)
                 files = _copy_blobs(settings, folder, blobs, progress)
                 finish_dump(dump, Path(said.name), needed=needed)
@@ -208,6 +207,8 @@ def _fill(
 def _snapshot(urls: DatabaseUrls) -> Iterator[tuple[psycopg.Connection[Any], str]]:
     """A reading transaction of every tenant, and the name under which pg_dump sees the same."""
     with psycopg.connect(urls.backup, autocommit=True) as connection:
+        # helpers would be processes of their own, which nobody told to step back behind others
+        connection.execute("set max_parallel_workers_per_gather = 0")
         connection.execute("begin isolation level repeatable read read only")
         row = connection.execute("select pg_export_snapshot()").fetchone()
         assert row is not None
@@ -345,17 +346,6 @@ def _clean(root: Path) -> None:
     for leftover in root.glob(f"{PULLING}*"):
         if leftover.stat().st_mtime < time.time() - PULL_SECONDS:
             shutil.rmtree(leftover)
-
-
-def _flush(folder: Path) -> None:
-    """All that was written to this file system is on the disk afterwards, names included; `OSError` when it is not."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(folder))
-    finally:
-        os.close(descriptor)
 
 
 def _flush_names(folder: Path) -> None:

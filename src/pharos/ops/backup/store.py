@@ -170,6 +170,12 @@ def installation_file(settings: Settings) -> Path:
     return settings.data_dir / "secrets" / "installation_id"
 
 
+def is_made_here(settings: Settings, backup: StoredBackup) -> bool:
+    """Whether the manifest of a backup names this installation, or there is none that could."""
+    file = installation_file(settings)
+    return backup.installation_id in ("", file.read_text().strip() if file.exists() else None)
+
+
 def _lost_since(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
     """Code and words for the first file of the manifest that is not there, or has another size."""
     for path, state in manifest.files.items():
@@ -233,16 +239,16 @@ def record_verification(settings: Settings, folder: Path, *, seconds: float, err
         error=error.message if error else None,
     )
     content = json.dumps({**asdict(result), "at": result.at.isoformat()}, indent=1).encode() + b"\n"
-    is_ours = folder.parent == settings.backup_root
+    is_here = folder.parent == settings.backup_root
     fresh = folder.with_name(f".{VERIFIED}-{folder.name}")  # beside it: a kill must leave no foreign file inside
     try:
         write_private(fresh, content)
         fresh.replace(folder / VERIFIED)
     except OSError as failure:
-        if is_ours:
+        if is_here:
             raise
         log.warning("backup.verification_not_kept", folder=str(folder), reason=str(failure))
-    if is_ours:
+    if is_here:
         _write_row(settings, describe_folder(folder), state=FAILED if error else VERIFIED_STATE, error=error)
 
 
@@ -384,7 +390,12 @@ def _read_rows(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _write_row(settings: Settings, backup: StoredBackup, *, state: str, error: PharosError | None) -> None:
-    """Insert or change the row of a backup. A database that does not answer has its folder's file instead."""
+    """Insert or change the row of a backup. A database that does not answer has its folder's file instead.
+
+    One of another installation has its folder's file alone: once that folder is gone, a row would count as one of ours.
+    """
+    if not is_made_here(settings, backup):
+        return
     values = {
         **asdict(backup),
         "id": new_id(),
