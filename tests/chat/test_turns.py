@@ -63,14 +63,6 @@ class Speaker:
 
 
 @pytest.fixture
-async def project_id(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> ProjectId:
-    project_id = await make_project(runtime.db, tenant.admin)
-    await make_document(runtime, tenant.admin, project_id)
-    await run_jobs(runtime)
-    return project_id
-
-
-@pytest.fixture
 async def web() -> AsyncIterator[Callable[[], Turns]]:
     """Makes what a web process keeps of turns: two of them are two processes."""
     made: list[Turns] = []
