@@ -247,7 +247,7 @@ async def _make_answer(
     if stop.is_asked and not reply.text.strip():
         return
     if reply.text.strip():
-        draft = await _verified(runtime, _from_model(reply, found, call, cut=stop.cut or call.cut))
+        draft = await _from_model(runtime, reply, found, call, cut=stop.cut or call.cut)
         yield _sources_event(draft, call.usage)
     else:
         # The model was asked and said nothing; where nothing was found it is not asked, and nothing is missing.
@@ -325,39 +325,30 @@ async def _stream(words: AsyncIterator[str], reply: Reply, *, given: int) -> Asy
         reply.shown += len(rest) - shown
 
 
-def _from_model(reply: Reply, found: SearchOutcome, call: Call, *, cut: AnswerCut | None) -> Draft:
+async def _from_model(
+    runtime: Runtime, reply: Reply, found: SearchOutcome, call: Call, *, cut: AnswerCut | None
+) -> Draft:
+    """What a model said, with the sentences named that the passages they cite do not support.
+
+    To cite is not enough: it is grounded when one of its sentences is supported, and trusted by the share that is.
+    """
     checked = check_citations(reply.text, given=len(found.passages))
     if checked.dropped:
         log.warning("citations.dropped", number=checked.dropped)
     sources = tuple(_passage_source(index, found.passages[n - 1]) for index, n in enumerate(checked.cited, start=1))
-    confidence = max((source.score for source in sources), default=0.0)
+    claims = judged_claims(checked.text, is_cut=cut is not None)
+    unsupported = await find_unsupported(runtime.embedding, claims, {each.index: each.text for each in sources})
+    CLAIMS_UNSUPPORTED.inc(len(unsupported))
+    share = (len(claims) - len(unsupported)) / max(len(claims), 1)
     return Draft(
         checked.text,
         "model",
-        grounded=bool(sources),
-        confidence=confidence,
+        grounded=share > 0,
+        confidence=max((source.score for source in sources), default=0.0) * share,
         degraded=found.degraded,
         sources=sources,
+        unsupported=tuple(claim.end for claim in unsupported),
         made_by=MadeBy(call.provider, call.model, call.failed_over_from, cut),
-    )
-
-
-async def _verified(runtime: Runtime, draft: Draft) -> Draft:
-    """The draft with the sentences named that the passages they cite do not support.
-
-    To cite is not enough: it is grounded when one of its sentences is supported, and trusted by the share that is.
-    """
-    passages = {source.index: source.text for source in draft.sources}
-    claims = judged_claims(draft.body, is_cut=draft.made_by is not None and draft.made_by.cut is not None)
-    found = await find_unsupported(runtime.embedding, claims, passages)
-    CLAIMS_UNSUPPORTED.inc(len(found))
-    number = len(claims)
-    supported = number - len(found)
-    return replace(
-        draft,
-        grounded=supported > 0,
-        confidence=draft.confidence * supported / max(number, 1),
-        unsupported=tuple(claim.end for claim in found),
     )
 
 
