@@ -275,6 +275,11 @@ async def test_what_an_administrator_says_a_provider_takes_is_counted_and_stops_
         await world.models.resolve(tenant.id)
     await admin.put(place, json={"inputPriceMicro": 0, "outputPriceMicro": 0})
     assert await world.models.resolve(tenant.id), "what costs nothing is not stopped"
+    provider.always = "failed"
+    await admin.post(f"/providers/{made['id']}/test")
+    (line,) = (await admin.get("/providers/spend")).json()["lines"]
+    async with browser_of(world, tenant.admin) as browser:
+        assert f"{line['calls'] - 1} answered, 1 failed" in (await browser.get("/admin/models")).text
     gone = (await admin.put(place, json={"inputPriceMicro": -1, "outputPriceMicro": -1})).json()["provider"]
     assert (gone["inputPriceMicro"], gone["outputPriceMicro"]) == (None, None)
 

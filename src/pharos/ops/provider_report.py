@@ -115,7 +115,8 @@ async def read_tenant_spend(runtime: Runtime, principal: Principal) -> tuple[Spe
 
 def uncounted_models(offers: list[Offer]) -> list[str]:
     """What a budget does not stop, as `provider/model`: it can be asked, and nobody knows what it costs."""
-    return [f"{offer.name}/{model}" for offer in offers if offer.is_usable for model in offer.unpriced]
+    named = [f"{offer.name}/{model}" for offer in offers if offer.is_usable for model in offer.unpriced]
+    return list(dict.fromkeys(named))  # one of the organisation and one of the installation may have the same name
 
 
 def _unpriced(one: Known | Provider, stated: Price | None) -> tuple[str, ...]:

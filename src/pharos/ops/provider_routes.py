@@ -306,7 +306,9 @@ def _line(line: SpendLine) -> SpendLineBody:
 
 def _managed(one: ManagedProvider) -> Managed:
     shown = Managed.model_validate(one.provider)
-    return shown.model_copy(update={"state": one.state, "requests_left": one.requests_left, "unpriced": list(one.unpriced)})
+    return shown.model_copy(
+        update={"state": one.state, "requests_left": one.requests_left, "unpriced": list(one.unpriced)}
+    )
 
 
 def _saved(saved: provider_changes.Saved) -> SavedProvider:

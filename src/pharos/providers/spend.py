@@ -240,7 +240,9 @@ async def find_overspent(session: AsyncSession, budget: TenantModelSettings) -> 
 def dollars(micro: int) -> str:
     """An amount for a person.
 
-    >>> dollars(12_345_678), dollars(1_200)
-    ('$12.35', '$0.0012')
+    >>> dollars(12_345_678), dollars(1_200), dollars(2)
+    ('$12.35', '$0.0012', '< $0.0001')
     """
+    if 0 < micro < 100:
+        return "< $0.0001"
     return f"${micro / 1_000_000:.2f}" if micro >= 10_000 or micro == 0 else f"${micro / 1_000_000:.4f}"
