@@ -89,7 +89,7 @@ async def list_known(
     rows = (await session.execute(ordered)).scalars().all()
     sealed = sealed_secrets(tenant_id).add_columns(Secret.name).where(Secret.kind == KEY_KIND, Secret.is_enabled)
     keys: dict[str, str] = {}
-    for secret in await session.execute(sealed):
+    for secret in await session.execute(sealed) if rows else ():
         try:
             keys[secret.name] = vault.open_row(tenant_id, secret).decode()
         except UnreadableSecret as error:
