@@ -64,8 +64,7 @@ ADD_EVENTS = text(
     """
     insert into turn_events (tenant_id, turn_id, seq, name, data)
     select :tenant_id, told.turn_id, told.seq, told.name, told.data
-    from unnest(cast(:turn_ids as uuid[]), cast(:seqs as int[]), cast(:names as text[]), cast(:datas as jsonb[]))
-         as told(turn_id, seq, name, data)
+    from jsonb_to_recordset(cast(:told as jsonb)) as told(turn_id uuid, seq int, name text, data jsonb)
     join turns on turns.id = told.turn_id and turns.state = 'running'
     on conflict do nothing
     """
@@ -87,28 +86,21 @@ FORGET_EVENTS = text(
 )
 NOTIFY = text("select pg_notify(:channel, payload) from unnest(cast(:payloads as text[])) as payload")
 TURNS_A_NOTICE = 200
-"""Of 37 characters each: a payload has less than 8,000. A notice a turn would wake every process 2,000 times a second."""
+"""Of 37 characters each: a payload has less than 8,000. A notice for each would wake every process 2,000 times a
+second."""
 
 
 async def add_events(session: AsyncSession, tenant_id: TenantId, events: Sequence[ToldEvent]) -> None:
     """Store what turns have told, as far as they are still running; storing the same again changes nothing."""
     if not events:
         return
-    await session.execute(
-        ADD_EVENTS,
-        {
-            "tenant_id": tenant_id,
-            "turn_ids": [event.turn_id for event in events],
-            "seqs": [event.seq for event in events],
-            "names": [event.name for event in events],
-            "datas": [json.dumps(event.data, ensure_ascii=False, default=str) for event in events],
-        },
-    )
+    told = json.dumps([vars(event) for event in events], ensure_ascii=False, default=str)
+    await session.execute(ADD_EVENTS, {"tenant_id": tenant_id, "told": told})
     await announce(session, {event.turn_id for event in events})
 
 
 async def announce(session: AsyncSession, turn_ids: set[UUID]) -> None:
-    """Hint to every web process, at the commit, that something became of these turns: their ids, with blanks between."""
+    """Hint to every web process, at the commit, that something became of these turns: their ids and blanks."""
     ids = [str(each) for each in turn_ids]
     payloads = [" ".join(ids[at : at + TURNS_A_NOTICE]) for at in range(0, len(ids), TURNS_A_NOTICE)]
     await session.execute(NOTIFY, {"channel": CHANNEL, "payloads": payloads})
