@@ -117,7 +117,7 @@ def test_an_engineer_adds_a_provider_tests_it_asks_and_closes_its_breaker(
     press(page, page.get_by_role("link", name="Set one up"))
     shoot(page, tmp_path / "empty.png")
     add_provider(page, provider, key="sk-lamp-of-somebody-else")
-    expect(page.get_by_role("alert")).to_contain_text("You said no.")
+    expect(page.get_by_role("alert")).to_contain_text("You said no.", timeout=30_000)  # the first call loads the SDK
     shoot(page, tmp_path / "refused.png")
     page.get_by_label("Key").fill(KEY)
     enter(page)
