@@ -78,7 +78,7 @@ async def measure(url: str, loaded: Loaded, questions: list[str]) -> dict[str, A
 
 async def time_search(db: Database, principal: Principal, question: str, vector: NDArray[np.float32]) -> float:
     """Seconds of the search statement, its rows fetched and not looked at."""
-    statement, parameters = search_statement(principal), search_parameters(question, vector)
+    statement, parameters = search_statement(principal), search_parameters(principal, question, vector)
     async with db.transaction(principal.tenant_id) as session:
         started = time.perf_counter()
         (await session.execute(statement, parameters)).all()

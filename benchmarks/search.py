@@ -192,8 +192,8 @@ async def measure(
 
 async def time_statement(runtime: Runtime, stored: Stored, question: str, vector: NDArray[np.float32]) -> float:
     """Seconds of the bare statement in an open transaction, its rows fetched and not looked at."""
-    statement = search_statement(operator(stored.tenant_id))
-    parameters = search_parameters(question, vector)
+    asker = operator(stored.tenant_id)
+    statement, parameters = search_statement(asker), search_parameters(asker, question, vector)
     async with runtime.db.transaction(stored.tenant_id) as session:
         started = time.perf_counter()
         (await session.execute(statement, parameters)).all()

@@ -28,6 +28,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from tests.fakes import FakeEmbedding
 from tests.make import MadeTenant, make_person, make_tenant, make_token, password_hash
 from tests.postgres import FreshDatabase, Server, shared_server
+from tests.redis_server import RedisServer
 from tests.warm import warm_programs
 
 from pharos.app import create_app
@@ -269,6 +270,15 @@ async def member(db: Database, tenant: MadeTenant) -> Principal:
 async def stranger(db: Database) -> Principal:
     """The superadmin of another tenant."""
     return (await make_tenant(db)).admin
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of this test alone; mark the test with `needs_redis`."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
 
 
 @asynccontextmanager

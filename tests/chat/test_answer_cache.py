@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -178,14 +177,6 @@ async def test_whatever_an_answer_rests_on_makes_the_kept_one_unreachable(
     assert len(model.requests) == 2
     if change == "a memory":
         assert "- Note" in model.requests[-1].messages[0].content
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.mark.contract("ME-18", part="retrieve, LLM and its first word, total")

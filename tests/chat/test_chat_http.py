@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import select
-from tests.conftest import RunJobs, open_client
+from tests.conftest import open_client
 from tests.fakes import FakeChat, with_model
-from tests.make import MadeTenant, make_document, make_person, make_project
+from tests.make import MadeTenant, make_person, make_project
 
 from pharos.chat.models import Conversation, Message
 from pharos.identity.api_keys import create_key
@@ -26,14 +26,6 @@ from pharos.runtime import Runtime
 
 QUESTION = "Where was the lighthouse of Alexandria built?"
 Events = list[tuple[str, dict[str, Any]]]
-
-
-@pytest.fixture
-async def project_id(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> ProjectId:
-    project_id = await make_project(runtime.db, tenant.admin)
-    await make_document(runtime, tenant.admin, project_id)
-    await run_jobs(runtime)
-    return project_id
 
 
 def events_of(body: str) -> Events:

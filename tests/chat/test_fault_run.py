@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
-from tests.conftest import RunJobs, open_client
-from tests.make import MadeTenant, make_document, make_project
+from tests.conftest import open_client
+from tests.make import MadeTenant
 from tests.ops.test_metrics import asking_from
 from tests.provider_server import Provider, provider_server
 from tests.providers.worlds import make_provider, patient
@@ -80,14 +80,6 @@ def causes(logs: list[EventDict]) -> list[str]:
 
 
 ONCE_AROUND = {("closed", "open"): 1, ("open", "half_open"): 1, ("half_open", "closed"): 1}
-
-
-@pytest.fixture
-async def project_id(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> ProjectId:
-    project_id = await make_project(runtime.db, tenant.admin)
-    await make_document(runtime, tenant.admin, project_id)
-    await run_jobs(runtime)
-    return project_id
 
 
 @pytest.mark.contract("LP-16", part="as people and dashboards see it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,11 +11,14 @@ from numpy.typing import NDArray
 from tests.fakes import FakeEmbedding
 
 from pharos.chat.grounding import SUPPORTED, claims_of, find_unsupported, judged_claims, support
+from pharos.chat.sentences import split_sentences
 from pharos.infra.errors import Unavailable
 
 LAMP = "The lamp of the lighthouse was lit in 1904. It burns 120 litres of oil a night and is seen for 30 miles."
 KEEPER = "The keeper Ada Larsen lives in the tower. Her boat, the Petrel, lies in the northern harbour."
 PASSAGES = {1: LAMP, 2: KEEPER}
+IN_DOUBT = "Oil of the lamp costs money every night [1]."
+"""Half of its words stand in the passage."""
 
 
 async def unsupported(body: str) -> list[str]:
@@ -79,3 +83,41 @@ async def test_without_the_embedder_words_decide() -> None:
     body = "The lamp was lit in 1904 [1]. Bananas are exported by rail [1]."
     found = await find_unsupported(NoEmbedder(), judged_claims(body), PASSAGES)
     assert [claim.text for claim in found] == ["Bananas are exported by rail."]
+
+
+class Slow(FakeEmbedding):
+    """The embedder while many answers end at once: this one's turn does not come."""
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return await asyncio.Future[NDArray[np.float32]]()
+
+
+async def test_a_check_waits_no_longer_than_it_may_for_a_busy_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pharos.chat.grounding.LONGEST_SECONDS", 0.01)
+    async with asyncio.timeout(5):
+        found = await find_unsupported(Slow(), judged_claims(f"{IN_DOUBT} Bananas go by rail [1]."), PASSAGES)
+    assert [claim.text for claim in found] == ["Bananas go by rail."]
+
+
+class Asked(FakeEmbedding):
+    """Notes what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.texts += texts
+        return await super().embed(texts)
+
+
+async def test_the_embedder_is_asked_only_of_what_words_leave_open_and_the_verdict_is_the_same() -> None:
+    body = f"The lamp was lit in 1904 [1]. Bananas go by rail [2]. It cites nothing. {IN_DOUBT}"
+    claims, embedding = judged_claims(body), Asked()
+    found = await find_unsupported(embedding, claims, PASSAGES)
+    assert {claim.text for claim in claims} & set(embedding.texts) == {IN_DOUBT.replace(" [1]", "")}
+    sentences = {text[start:end] for text in PASSAGES.values() for start, end in split_sentences(text)}
+    texts = sorted({claim.text for claim in claims} | sentences)
+    vectors = dict(zip(texts, await FakeEmbedding().embed(texts), strict=True))
+    whole = [claim for claim in claims if support(claim.text, [PASSAGES[n] for n in claim.cited], vectors) < SUPPORTED]
+    assert found == whole

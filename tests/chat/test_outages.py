@@ -4,7 +4,7 @@ it; and that an answer of a provider which cannot be used leaves nothing half do
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,14 +109,6 @@ async def test_without_postgres_the_process_lives_and_says_503_everywhere_else(r
         await ask_all(replace(runtime, db=nowhere, limits=limits, models=models), house, "Postgres gone")
     assert "limiter.store_gone" in {line["event"] for line in logs}, "limits were counted somewhere else"
     await nowhere.dispose()
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
 
 
 @needs_redis

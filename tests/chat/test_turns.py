@@ -20,6 +20,8 @@ from pharos.chat.history import Turn, list_messages
 from pharos.chat.turn_rows import (
     CHANNEL,
     EVENTS_KEPT_SECONDS,
+    TURNS_A_NOTICE,
+    announce,
     ask_to_stop,
     forget_events,
     interrupt_lost_turns,
@@ -27,7 +29,7 @@ from pharos.chat.turn_rows import (
 )
 from pharos.chat.turns import Turns
 from pharos.infra.errors import Unavailable
-from pharos.infra.ids import MessageId, ProjectId
+from pharos.infra.ids import MessageId, ProjectId, new_id
 from pharos.infra.metrics import STREAMS_ACTIVE
 from pharos.infra.notices import Notices
 from pharos.infra.sse import Told
@@ -60,14 +62,6 @@ class Speaker:
 
     async def close(self) -> None:
         """Nothing is open."""
-
-
-@pytest.fixture
-async def project_id(runtime: Runtime, tenant: MadeTenant, run_jobs: RunJobs) -> ProjectId:
-    project_id = await make_project(runtime.db, tenant.admin)
-    await make_document(runtime, tenant.admin, project_id)
-    await run_jobs(runtime)
-    return project_id
 
 
 @pytest.fixture
@@ -401,6 +395,37 @@ async def test_a_stop_from_another_process_is_heard_before_the_next_heartbeat(
             await ask_to_stop(session, turn.message_id)
         heard = await hear(turns, world, turn, tenant)
     assert (heard[-1].name, heard[-1].data["stopped"], heard[-1].data["text"]) == ("done", True, "On ")
+    line.cancel()
+    await asyncio.wait([line])
+
+
+async def test_one_notice_tells_other_processes_of_all_turns_of_a_batch(
+    *,
+    runtime: Runtime,
+    tenant: MadeTenant,
+    project_id: ProjectId,
+    web: Callable[[], Turns],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pharos.chat.turn_news.POLL_SECONDS", 1000)
+    speaker = Speaker(["It ", "stood ", "on ", "Pharos ", "[1]."], pause=0.15, holds_at=1)
+    world = with_model(runtime, speaker)
+    here, elsewhere, notices, listens = web(), web(), Notices(), asyncio.Event()
+    payloads: list[str] = []
+    notices.on(CHANNEL, payloads.append, opened=listens.set)
+    notices.on(CHANNEL, elsewhere.hear)
+    line = asyncio.create_task(notices.listen(str(runtime.settings.database_url)))
+    async with asyncio.timeout(10):
+        await listens.wait()
+        asked = [await ask(world, here, tenant, project_id) for _ in range(2)]
+        for turn in asked:
+            await hear(elsewhere, world, turn, tenant, at_most=2)
+        speaker.go_on.set()  # from here on both say their words at the same moments
+        heard = await asyncio.gather(*(hear(elsewhere, world, turn, tenant) for turn in asked))
+    assert [said(events) for events in heard] == ["It stood on Pharos [1]."] * 2
+    assert {len(payload.split()) for payload in payloads} == {1, 2}
+    async with runtime.db.transaction(tenant.id) as session:
+        await announce(session, {new_id() for _ in range(2 * TURNS_A_NOTICE + 1)})
     line.cancel()
     await asyncio.wait([line])
 

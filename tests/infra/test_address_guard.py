@@ -23,6 +23,7 @@ from pharos.infra.address_guard import (
     refuse_url,
     resolve_name,
 )
+from pharos.infra.connections import Network
 from pharos.infra.errors import Unavailable
 from pharos.providers.anthropic import AnthropicChat
 from pharos.providers.contract import ChatMessage, ChatRequest, VectorRequest
@@ -109,7 +110,7 @@ class Canary:
 
 
 @dataclass
-class Roads(httpcore2.AnyIOBackend):
+class Roads(Network):
     """Opens real connections, each to the canary unless its address is in `leads_to`; nothing leaves the machine."""
 
     canary: Canary

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
-from sqlalchemy import delete
+from playwright.sync_api import Locator, Page, expect
 from tests.journeys.served import Served, serve
 from tests.journeys.test_admin_browser import (
     OpenWindow,
@@ -87,6 +86,16 @@ def add_provider(page: Page, provider: Provider, *, key: str) -> None:
     page.get_by_role("button", name="Add").click()
 
 
+def no_button_moves_when_a_test_fails(record: Locator, provider: Provider) -> None:
+    provider.always = "failed"
+    buttons = record.get_by_role("button").all()
+    before = [button.bounding_box() for button in buttons]
+    record.get_by_role("button", name="Test").click()
+    expect(record.get_by_role("alert")).to_contain_text("500")
+    assert [button.bounding_box() for button in buttons] == before
+    provider.always = None
+
+
 @pytest.mark.contract("LP-01", part="added in the browser")
 @pytest.mark.contract("LP-05", part="seen in the browser")
 @pytest.mark.contract("LP-06", part="in the browser")
@@ -98,7 +107,7 @@ def test_an_engineer_adds_a_provider_tests_it_asks_and_closes_its_breaker(
     press(page, page.get_by_role("link", name="Set one up"))
     shoot(page, tmp_path / "empty.png")
     add_provider(page, provider, key="sk-lamp-of-somebody-else")
-    expect(page.get_by_role("alert")).to_contain_text("You said no.")
+    expect(page.get_by_role("alert")).to_contain_text("You said no.", timeout=30_000)  # the first call loads the SDK
     shoot(page, tmp_path / "refused.png")
     page.get_by_label("Key").fill(KEY)
     enter(page)
@@ -107,12 +116,18 @@ def test_an_engineer_adds_a_provider_tests_it_asks_and_closes_its_breaker(
     expect(lamp).to_contain_text("in use")
     press(page, lamp.get_by_role("button", name="Test"))
     expect(page.get_by_text("lamp-large answered in")).to_be_visible()
+    no_button_moves_when_a_test_fails(lamp, provider)
+    shoot(page, tmp_path / "tested.png")
+    expect(lamp).to_contain_text("Price unknown, not counted")
     lamp.get_by_text("Edit").click()
+    lamp.get_by_label("of question").fill("0.5")
+    lamp.get_by_label("of answer").fill("1.5")
     lamp.get_by_label("Name").fill("lantern")
     lamp.get_by_label("Status page").fill("")
     press(page, lamp.get_by_role("button", name="Save"))
     expect(lamp).to_contain_text("24 characters")  # an empty key keeps the old one
     expect(lamp.get_by_role("link", name="Status page")).to_have_count(0)
+    expect(lamp).to_contain_text("$0.5 a million tokens of question, $1.5 of answer")
     press(page, lamp.get_by_role("button", name="Switch off"))
     expect(lamp).to_contain_text("Switched off")
     press(page, lamp.get_by_role("button", name="Switch on"))

@@ -20,7 +20,7 @@ from tests.web.test_admin_pages import browser_of
 
 from pharos.identity.principal import Principal
 from pharos.identity.tenants import ensure_default_tenant
-from pharos.infra.errors import NotAllowed, Unavailable
+from pharos.infra.errors import LimitReached, NotAllowed, Unavailable
 from pharos.infra.models import Secret
 from pharos.ops.provider_changes import Draft, add_provider, list_managed, make_default, remove_provider
 from pharos.ops.provider_report import list_offers, read_installation_spend, uncounted_models
@@ -249,6 +249,39 @@ async def test_what_no_budget_can_count_is_named_beside_the_budget(
     async with browser_of(world, tenant.admin) as browser:
         page = await browser.get("/admin/models")
     assert "No price is known of router/gpt-4o-mini:" in page.text
+
+
+@pytest.mark.contract("LP-24", part="a stated price is counted and stops")
+async def test_what_an_administrator_says_a_provider_takes_is_counted_and_stops_until_it_is_taken_back(
+    admin: httpx.AsyncClient, world: Runtime, tenant: MadeTenant, provider: Provider
+) -> None:
+    made = (await admin.post("/providers/admin", json=entered(provider))).json()["provider"]
+    place = f"/providers/admin/{made['id']}"
+    tested = await admin.post(f"/providers/{made['id']}/test")
+    assert tested.json()["costMicro"] is None
+    async with browser_of(world, tenant.admin) as browser:
+        assert "Price unknown, not counted" in (await browser.get("/admin/models")).text
+    half = await admin.put(place, json={"inputPriceMicro": 1})
+    assert (half.status_code, half.json()["error"]) == (422, "bad_price")
+    await admin.put(place, json={"inputPriceMicro": 1_000_000_000, "outputPriceMicro": 2_500_000})
+    async with browser_of(world, tenant.admin) as browser:
+        page = (await browser.get("/admin/models")).text
+    assert "$1000 a million tokens of question, $2.5 of answer" in page
+    assert "Price unknown" not in page
+    cost = (await admin.post(f"/providers/{made['id']}/test")).json()["costMicro"]
+    assert (await admin.get("/providers/spend")).json()["monthMicro"] == cost > 1000
+    await admin.put("/providers/settings", json={"budgetStopMicro": cost})
+    with pytest.raises(LimitReached):
+        await world.models.resolve(tenant.id)
+    await admin.put(place, json={"inputPriceMicro": 0, "outputPriceMicro": 0})
+    assert await world.models.resolve(tenant.id), "what costs nothing is not stopped"
+    provider.always = "failed"
+    await admin.post(f"/providers/{made['id']}/test")
+    (line,) = (await admin.get("/providers/spend")).json()["lines"]
+    async with browser_of(world, tenant.admin) as browser:
+        assert f"{line['calls'] - 1} answered, 1 failed" in (await browser.get("/admin/models")).text
+    gone = (await admin.put(place, json={"inputPriceMicro": -1, "outputPriceMicro": -1})).json()["provider"]
+    assert (gone["inputPriceMicro"], gone["outputPriceMicro"]) == (None, None)
 
 
 @pytest.mark.contract("LP-11", part="switched off a provider is not asked and its key is kept")

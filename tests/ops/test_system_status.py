@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from tests.conftest import open_client
 from tests.live_server import live_server
 from tests.make import MadeTenant, make_token
 from tests.providers.worlds import make_provider
+from tests.smtp_server import Post, smtp_server
 
 from pharos.identity.principal import Principal
 from pharos.infra.cache import Cache
@@ -19,6 +21,7 @@ from pharos.infra.db_system import system_transaction
 from pharos.infra.embedded_postgres import free_port
 from pharos.infra.errors import Unavailable
 from pharos.infra.ids import new_id
+from pharos.infra.smtp import MailTransport
 from pharos.ops.socket_probe import probe_socket
 from pharos.providers.breaker import list_standings
 from pharos.runtime import Runtime
@@ -26,7 +29,7 @@ from pharos.runtime import Runtime
 SERVICES = {"database", "schema", "email", "storage", "pubsub", "websocket", "rateLimiting", "queue", "cache"}
 
 
-@pytest.mark.contract("HE-07", part="probes of database, schema, storage, pubsub, websocket, limits")
+@pytest.mark.contract("HE-07", part="probes of database, schema, storage, pubsub, websocket, limits, vectors")
 @pytest.mark.contract("RE-04")
 async def test_each_service_has_its_own_state_and_latency(runtime: Runtime, tenant: MadeTenant) -> None:
     headers = {"Authorization": f"Bearer {await make_token(runtime, tenant.admin)}"}
@@ -35,7 +38,7 @@ async def test_each_service_has_its_own_state_and_latency(runtime: Runtime, tena
     services = reply.json()["services"]
     assert reply.status_code == 200
     assert set(services) >= SERVICES | {"embedder", "providers", "backups"}
-    for name in ("database", "schema", "storage", "pubsub", "websocket", "rateLimiting"):
+    for name in ("database", "schema", "storage", "pubsub", "websocket", "rateLimiting", "vectors"):
         assert services[name]["status"] == "up", services[name]
         assert services[name]["latencyMs"] > 0
     assert services["email"] == services["email"] | {"status": "off", "message": "not configured"}
@@ -57,6 +60,23 @@ async def test_what_is_gone_is_down_alone(runtime: Runtime, tenant: MadeTenant) 
         "storage": "down",
     }
     assert "password" not in reply.text
+
+
+@pytest.mark.contract("HE-07", part="the mail server's handshake")
+async def test_mail_is_up_while_its_server_greets_us_and_takes_our_sender(runtime: Runtime, tenant: MadeTenant) -> None:
+    post, port = Post(), free_port()
+    changes = {"smtp_url": SecretStr(f"smtp://127.0.0.1:{port}"), "mail_from": "pharos@example.com"}
+    settings = runtime.settings.model_copy(update=changes)
+    world = replace(runtime, settings=settings, mail=MailTransport(settings))
+    async with open_client(world, tenant.admin) as admin:
+        with smtp_server(post, port=port):
+            assert await states_of(admin, "email") == [("up", f"127.0.0.1:{port} takes mail of pharos@example.com.")]
+            assert (post.greetings, post.received) == (1, [])
+            post.to_sender = ["550 5.7.1 not from here"]
+            ((status, message),) = await states_of(admin, "email")
+            assert (status, "refused the sender pharos@example.com (550)" in message) == ("down", True), message
+        ((status, message),) = await states_of(admin, "email")
+    assert status == "down", message
 
 
 async def states_of(admin: httpx.AsyncClient, *names: str) -> list[tuple[str, str]]:
@@ -91,6 +111,7 @@ async def test_the_queue_is_up_while_a_worker_reports_and_providers_while_none_o
         await session.execute(text("update procrastinate_workers set last_heartbeat = now() - interval '1 minute'"))
 
 
+@pytest.mark.contract("HE-07", part="a probe of the cache")
 async def test_the_cache_is_what_answers_are_kept_in(runtime: Runtime, tenant: MadeTenant) -> None:
     """Here the limits still count in the database, and no Redis listens."""
     url = f"redis://127.0.0.1:{free_port()}/0"

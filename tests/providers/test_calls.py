@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from sqlalchemy import select, text
@@ -14,11 +14,11 @@ from tests.make import MadeTenant
 from tests.provider_server import Fault, Provider, provider_server
 from tests.providers.worlds import KEY, Waits, make_provider, patient
 
-from pharos.infra.db import Database
+from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Invalid, LimitReached, NotAllowed, PharosError, Unavailable
 from pharos.infra.metrics import REGISTRY
 from pharos.providers.breaker import (
-    LOOK,
+    RESET,
     Outcome,
     list_standings,
     note_standings,
@@ -231,19 +231,20 @@ async def test_a_time_out_from_before_the_outage_does_not_open_a_breaker_that_is
 async def test_a_breaker_that_another_process_closes_between_two_looks_lets_the_call_pass(
     world: Runtime, tenant: MadeTenant, provider: Provider
 ) -> None:
+    """It looks before the other's change is there and waits for the row until it is."""
     await make_provider(world, tenant.id, provider.openai_url, is_default=True)
     (candidate,) = await world.models.resolve(tenant.id)
     provider.always = "failed"
     await fail(world, tenant, times=2)
-
-    class ClosedAfterTheFirstLook:
-        async def fetch(self, statement: Any, values: Any) -> Any:
-            row = await world.db.fetch(statement, values)
-            if statement is LOOK:
-                await reset_breakers(world.db, [candidate.state_key])
-            return row
-
-    assert (await pass_breaker(cast("Database", ClosedAfterTheFirstLook()), candidate)).trial is None
+    await grow_older(world, candidate, 31)
+    is_waited_for = text("select from pg_locks where not granted and pg_backend_pid() = any(pg_blocking_pids(pid))")
+    async with system_transaction(world.db) as other:
+        await other.execute(RESET, {"keys": [candidate.state_key]})
+        passing = asyncio.create_task(pass_breaker(world.db, candidate))
+        async with asyncio.timeout(10):
+            while (await other.execute(is_waited_for)).first() is None:  # noqa: ASYNC110 - Postgres tells nobody of it
+                await asyncio.sleep(0.01)
+    assert (await passing).trial is None
 
 
 @pytest.mark.contract("LP-15", part="shared between processes")

@@ -152,6 +152,12 @@ def test_the_prepared_model_agrees_with_its_reference(model: LocalModel) -> None
     assert mean > build.LOWEST_MEAN_COSINE
 
 
+@pytest.mark.prove
+def test_the_reference_is_what_the_published_weights_say_in_32_bits() -> None:
+    texts, stored = build.read_reference()
+    assert np.abs(build.compute_reference(texts) - stored).max() < 2e-5, "more than its five digits allow"
+
+
 def test_a_wrong_build_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "wrong")
     graph = onnx.load(str(tmp_path / "wrong" / GRAPH_FILE))

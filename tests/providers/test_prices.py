@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pharos.providers.contract import Usage
+from pharos.providers.contract import Price, Usage
 from pharos.providers.presets import PRESETS, Preset
 from pharos.providers.prices import PRICED_PRESETS, PRICES, cost_micro
 from pharos.providers.shapes import check_key
@@ -33,6 +33,17 @@ def test_a_price_is_in_micro_dollars_rounded_up_and_unknown_where_nobody_knows_i
     assert cost("gpt-4o-mini", "openrouter") is None
     assert cost("a model of tomorrow", "openai") is None
     assert cost_micro(MILLION, model="anything", preset=None, is_local=True) == 0
+
+
+@pytest.mark.contract("LP-24", part="a stated price comes before the list")
+def test_a_stated_price_counts_whatever_the_model_and_nothing_is_lost_in_rounding() -> None:
+    def cost(usage: Usage, stated: Price, *, is_local: bool = False) -> int | None:
+        return cost_micro(usage, model="gpt-4o-mini", preset="openai", is_local=is_local, stated=stated)
+
+    assert cost(MILLION, Price(500_000, 1_500_000)) == 2_000_000
+    assert cost(MILLION, Price(500_000, 1_500_000), is_local=True) == 2_000_000
+    assert cost(Usage(3, 1), Price(1, 1)) == 1
+    assert cost(MILLION, Price(0, 0)) == 0
 
 
 def test_every_preset_with_a_price_list_starts_with_models_whose_price_is_known() -> None:

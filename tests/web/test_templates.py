@@ -152,6 +152,8 @@ PROVIDER = Anything(
     key_length=51,
     requests_per_minute=28,
     status_page=HOSTILE,
+    input_price_micro=500_000,
+    output_price_micro=1_500_000,
     is_default=False,
 )
 LOCAL = Anything(
@@ -161,17 +163,23 @@ LOCAL = Anything(
     preset=None,
     base_url=HOSTILE,
     models=[],
+    input_price_micro=None,
+    output_price_micro=None,
     key_prefix="",
     key_length=0,
     requests_per_minute=None,
     status_page=None,
     is_default=True,
 )
+MIXED = Anything(**vars(LOCAL) | {"id": "m", "models": [HOSTILE, "known"]})
+UNKNOWN = Anything(**vars(MIXED) | {"id": "u"})
 OFFER = Anything(models=(HOSTILE,), state="open")
 PROVIDERS: dict[str, Any] = {
     "managed": [
-        Anything(provider=PROVIDER, state="open", requests_left=3),
-        Anything(provider=LOCAL, state="closed", requests_left=None),
+        Anything(provider=PROVIDER, state="open", requests_left=3, unpriced=()),
+        Anything(provider=LOCAL, state="closed", requests_left=None, unpriced=()),
+        Anything(provider=MIXED, state="closed", requests_left=None, unpriced=(HOSTILE,)),
+        Anything(provider=UNKNOWN, state="closed", requests_left=None, unpriced=(HOSTILE, "known")),
     ],
     "presets": [Anything(title=HOSTILE)],
     "preset_facts": {HOSTILE: HOSTILE},

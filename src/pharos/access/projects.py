@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 from uuid import UUID
 
@@ -12,19 +14,23 @@ from sqlalchemy import (
     Select,
     SQLColumnExpression,
     Subquery,
+    Uuid,
+    bindparam,
     case,
     func,
     literal,
+    literal_column,
     null,
     or_,
     select,
     union_all,
 )
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.models import Project, ProjectGrant, ProjectMember
 from pharos.identity.models import GroupMember, Membership
-from pharos.identity.principal import Principal
+from pharos.identity.principal import Kind, Principal
 from pharos.infra.errors import NotAllowed, NotFound
 from pharos.infra.ids import ProjectId
 
@@ -35,24 +41,64 @@ ORDER: tuple[Source, ...] = ("platform", "owner", "ceo", "direct", "group", "dep
 """The rungs of the ladder; the first that gives anything decides, the others are not looked at. So an owning CEO has
 full access, no grant lifts a CEO above `use`, and a person's own grant counts before their groups' (C-04, C-05)."""
 
+DIALECT = PGDialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it without annotations
 Rungs = Mapping[str, ColumnElement[Any]]
 
 NOTHING: ColumnElement[int | None] = null().cast(Integer)
 NO_PROJECT = NotFound("There is no such project. `GET /projects` lists the ones you can reach.", code="no_such_project")
 
 
+@dataclass(frozen=True)
+class _Asker:
+    """What of a principal shapes a statement, which is built once for all who are alike; who they are is a value."""
+
+    kind: Kind
+    is_somebody: bool
+    is_ceo: bool
+    sees_everything: bool
+
+
+def asker_values(principal: Principal) -> dict[str, UUID | None]:
+    """The values of `:asker` and `:guests_project`."""
+    return {"asker": principal.user_id, "guests_project": principal.guest_project_id}
+
+
 def visible_projects(principal: Principal) -> Select[UUID]:
     """Ids of the projects the principal may at least use, as a subquery; never fetched before it is needed."""
+    return _visible(_asker(principal), literal(principal.user_id), literal(principal.guest_project_id))
+
+
+def visible_projects_sql(principal: Principal) -> str:
+    """`visible_projects` for a statement that is written as text and given `asker_values`."""
+    return _visible_sql(_asker(principal))
+
+
+@cache
+def _visible_sql(asker: _Asker) -> str:
+    found = _visible(asker, literal_column(":asker", Uuid()), literal_column(":guests_project", Uuid()))
+    return str(found.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
+
+
+def _asker(principal: Principal) -> _Asker:
+    return _Asker(
+        kind=principal.kind,
+        is_somebody=principal.user_id is not None,
+        is_ceo=principal.org_position == "ceo",
+        sees_everything=principal.sees_everything,
+    )
+
+
+def _visible(asker: _Asker, me: ColumnElement[Any], guests_project: ColumnElement[Any]) -> Select[UUID]:
     ids = select(Project.id)
-    if principal.kind == "guest":
-        return ids.where(Project.id == principal.guest_project_id)
-    if principal.sees_everything or (principal.user_id is not None and principal.org_position == "ceo"):
+    if asker.kind == "guest":
+        return ids.where(Project.id == guests_project)
+    if asker.sees_everything or (asker.is_somebody and asker.is_ceo):
         return ids
-    if principal.user_id is None:
+    if not asker.is_somebody:
         return ids.where(_is_open())
     given = _given()
-    mine = select(given.c.project_id).where(given.c.user_id == principal.user_id)
-    return ids.where(or_(_is_open(), Project.owner_id == principal.user_id, Project.id.in_(mine)))
+    mine = select(given.c.project_id).where(given.c.user_id == me)
+    return ids.where(or_(_is_open(), Project.owner_id == me, Project.id.in_(mine)))
 
 
 def tiers_of(principal: Principal) -> Subquery:
@@ -61,20 +107,24 @@ def tiers_of(principal: Principal) -> Subquery:
     Tiers are numbers from 1 (use) to 3 (full); a rung that gives nothing is null, and so are `tier` and `source` when
     all are. It goes into a statement once, joined on `Project.id`.
     """
-    if principal.kind == "guest":
-        rungs: Rungs = {"direct": case((Project.id == principal.guest_project_id, literal(1)))}
+    return _tiers(_asker(principal), literal(principal.user_id), literal(principal.guest_project_id))
+
+
+def _tiers(asker: _Asker, me: ColumnElement[Any], guests_project: ColumnElement[Any]) -> Subquery:
+    if asker.kind == "guest":
+        rungs: Rungs = {"direct": case((Project.id == guests_project, literal(1)))}
         return _ladder(select(Project.id), rungs)
-    if principal.user_id is None:
-        rungs = {"platform": _platform_tier(principal), "public": _public_tier()}
+    if not asker.is_somebody:
+        rungs = {"platform": _platform_tier(asker), "public": _public_tier()}
         return _ladder(select(Project.id), rungs)
     given = _given()
-    held = _by_kind(given, given.c.user_id == principal.user_id)
+    held = _by_kind(given, given.c.user_id == me)
     return _ladder(
         select(Project.id).outerjoin(held, held.c.project_id == Project.id),
         {
-            "platform": _platform_tier(principal),
-            "owner": case((Project.owner_id == principal.user_id, literal(3))),
-            "ceo": case((literal(principal.org_position == "ceo"), literal(1))),
+            "platform": _platform_tier(asker),
+            "owner": case((Project.owner_id == me, literal(3))),
+            "ceo": case((literal(asker.is_ceo), literal(1))),
             **_held_tiers(held),
             "public": _public_tier(),
         },
@@ -109,9 +159,8 @@ async def require(session: AsyncSession, principal: Principal, project_id: Proje
     Raises `NotFound` when the tenant has no such project or a guest asks for another than theirs, `NotAllowed` when
     the tier is too low or there is none (AC-06).
     """
-    tiers = tiers_of(principal)
-    found = select(Project, tiers.c.tier).join(tiers, tiers.c.id == Project.id).where(Project.id == project_id)
-    row = (await session.execute(found)).one_or_none()
+    found = _project_and_tier(_asker(principal))
+    row = (await session.execute(found, {"project_id": project_id, **asker_values(principal)})).one_or_none()
     if row is None or (row.tier is None and principal.kind == "guest"):
         raise NO_PROJECT
     if row.tier is None:
@@ -124,6 +173,13 @@ async def require(session: AsyncSession, principal: Principal, project_id: Proje
         )
     project: Project = row.Project
     return project
+
+
+@cache
+def _project_and_tier(asker: _Asker) -> Select[Project, int | None]:
+    tiers = _tiers(asker, bindparam("asker", type_=Uuid()), bindparam("guests_project", type_=Uuid()))
+    one = select(Project, tiers.c.tier).join(tiers, tiers.c.id == Project.id)
+    return one.where(Project.id == bindparam("project_id"))
 
 
 async def find_project_by_name(session: AsyncSession, principal: Principal, *, name: str) -> Project | None:
@@ -186,10 +242,10 @@ def _ladder(rows: Select[Any], rungs: Rungs) -> Subquery:
     return select(each, tier, source).subquery("tiers")
 
 
-def _platform_tier(principal: Principal) -> ColumnElement[int | None]:
-    if principal.kind == "product":
+def _platform_tier(asker: _Asker) -> ColumnElement[int | None]:
+    if asker.kind == "product":
         return literal(3)
-    return case((literal(principal.sees_everything), _everything_but_the_handbook()))
+    return case((literal(asker.sees_everything), _everything_but_the_handbook()))
 
 
 def _everything_but_the_handbook() -> ColumnElement[int]:

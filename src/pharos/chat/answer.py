@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pharos.chat.answer_cache import find_answer, find_key, keep_answer
+from pharos.chat.answer_cache import answer_key, find_answer, keep_answer
 from pharos.chat.citations import check_citations, safe_prefix
 from pharos.chat.extractive import Extract, Quotation, extract_answer
 from pharos.chat.failures import failure_of, told_failure
-from pharos.chat.follow_up import find_search_text
+from pharos.chat.follow_up import find_search_text, stands_alone
 from pharos.chat.grounding import find_unsupported, judged_claims
 from pharos.chat.history import AnswerCut, Draft, MadeBy, Source, Turn, close_turn, open_turn
 from pharos.chat.prompt import build_prompt
@@ -23,8 +24,12 @@ from pharos.infra.ids import ConversationId, ProjectId
 from pharos.infra.logs import get_logger
 from pharos.infra.metrics import ANSWER_SECONDS, CLAIMS_UNSUPPORTED
 from pharos.providers.contract import Call, Candidate, Usage
-from pharos.retrieval.search import FoundPassage, SearchOutcome, search
+from pharos.retrieval.search import FoundPassage, SearchOutcome, embed_question, search
 from pharos.runtime import Runtime
+
+if TYPE_CHECKING:  # as in `retrieval.search`
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = get_logger(__name__)
 
@@ -185,9 +190,9 @@ async def answer_turn(
     that was stopped before its first word leaves no draft. Raises what ails a model that was wished for by name.
     """
     stop = stop or Stop()
-    with ANSWER_SECONDS.labels("total").time():
+    with ANSWER_SECONDS.labels("total").time(), _embedding(runtime, turn) as embedding:
         candidates = await _find_models(runtime, principal, turn)
-        key = await find_key(runtime, principal, turn, candidates)
+        key = answer_key(principal, turn, candidates)
         kept = await find_answer(runtime, key) if key is not None and not turn.is_anew else None
         if kept is not None:
             yield Event("meta", _meta(turn, mode=kept.mode, degraded=kept.degraded))
@@ -195,10 +200,24 @@ async def answer_turn(
             yield Event("text", {"delta": kept.body})
             yield kept
             return
-        async for told in _make_answer(runtime, principal, turn, candidates, stop=stop):
+        async for told in _make_answer(runtime, principal, turn, candidates, stop=stop, embedding=embedding):
             if isinstance(told, Draft) and key is not None and not stop.is_asked:
                 await keep_answer(runtime, key, told)
             yield told
+
+
+@contextmanager
+def _embedding(runtime: Runtime, turn: Turn) -> Iterator[asyncio.Task[NDArray[np.float32] | None] | None]:
+    """The question on its way to its vector while the models are looked up, if it is to be searched for as it is.
+
+    An answer that is kept already throws it away, at the cost of some 5 ms of the embedder.
+    """
+    task = asyncio.create_task(embed_question(runtime, turn.question)) if stands_alone(turn) else None
+    try:
+        yield task
+    finally:
+        if task is not None:
+            task.cancel()
 
 
 async def _make_answer(
@@ -208,6 +227,7 @@ async def _make_answer(
     candidates: tuple[Candidate, ...],
     *,
     stop: Stop,
+    embedding: asyncio.Task[NDArray[np.float32] | None] | None,
 ) -> AsyncIterator[Event | Draft]:
     """As `answer_turn`, by searching and asking a model, if there is one."""
     with ANSWER_SECONDS.labels("rewrite").time():
@@ -216,7 +236,9 @@ async def _make_answer(
         yield Event("meta", _meta(turn, mode="model" if candidates else "extractive", degraded=False))
         return
     with ANSWER_SECONDS.labels("retrieve").time():
-        found = await search(runtime, principal, text=question, project_id=turn.project_id, limit=PASSAGES_READ)
+        found = await search(
+            runtime, principal, text=question, project_id=turn.project_id, limit=PASSAGES_READ, embedding=embedding
+        )
     extract = extract_answer(question, found)
     candidates = candidates if extract.is_answered else ()
     reply, call = Reply(), Call()
@@ -247,7 +269,7 @@ async def _make_answer(
     if stop.is_asked and not reply.text.strip():
         return
     if reply.text.strip():
-        draft = await _verified(runtime, _from_model(reply, found, call, cut=stop.cut or call.cut))
+        draft = await _from_model(runtime, reply, found, call, cut=stop.cut or call.cut)
         yield _sources_event(draft, call.usage)
     else:
         # The model was asked and said nothing; where nothing was found it is not asked, and nothing is missing.
@@ -325,39 +347,30 @@ async def _stream(words: AsyncIterator[str], reply: Reply, *, given: int) -> Asy
         reply.shown += len(rest) - shown
 
 
-def _from_model(reply: Reply, found: SearchOutcome, call: Call, *, cut: AnswerCut | None) -> Draft:
+async def _from_model(
+    runtime: Runtime, reply: Reply, found: SearchOutcome, call: Call, *, cut: AnswerCut | None
+) -> Draft:
+    """What a model said, with the sentences named that the passages they cite do not support.
+
+    To cite is not enough: it is grounded when one of its sentences is supported, and trusted by the share that is.
+    """
     checked = check_citations(reply.text, given=len(found.passages))
     if checked.dropped:
         log.warning("citations.dropped", number=checked.dropped)
     sources = tuple(_passage_source(index, found.passages[n - 1]) for index, n in enumerate(checked.cited, start=1))
-    confidence = max((source.score for source in sources), default=0.0)
+    claims = judged_claims(checked.text, is_cut=cut is not None)
+    unsupported = await find_unsupported(runtime.embedding, claims, {each.index: each.text for each in sources})
+    CLAIMS_UNSUPPORTED.inc(len(unsupported))
+    share = (len(claims) - len(unsupported)) / max(len(claims), 1)
     return Draft(
         checked.text,
         "model",
-        grounded=bool(sources),
-        confidence=confidence,
+        grounded=share > 0,
+        confidence=max((source.score for source in sources), default=0.0) * share,
         degraded=found.degraded,
         sources=sources,
+        unsupported=tuple(claim.end for claim in unsupported),
         made_by=MadeBy(call.provider, call.model, call.failed_over_from, cut),
-    )
-
-
-async def _verified(runtime: Runtime, draft: Draft) -> Draft:
-    """The draft with the sentences named that the passages they cite do not support.
-
-    To cite is not enough: it is grounded when one of its sentences is supported, and trusted by the share that is.
-    """
-    passages = {source.index: source.text for source in draft.sources}
-    claims = judged_claims(draft.body, is_cut=draft.made_by is not None and draft.made_by.cut is not None)
-    found = await find_unsupported(runtime.embedding, claims, passages)
-    CLAIMS_UNSUPPORTED.inc(len(found))
-    number = len(claims)
-    supported = number - len(found)
-    return replace(
-        draft,
-        grounded=supported > 0,
-        confidence=draft.confidence * supported / max(number, 1),
-        unsupported=tuple(claim.end for claim in found),
     )
 
 

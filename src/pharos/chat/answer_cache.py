@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sqlalchemy import func, text, update
+from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.chat.history import Draft, MadeBy, Source, Turn
@@ -22,36 +22,16 @@ from pharos.infra.metrics import CACHE_HITS, CACHE_MISSES
 from pharos.providers.contract import Candidate
 from pharos.runtime import Runtime
 
-# A row's xmin changes with each write to it. That of the project does with each document that comes, goes or is read
-# again, since its passages are counted there; grants, members and memories have rows of their own. After a restore all
-# of them differ, which costs the first answers and nothing else.
-VERSION = text(
-    """
-    select concat_ws('|', project.xmin, project.passage_count, (select cleared_at from answer_cache),
-        (select string_agg(cast(xmin as text), ',' order by id) from project_grants where project_id = project.id),
-        (select string_agg(cast(xmin as text), ',' order by user_id) from project_members
-         where project_id = project.id),
-        (select string_agg(cast(xmin as text), ',' order by id) from project_memories where project_id = project.id),
-        (select string_agg(cast(id as text), ',' order by id) from vector_spaces where state = 'live')) as version
-    from projects project where project.id = :project_id
-    """
-)
 
-
-async def find_key(runtime: Runtime, principal: Principal, turn: Turn, candidates: Sequence[Candidate]) -> str | None:
+def answer_key(principal: Principal, turn: Turn, candidates: Sequence[Candidate]) -> str | None:
     """The key of the answer to a turn; None where none is kept: in the middle of a conversation, without a model."""
     if turn.history or not candidates:
-        return None
-    async with runtime.db.transaction(principal.tenant_id) as session:
-        found = await session.execute(VERSION, {"project_id": turn.project_id})
-        version = found.scalar_one_or_none()
-    if version is None:
         return None
     model = candidates[0]
     parts = [
         str(principal.tenant_id),
         str(turn.project_id),
-        str(version),
+        turn.version,
         PROMPT_VERSION,
         model.state_key,
         model.model,

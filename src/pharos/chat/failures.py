@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pharos.identity.model_managers import ENGINEER_ROLES
 from pharos.identity.principal import Principal
 from pharos.infra.errors import Conflict, Invalid, LimitReached, NotAllowed, NotFound, PharosError, Unavailable
 
-ENGINEERS = frozenset({"engineer", "superadmin"})
 KINDS: dict[int, type[PharosError]] = {
     kind.http_status: kind for kind in (Invalid, NotFound, NotAllowed, Conflict, LimitReached, Unavailable)
 }
@@ -20,7 +20,7 @@ def told_failure(error: PharosError, principal: Principal, *, message: str | Non
     told: dict[str, object] = {"error": error.code, "message": message or error.message, "status": error.http_status}
     if error.retry_after_seconds is not None:
         told["retry_after_seconds"] = math.ceil(error.retry_after_seconds)
-    if principal.platform_role in ENGINEERS and (page := error.details.get("status_page")):
+    if principal.platform_role in ENGINEER_ROLES and (page := error.details.get("status_page")):
         told["status_page"] = page
     return told
 

@@ -45,6 +45,11 @@ def leans_on_history(question: str) -> bool:
     return len(query_words(question)) <= SHORT_WORDS or LEANING.search(question) is not None
 
 
+def stands_alone(turn: Turn) -> bool:
+    """Whether to search for a turn's question as it is."""
+    return not turn.history or not leans_on_history(turn.question)
+
+
 def standalone(question: str, history: Sequence[tuple[str, str]]) -> str:
     """The question with the words of the last one, where it leans on it: an honest rule that needs no model.
 
@@ -67,7 +72,7 @@ async def find_search_text(
 
     `until` ends the model's words when nobody wants them any more.
     """
-    if not turn.history or not leans_on_history(turn.question):
+    if stands_alone(turn):
         return turn.question
     by_rule = standalone(turn.question, turn.history)
     if not candidates:

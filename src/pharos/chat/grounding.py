@@ -8,6 +8,7 @@ words in another order.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ COSINE_SHARE = 0.3
 MISSING_NAME = 0.15
 """What a name that no cited passage holds takes from the score. More would refuse sentences that call things by other
 names; figures have no other names, so a missing one decides alone."""
+LONGEST_SECONDS = 10.0
+"""For the embedder, which many answers that end at once must share: an answer waits no longer for its check."""
 
 FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
 NAME = re.compile(r"(?<=[^\W\d_] )[^\W\d_a-z][\w-]{2,}")
@@ -55,15 +58,15 @@ async def find_unsupported(
 ) -> list[Claim]:
     """Those of an answer's claims that the passages they cite do not support; those that cite nothing are among them.
 
-    `passages` are the texts of the sources by their number in the answer. Without the embedder words decide alone.
+    `passages` are the texts of the sources by their number in the answer. The embedder is asked of those claims only
+    that words leave open; without it, or when it takes too long, words decide alone.
     """
-    texts = {number: passage for number, passage in passages.items() if any(number in claim.cited for claim in claims)}
-    vectors = await _embed(embedding, claims, texts)
-    return [
-        claim
-        for claim in claims
-        if support(claim.text, [texts[number] for number in claim.cited if number in texts], vectors) < SUPPORTED
-    ]
+    cited = {
+        claim.cited: _Cited([passages[number] for number in claim.cited if number in passages]) for claim in claims
+    }
+    judged = [(claim, cited[claim.cited], _share(claim.text, cited[claim.cited])) for claim in claims]
+    vectors = await _embed(embedding, [(claim, where) for claim, where, share in judged if share.leaves_open])
+    return [claim for claim, where, share in judged if _score(claim.text, where, share, vectors) < SUPPORTED]
 
 
 def judged_claims(body: str, *, is_cut: bool = False) -> list[Claim]:
@@ -102,35 +105,70 @@ def support(claim: str, passages: Sequence[str], vectors: Mapping[str, NDArray[n
 
     `vectors` holds the claim and every sentence of the passages; without it words decide alone.
     """
-    whole = "\n".join(passages)
+    where = _Cited(passages)
+    return _score(claim, where, _share(claim, where), vectors)
+
+
+class _Cited:
+    """Passages as a claim is held against them, made once for all claims that cite the same."""
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        whole = "\n".join(passages)
+        self.folded = whole.casefold()
+        self.terms = terms_of(whole, detect_language(whole)).keys()
+        self.figures = _figures(whole)
+        self.sentences = [passage[start:end] for passage in passages for start, end in split_sentences(passage)]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What words say: the share of a claim's that stand in its passages, and what a missing name takes; a claim without
+    words, or with a figure that stands nowhere there, is refused."""
+
+    words: float = 0.0
+    missing: float = 0.0
+    is_refused: bool = False
+
+    @property
+    def leaves_open(self) -> bool:
+        """Whether some cosine would make it supported and another one not."""
+        least = (1 - COSINE_SHARE) * self.words - self.missing
+        return not self.is_refused and least < SUPPORTED <= least + COSINE_SHARE
+
+
+def _share(claim: str, where: _Cited) -> _Share:
     words = query_words(claim)
-    if not words or _figures(claim) - _figures(whole):
+    if not words or not where.folded or _figures(claim) - where.figures:
+        return _Share(is_refused=True)
+    unnamed = any(name not in where.folded for name in map(str.casefold, NAME.findall(claim)))
+    found = sum(not word.isdisjoint(where.terms) for word in words)
+    return _Share(found / len(words), MISSING_NAME * unnamed)
+
+
+def _score(claim: str, where: _Cited, share: _Share, vectors: Mapping[str, NDArray[np.float32]] | None) -> float:
+    if share.is_refused:
         return 0.0
-    said = terms_of(whole, detect_language(whole)).keys()
-    score = sum(not word.isdisjoint(said) for word in words) / len(words)
+    score = share.words
     if vectors is not None:
-        cosines = (float(vectors[claim] @ vectors[sentence]) for each in passages for sentence in _sentences(each))
-        score = (1 - COSINE_SHARE) * score + COSINE_SHARE * max(cosines, default=0.0)
-    unnamed = any(name not in whole.casefold() for name in map(str.casefold, NAME.findall(claim)))
-    return max(0.0, score - MISSING_NAME * unnamed)
+        near = vectors.get(claim)  # not there where no cosine would change the verdict
+        cosines = [float(near @ vectors[each]) for each in where.sentences] if near is not None else []
+        score = (1 - COSINE_SHARE) * score + COSINE_SHARE * max([0.0, *cosines])
+    return max(0.0, score - share.missing)
 
 
 async def _embed(
-    embedding: EmbeddingModel, claims: Sequence[Claim], texts: Mapping[int, str]
+    embedding: EmbeddingModel, claims: Sequence[tuple[Claim, _Cited]]
 ) -> dict[str, NDArray[np.float32]] | None:
-    wanted = {claim.text for claim in claims}.union(*map(_sentences, texts.values()))
-    if not wanted:
-        return None
-    ordered = sorted(wanted)
+    """Of claims and of all sentences they cite; None when words must decide alone."""
+    ordered = sorted({claim.text for claim, _ in claims}.union(*(where.sentences for _, where in claims)))
+    if not ordered:
+        return {}
     try:
-        return dict(zip(ordered, await embedding.embed(ordered), strict=True))
-    except Unavailable as error:
-        log.warning("grounding.words_only", code=error.code)
+        async with asyncio.timeout(LONGEST_SECONDS):
+            return dict(zip(ordered, await embedding.embed(ordered), strict=True))
+    except (Unavailable, TimeoutError) as error:
+        log.warning("grounding.words_only", code=getattr(error, "code", "too_slow"))
         return None
-
-
-def _sentences(passage: str) -> list[str]:
-    return [passage[start:end] for start, end in split_sentences(passage)]
 
 
 def _figures(text: str) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.projects import require, visible_projects
@@ -15,7 +15,6 @@ from pharos.identity.principal import Principal
 from pharos.infra.database_errors import flush_unless_taken
 from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.ids import ConversationId, MessageId, ProjectId, new_id
-from pharos.library.models import ProjectMemory
 from pharos.providers.contract import Candidate, CutReason
 
 HISTORY_MESSAGES = 30
@@ -23,6 +22,39 @@ HISTORY_MESSAGES = 30
 MEMORIES_READ = 50
 TITLE_CHARACTERS = 80
 
+
+# A row's xmin changes with each write to it. That of the project does with each document that comes, goes or is read
+# again, since its passages are counted there; grants, members and memories have rows of their own. After a restore all
+# of them differ, which costs the first answers and nothing else.
+STANDING = text(
+    """
+    select concat_ws('|', project.xmin, project.passage_count, (select cleared_at from answer_cache),
+        (select string_agg(cast(xmin as text), ',' order by id) from project_grants where project_id = project.id),
+        (select string_agg(cast(xmin as text), ',' order by user_id) from project_members
+         where project_id = project.id),
+        (select string_agg(cast(xmin as text), ',' order by id) from project_memories where project_id = project.id),
+        (select string_agg(cast(id as text), ',' order by id) from vector_spaces where state = 'live')) as version,
+        array(select body from project_memories where project_id = project.id
+              order by created_at, id limit :most) as memories
+    from projects project where project.id = :project_id
+    """
+)
+ASK = text(
+    """
+    with conversation as (
+        insert into conversations (tenant_id, id, project_id, user_id, share_token_id, title)
+        select :tenant_id, :conversation_id, :project_id, cast(:user_id as uuid), cast(:share_token_id as uuid),
+               cast(:title as text)
+        where cast(:title as text) is not null
+    ), question as (
+        insert into messages (tenant_id, id, conversation_id, role, body)
+        values (:tenant_id, :question_id, :conversation_id, 'user', :question)
+    )
+    insert into turns (tenant_id, id, conversation_id, question_id, wish, owner)
+    select :tenant_id, :message_id, :conversation_id, :question_id, cast(:wish as text), cast(:owner as text)
+    where cast(:owner as text) is not null
+    """
+)
 
 AnswerCut = CutReason | Literal["stopped", "time"]
 """Why an answer ends before its end: at its length, by the vendor's filter, by who reads it, or by its time."""
@@ -53,7 +85,8 @@ class Turn:
 
     `model` is the project's setting, `wish` the model that the question named, and `candidates` what it was found to
     mean, if that is known already.
-    `memories` are what the project wants every answer to know. `replaces` is an earlier answer to the same question,
+    `memories` are what the project wants every answer to know, `version` differs whenever anything of the project that
+    an answer rests on does. `replaces` is an earlier answer to the same question,
     which is shown no more when this one is there; `is_anew`: somebody wants another answer than they got.
     """
 
@@ -68,6 +101,7 @@ class Turn:
     wish: str | None = None
     candidates: tuple[Candidate, ...] | None = None
     memories: tuple[str, ...] = ()
+    version: str = ""
     replaces: MessageId | None = None
     is_anew: bool = False
 
@@ -120,60 +154,43 @@ async def open_turn(
     the turn is stored too.
     """
     project = await require(session, principal, project_id, "use")
-    if conversation_id is None:
-        conversation = await _begin_conversation(session, principal, project_id, title=question[:TITLE_CHARACTERS])
-        history: Sequence[Message] = ()
-    else:
+    history: Sequence[Message] = ()
+    if conversation_id is not None:
         conversation = await get_conversation(session, principal, conversation_id=conversation_id)
         if conversation.project_id != project_id:
             raise NotFound(
                 "This conversation belongs to another project. Start a new one.", code="no_such_conversation"
             )
         history = await list_messages(session, conversation_id=conversation_id)
-    asked = MessageId(new_id())
-    session.add(
-        Message(tenant_id=principal.tenant_id, conversation_id=conversation.id, role="user", body=question, id=asked)
-    )
-    await session.flush()
+    version, memories = await _read_standing(session, project_id)
     turn = Turn(
-        conversation_id=ConversationId(conversation.id),
+        conversation_id=conversation_id or ConversationId(new_id()),
         project_id=project_id,
         message_id=MessageId(new_id()),
-        question_id=asked,
+        question_id=MessageId(new_id()),
         question=question,
         history=(*earlier, *((message.role, message.body) for message in history))[-HISTORY_MESSAGES:],
         instructions=project.instructions,
         model=project.model,
         wish=wish,
-        memories=await _list_memories(session, project_id),
+        memories=memories,
+        version=version,
     )
-    if owner is not None:
-        add_turn(
-            session,
-            principal,
-            conversation_id=turn.conversation_id,
-            question_id=turn.question_id,
-            message_id=turn.message_id,
-            wish=wish,
-            owner=owner,
-        )
+    asked = {
+        "tenant_id": principal.tenant_id,
+        "conversation_id": turn.conversation_id,
+        "project_id": project_id,
+        "user_id": principal.user_id,
+        "share_token_id": principal.guest_share_id,
+        "title": question[:TITLE_CHARACTERS] if conversation_id is None else None,
+        "question_id": turn.question_id,
+        "question": question,
+        "message_id": turn.message_id,
+        "wish": wish,
+        "owner": owner,
+    }
+    await session.execute(ASK, asked)
     return turn
-
-
-async def _begin_conversation(
-    session: AsyncSession, principal: Principal, project_id: ProjectId, *, title: str
-) -> Conversation:
-    conversation = Conversation(
-        tenant_id=principal.tenant_id,
-        id=new_id(),
-        project_id=project_id,
-        user_id=principal.user_id,
-        share_token_id=principal.guest_share_id,
-        title=title,
-    )
-    session.add(conversation)
-    await session.flush()
-    return conversation
 
 
 async def reopen_turn(
@@ -193,14 +210,15 @@ async def reopen_turn(
     project_id = ProjectId(conversation.project_id)
     project = await require(session, principal, project_id, "use")
     message_id = MessageId(new_id())
-    add_turn(
-        session,
-        principal,
-        conversation_id=conversation_id,
-        question_id=question_id,
-        message_id=message_id,
-        wish=wish,
-        owner=owner,
+    session.add(
+        TurnRow(
+            tenant_id=principal.tenant_id,
+            id=message_id,
+            conversation_id=conversation_id,
+            question_id=question_id,
+            wish=wish,
+            owner=owner,
+        )
     )
     # Before the answers are read: what another one adds meanwhile would not be replaced.
     await flush_unless_taken(session, STILL_RUNNING)
@@ -215,6 +233,7 @@ async def reopen_turn(
             TurnRow.question_id == question_id, TurnRow.state != "running", TurnRow.id.not_in(answers)
         )
     )
+    version, memories = await _read_standing(session, project_id)
     return Turn(
         conversation_id=conversation_id,
         project_id=project_id,
@@ -225,40 +244,17 @@ async def reopen_turn(
         instructions=project.instructions,
         model=project.model,
         wish=wish,
-        memories=await _list_memories(session, project_id),
+        memories=memories,
+        version=version,
         replaces=MessageId(later[-1].id) if later else None,
         is_anew=True,
     )
 
 
-async def _list_memories(session: AsyncSession, project_id: ProjectId) -> tuple[str, ...]:
-    """What a project wants every answer to know, the oldest first."""
-    told = select(ProjectMemory.body).where(ProjectMemory.project_id == project_id)
-    found = await session.execute(told.order_by(ProjectMemory.created_at, ProjectMemory.id).limit(MEMORIES_READ))
-    return tuple(found.scalars())
-
-
-def add_turn(
-    session: AsyncSession,
-    principal: Principal,
-    *,
-    conversation_id: ConversationId,
-    question_id: MessageId,
-    message_id: MessageId,
-    wish: str | None,
-    owner: str,
-) -> None:
-    """The row by which a turn is followed, and by which its end is known when its owner is dead."""
-    session.add(
-        TurnRow(
-            tenant_id=principal.tenant_id,
-            id=message_id,
-            conversation_id=conversation_id,
-            question_id=question_id,
-            wish=wish,
-            owner=owner,
-        )
-    )
+async def _read_standing(session: AsyncSession, project_id: ProjectId) -> tuple[str, tuple[str, ...]]:
+    """The version of a project, and what it wants every answer to know, the oldest first."""
+    row = (await session.execute(STANDING, {"project_id": project_id, "most": MEMORIES_READ})).one()
+    return row.version, tuple(row.memories)
 
 
 async def close_turn(session: AsyncSession, principal: Principal, turn: Turn, draft: Draft) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID
 
 from pharos.chat.answer_html import answer_html
 from pharos.chat.history import Source, list_sources
@@ -38,12 +37,12 @@ class TurnNews:
     """What followers of other processes' turns wait for."""
 
     def __init__(self) -> None:
-        self._waiting: dict[UUID, asyncio.Event] = {}
+        self._waiting: dict[str, asyncio.Event] = {}
 
     def hear(self, payload: str) -> None:
-        """Something became of the turn with this id."""
-        with contextlib.suppress(ValueError):
-            if (news := self._waiting.pop(UUID(payload), None)) is not None:
+        """Something became of the turns with these ids."""
+        for turn_id in payload.split():
+            if (news := self._waiting.pop(turn_id, None)) is not None:
                 news.set()
 
     async def follow(
@@ -53,7 +52,7 @@ class TurnNews:
         at, alive_at, looked_at = after, time.monotonic(), 0.0
         try:
             while True:
-                news = self._waiting.setdefault(turn_id, asyncio.Event())
+                news = self._waiting.setdefault(str(turn_id), asyncio.Event())
                 looks = time.monotonic() - looked_at >= LOOK_FOR_LOST_SECONDS
                 looked_at = time.monotonic() if looks else looked_at
                 view, events = await _read(runtime, tenant_id, turn_id, after=at, looks_for_lost=looks)
@@ -75,7 +74,7 @@ class TurnNews:
                     async with asyncio.timeout(POLL_SECONDS):
                         await news.wait()
         finally:
-            self._waiting.pop(turn_id, None)
+            self._waiting.pop(str(turn_id), None)
 
 
 async def _read(

@@ -63,7 +63,7 @@ class Running:
     stored: int = 0
     is_ending: bool = False
     is_over: bool = False
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    listeners: set[asyncio.Future[bool]] = field(default_factory=set)
     stop: Stop = field(default_factory=Stop)
 
     def tell(self, event: Event) -> None:
@@ -73,8 +73,23 @@ class Running:
 
     def wake(self) -> None:
         """Let everybody who listens here look again."""
-        self.changed.set()
-        self.changed = asyncio.Event()
+        for listener in self.listeners:
+            _settle(listener, True)
+
+    async def news(self) -> bool:
+        """Wait for what is told next; False when nothing was for as long as a sign of life is due.
+
+        Of futures and a timer by hand: `asyncio.timeout` and an event cost several times as much at each word.
+        """
+        loop = asyncio.get_running_loop()
+        listener: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_later(SIGN_OF_LIFE_SECONDS, _settle, listener, False)
+        self.listeners.add(listener)
+        try:
+            return await listener
+        finally:
+            self.listeners.discard(listener)
+            timer.cancel()
 
     def unstored(self) -> list[ToldEvent]:
         """What the database does not know yet."""
@@ -257,19 +272,19 @@ class Turns:
 async def _follow_here(running: Running, after: int) -> AsyncIterator[Told | None]:
     at = after
     while True:
-        changed = running.changed
-        for event in running.told[at:]:
+        while at < len(running.told):
+            event = running.told[at]
             at += 1
             yield Told(at, event.name, event.data)
-        if at < len(running.told):
-            continue
         if running.is_over:
             return
-        try:
-            async with asyncio.timeout(SIGN_OF_LIFE_SECONDS):
-                await changed.wait()
-        except TimeoutError:
+        if not await running.news():
             yield None
+
+
+def _settle(listener: asyncio.Future[bool], is_news: bool) -> None:
+    if not listener.done():
+        listener.set_result(is_news)
 
 
 async def _store_end(runtime: Runtime, running: Running, state: TurnState, last: Event, draft: Draft | None) -> None:

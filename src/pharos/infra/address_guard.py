@@ -19,6 +19,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from pharos.infra.connections import Network
 from pharos.infra.errors import Invalid, Unavailable
 from pharos.infra.logs import get_logger
 
@@ -217,7 +218,7 @@ class _GuardedNetwork(httpcore2.AsyncNetworkBackend):
     def __init__(self, *, allow_private: bool, resolve: Resolve, network: httpcore2.AsyncNetworkBackend | None) -> None:
         self._allow_private = allow_private
         self._resolve = resolve
-        self._network = network or httpcore2.AnyIOBackend()
+        self._network = network or Network()
 
     async def connect_tcp(
         self,

@@ -49,9 +49,21 @@ TAKE_BACK = text(
     returning hits
     """
 )
-SWEEP = text("delete from rate_limits where window_ends_at < now()")
-FORGET_ALL = text("delete from rate_limits")
-FORGET = text("delete from rate_limits where key = any(:keys)")
+SWEEP = text(
+    """
+    with gone as (delete from rate_limits where window_ends_at < now() returning key)
+    select count(*) as number from gone
+    """
+)
+FORGET = text(
+    """
+    with gone as (
+        delete from rate_limits
+        where cast(:keys as text[]) is null or key = any(cast(:keys as text[])) returning key
+    )
+    select count(*) as number from gone
+    """
+)
 
 # The same in one step of Redis. A key without an end would refuse for ever, so the first hit is told by that alone.
 HIT_SCRIPT = """
@@ -113,13 +125,12 @@ class DatabaseCounts:
             raise CountsGone("The database does not count. See: pharos doctor db") from error
 
     async def forget(self, keys: Sequence[str] | None) -> int:
-        statement = FORGET_ALL if keys is None else FORGET.bindparams(keys=list(keys))
-        async with self._db.statement() as connection:
-            return int((await connection.execute(statement)).rowcount)
+        (row,) = await self._db.fetch_all(FORGET, {"keys": list(keys) if keys is not None else None})
+        return int(row.number)
 
     async def sweep(self) -> int:
-        async with self._db.statement() as connection:
-            return int((await connection.execute(SWEEP)).rowcount)
+        (row,) = await self._db.fetch_all(SWEEP, {})
+        return int(row.number)
 
     async def close(self) -> None:
         """Nothing: the database belongs to the runtime."""

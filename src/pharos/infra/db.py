@@ -2,23 +2,26 @@
 
 This is the only file that commits. The first statement of each transaction names the tenant; row-level security
 does the rest, so a transaction without a tenant sees nothing.
+
+The driver begins no transaction by itself: `begin` goes with that first statement in one round trip. A connection is
+not asked whether it still lives; one that is found dead by its first statement, before which nothing can have happened,
+is replaced once.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, ClassVar
+from uuid import UUID
 
-from sqlalchemy import DateTime, MetaData, Row, TextClause, text
+from sqlalchemy import DateTime, MetaData, Row, TextClause
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from pharos.infra.ids import TenantId
-
-SET_TENANT = text("select set_config('pharos.tenant_id', :tenant_id, true)")
 
 
 class Table(DeclarativeBase):
@@ -39,32 +42,45 @@ class Table(DeclarativeBase):
 
 class Database:
     def __init__(self, engine: AsyncEngine, single: AsyncEngine) -> None:
-        """`single` is for statements that are a transaction of their own: autocommit, no ping before each."""
+        """`single` is for statements that are a transaction of their own: their connections are never in one."""
         self.engine = engine
         self.single = single
 
-    @asynccontextmanager
-    async def transaction(self, tenant_id: TenantId) -> AsyncIterator[AsyncSession]:
+    def transaction(self, tenant_id: TenantId) -> AbstractAsyncContextManager[AsyncSession]:
         """One transaction of one tenant: commits at the end, rolls back when the block raises."""
-        async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
-            await session.execute(SET_TENANT, {"tenant_id": str(tenant_id)})
-            yield session
+        return self.begun(begin_with("pharos.tenant_id", tenant_id))
 
     @asynccontextmanager
-    async def statement(self) -> AsyncIterator[AsyncConnection]:
-        """A connection whose statements each commit by themselves, for tables of no tenant: one round trip each."""
-        async with self.engine.connect() as connection:
-            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+    async def begun(self, begin: str) -> AsyncIterator[AsyncSession]:
+        """As `transaction`, begun by a statement of `begin_with`, or by "begin" for no tenant and nobody."""
+        for may_be_stale in (True, False):
+            async with AsyncSession(self.engine, expire_on_commit=False) as session:
+                try:
+                    await (await session.connection()).exec_driver_sql(begin)
+                except DBAPIError as error:
+                    if may_be_stale and error.connection_invalidated:
+                        continue
+                    raise
+                yield session
+                await session.commit()
+                return
 
     async def fetch(self, statement: TextClause, values: dict[str, object]) -> Row[Any] | None:
-        """The only row of one statement that names its tenant itself, in one round trip.
+        """As `fetch_all`, of a statement that brings one row or none."""
+        rows = await self.fetch_all(statement, values)
+        assert len(rows) <= 1, "more than one row"
+        return rows[0] if rows else None
 
-        For reads, and for counts that may be one too high: on a connection that was found dead it is asked once more.
+    async def fetch_all(self, statement: TextClause, values: dict[str, object]) -> Sequence[Row[Any]]:
+        """The rows of one statement that names its tenant itself or needs none, in one round trip.
+
+        For reads, and for changes that may be made twice, counts that may be one too high among them: on a connection
+        that was found dead it is asked once more.
         """
         for may_be_stale in (True, False):
             try:
                 async with self.single.connect() as connection:
-                    return (await connection.execute(statement, values)).one_or_none()
+                    return (await connection.execute(statement, values)).all()
             except DBAPIError as error:
                 if not (may_be_stale and error.connection_invalidated):
                     raise
@@ -73,6 +89,12 @@ class Database:
     async def dispose(self) -> None:
         await self.engine.dispose()
         await self.single.dispose()
+
+
+def begin_with(setting: str, value: UUID) -> str:
+    """What begins a transaction with a setting of its own. Two statements at once take no parameters; a UUID needs
+    none."""
+    return f"begin; select set_config('{setting}', '{UUID(str(value))}', true)"
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -96,7 +118,7 @@ def create_database(url: str, *, pool_size: int = 10) -> Database:
         "connect_args": {"prepare_threshold": None, "connect_timeout": 10},
     }
     engine = create_async_engine(
-        sqlalchemy_url(url), pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True, **options
+        sqlalchemy_url(url), pool_size=pool_size, max_overflow=pool_size, isolation_level="AUTOCOMMIT", **options
     )
     single = create_async_engine(
         sqlalchemy_url(url),

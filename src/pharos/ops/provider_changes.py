@@ -24,7 +24,7 @@ from pharos.infra.ids import TenantId, new_id
 from pharos.infra.models import Secret
 from pharos.infra.vault import Vault
 from pharos.providers.breaker import forget_states, reset_breakers
-from pharos.providers.choice import KEY_KIND, Known, key_prefix
+from pharos.providers.choice import KEY_KIND, Known, key_prefix, price_of
 from pharos.providers.contract import Call, Kind
 from pharos.providers.models import Provider, TenantModelSettings
 from pharos.providers.presets import PRESETS, Preset, preset_of
@@ -32,15 +32,20 @@ from pharos.providers.shapes import check_key, check_models, check_name
 from pharos.runtime import Runtime
 
 FIELDS = (
-    "name", "preset", "kind", "base_url", "models", "requests_per_minute", "status_page", "is_shared", "is_enabled",
+    "name", "preset", "kind", "base_url", "models", "requests_per_minute", "status_page",
+    "input_price_micro", "output_price_micro", "is_shared", "is_enabled",
 )  # fmt: skip
 OPTIONAL_FIELDS = ("preset", "requests_per_minute", "status_page")
+PRICE_FIELDS = ("input_price_micro", "output_price_micro")
+NO_PRICE = -1
+"""Takes a stated price away: 0 is one, of what costs nothing."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A provider as somebody enters it; None leaves a field as it is, or as the preset has it. A `status_page` of ""
-    and 0 `requests_per_minute` are none. Without a `preset` it is the one whose address is entered.
+    """A provider as somebody enters it; None leaves a field as it is, or as the preset has it. A `status_page` of "",
+    0 `requests_per_minute` and prices of `NO_PRICE` are none; both prices are stated or neither. Without a `preset` it
+    is the one whose address is entered.
 
     `key`: None or empty keeps the present one, unless the address changes: a key goes to the address it was entered
     for and to no other.
@@ -53,6 +58,8 @@ class Draft:
     models: tuple[str, ...] | None = None
     requests_per_minute: int | None = None
     status_page: str | None = None
+    input_price_micro: int | None = None
+    output_price_micro: int | None = None
     is_shared: bool | None = None
     is_default: bool | None = None
     is_enabled: bool | None = None
@@ -86,6 +93,7 @@ async def add_provider(runtime: Runtime, principal: Principal, draft: Draft, *, 
     check_name(values["name"])
     key = check_key(draft.key, preset=values.get("preset")) if draft.key and draft.key.strip() else None
     row = Provider(tenant_id=principal.tenant_id, id=new_id(), **values)
+    _check_price(row)
     call = await _try_out(runtime, row, key, ping=ping)
     async with runtime.db.transaction(principal.tenant_id) as session:
         await _refuse_taken(session, row)
@@ -118,6 +126,7 @@ async def change_provider(
         found = preset_of(changes["base_url"])
         changes["preset"] = found.name if found is not None else None
     row = Provider(**{column.name: getattr(old, column.name) for column in Provider.__table__.columns} | changes)
+    _check_price(row)
     entered = check_key(draft.key, preset=row.preset) if draft.key and draft.key.strip() else None
     key = entered if entered or moved else await _present_key(runtime, old)
     is_another = bool(entered) or moved or row.kind != old.kind
@@ -270,6 +279,7 @@ async def _as_known(runtime: Runtime, row: Provider, key: str | None) -> Known:
         label=row.name if is_default_tenant else f"{row.name}:{row.id.hex[-8:]}",
         key=key,
         preset=row.preset,
+        price=price_of(row),
         allows_private=runtime.settings.allow_private_providers,
     )
 
@@ -284,12 +294,14 @@ def _of_preset(preset: Preset | None) -> dict[str, Any]:
 def _changes(draft: Draft) -> dict[str, Any]:
     """The columns that the draft names, checked."""
     _preset(draft.preset)
-    changes = {name: value for name in FIELDS if (value := getattr(draft, name)) is not None}
+    changes: dict[str, Any] = {name: value for name in FIELDS if (value := getattr(draft, name)) is not None}
     if draft.name is not None:
         check_name(draft.name)
     if draft.models is not None:
         changes["models"] = check_models(draft.models)
-    return changes | {name: changes[name] or None for name in OPTIONAL_FIELDS if name in changes}
+    emptied = {name: changes[name] or None for name in OPTIONAL_FIELDS if name in changes}
+    unpriced = {name: None for name in PRICE_FIELDS if changes.get(name) == NO_PRICE}
+    return changes | emptied | unpriced
 
 
 def _preset(name: str | None) -> Preset | None:
@@ -298,6 +310,11 @@ def _preset(name: str | None) -> Preset | None:
     if name not in PRESETS:
         raise Invalid(f"There is no preset “{name}”. There are {', '.join(PRESETS)}.", code="no_such_preset")
     return PRESETS[name]
+
+
+def _check_price(row: Provider) -> None:
+    if (row.input_price_micro is None) != (row.output_price_micro is None):
+        raise Invalid("State both prices, of question and of answer; 0 is one, too.", code="bad_price")
 
 
 async def _refuse_taken(session: AsyncSession, row: Provider) -> None:

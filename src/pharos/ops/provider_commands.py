@@ -16,7 +16,7 @@ from pharos.infra.errors import Invalid, NotFound
 from pharos.infra.settings import Settings
 from pharos.infra.terminal import AsJson, DryRun, TenantSlug, echo_json, echo_line, echo_table, run_async
 from pharos.ops import provider_changes
-from pharos.ops.provider_changes import Draft, Saved
+from pharos.ops.provider_changes import NO_PRICE, Draft, Saved
 from pharos.ops.provider_report import (
     ManagedProvider,
     Offer,
@@ -57,9 +57,10 @@ def add(
         Path | None, typer.Option(help="The file its key lies in; `-` reads it from the input.")
     ] = None,
     per_minute: Annotated[int | None, typer.Option(min=0, help="Requests it takes in a minute; 0: no limit.")] = None,
-    status_page: Annotated[
-        str | None, typer.Option(help="Where its operator tells about outages; empty: nowhere.")
-    ] = None,
+    status_page: Annotated[str | None, typer.Option(help="Where outages are told; empty: nowhere.")] = None,
+    input_price: Annotated[float | None, typer.Option(min=0, help="Dollars a million tokens of question.")] = None,
+    output_price: Annotated[float | None, typer.Option(min=0, help="Dollars a million tokens of answer.")] = None,
+    no_price: Annotated[bool, typer.Option("--no-price", help="Take stated prices away: the list's count.")] = False,
     shared: Annotated[bool, typer.Option("--shared", help="For all tenants of this installation.")] = False,
     enabled: Annotated[
         bool | None, typer.Option("--on/--off", help="Switched off it is kept with its key and not asked.")
@@ -85,6 +86,8 @@ def add(
         models=tuple(model) if model else None,
         requests_per_minute=per_minute,
         status_page=status_page,
+        input_price_micro=NO_PRICE if no_price else _micro(input_price),
+        output_price_micro=NO_PRICE if no_price else _micro(output_price),
         is_shared=shared or None,
         is_default=default or None,
         is_enabled=enabled,
@@ -126,12 +129,15 @@ def list_command(tenant: TenantSlug = DEFAULT_SLUG, as_json: AsJson = False) -> 
                 "usable": offer.is_usable,
                 "off": row is not None and not row.is_enabled,
                 "breaker": offer.state,
+                "input_price_micro": row.input_price_micro if row is not None else None,
+                "output_price_micro": row.output_price_micro if row is not None else None,
+                "unpriced": list(offer.unpriced),
             }
         )
     if as_json:
         echo_json({"providers": lines})
         return
-    headings = ["provider", "models", "address", "key begins", "key length", "breaker", ""]
+    headings = ["provider", "models", "address", "key begins", "key length", "breaker", "", "$ a million tokens"]
     table = [
         [
             line["name"],
@@ -141,6 +147,7 @@ def list_command(tenant: TenantSlug = DEFAULT_SLUG, as_json: AsJson = False) -> 
             line["key_length"],
             line["breaker"],
             " ".join(word for word in ("default", "shared", "off") if line[word]) + _lacks_key(line),
+            _price(line),
         ]
         for line in lines
     ]
@@ -223,8 +230,8 @@ def budget_command(
 ) -> None:
     """Show what models cost a tenant this month, and set its budget and switches."""
     given = {
-        "budget_warn_micro": None if warn is None else round(warn * 1_000_000),
-        "budget_stop_micro": None if stop is None else round(stop * 1_000_000),
+        "budget_warn_micro": _micro(warn),
+        "budget_stop_micro": _micro(stop),
         "llm_enabled": models,
         "use_shared_providers": shared,
     }
@@ -325,6 +332,17 @@ async def _named(runtime: Runtime, me: Principal, name: str) -> UUID:
 
 def _cost(line: SpendLine) -> str:
     return "unknown" if line.unpriced == line.calls else dollars(line.cost_micro)
+
+
+def _micro(dollar_amount: float | None) -> int | None:
+    return None if dollar_amount is None else round(dollar_amount * 1_000_000)
+
+
+def _price(line: dict[str, Any]) -> str:
+    """What was stated; nothing where the list knows it."""
+    if line["input_price_micro"] is not None:
+        return f"{line['input_price_micro'] / 1_000_000:g} / {line['output_price_micro'] / 1_000_000:g}"
+    return "unknown, not counted" if line["unpriced"] else ""
 
 
 def _lacks_key(line: dict[str, Any]) -> str:

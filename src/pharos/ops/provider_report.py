@@ -11,8 +11,8 @@ from pharos.infra.errors import Unavailable
 from pharos.infra.ids import TenantId
 from pharos.ops.provider_changes import list_managed, require_manager
 from pharos.providers.breaker import list_standings
-from pharos.providers.choice import Known, choose
-from pharos.providers.contract import Usage
+from pharos.providers.choice import Known, choose, price_of
+from pharos.providers.contract import Price, Usage
 from pharos.providers.models import Provider
 from pharos.providers.prices import cost_micro
 from pharos.providers.spend import SharedSpend, Spend, SpendLine, list_shared_spend, list_spend, read_spend
@@ -50,11 +50,12 @@ class InstallationSpend:
 
 @dataclass(frozen=True)
 class ManagedProvider:
-    """A provider with how it fares."""
+    """A provider with how it fares; `unpriced` as of an `Offer`."""
 
     provider: Provider
     state: str
     requests_left: int | None
+    unpriced: tuple[str, ...] = ()
 
 
 async def list_offers(runtime: Runtime, principal: Principal) -> list[Offer]:
@@ -76,10 +77,18 @@ async def list_offers(runtime: Runtime, principal: Principal) -> list[Offer]:
             is_usable=one.is_usable,
             is_chosen=one.name == chosen,
             state=standings.get(one.state_key, "closed"),
-            unpriced=_unpriced(one),
+            unpriced=_unpriced(one, one.price),
         )
         for one in known
     ]
+
+
+async def has_model(runtime: Runtime, principal: Principal) -> bool:
+    """Whether a model answers the principal's questions that name none."""
+    try:
+        return bool(choose(await runtime.models.known(principal.tenant_id)))
+    except Unavailable:
+        return False
 
 
 async def managed_providers(runtime: Runtime, principal: Principal) -> list[ManagedProvider]:
@@ -90,7 +99,11 @@ async def managed_providers(runtime: Runtime, principal: Principal) -> list[Mana
         standing = standings.get(str(row.id))
         has_limit = standing is not None and row.requests_per_minute is not None
         left = standing.requests_left if standing is not None and has_limit else row.requests_per_minute
-        found.append(ManagedProvider(row, standing.state if standing is not None else "closed", left))
+        found.append(
+            ManagedProvider(
+                row, standing.state if standing is not None else "closed", left, _unpriced(row, price_of(row))
+            )
+        )
     return found
 
 
@@ -102,14 +115,16 @@ async def read_tenant_spend(runtime: Runtime, principal: Principal) -> tuple[Spe
 
 def uncounted_models(offers: list[Offer]) -> list[str]:
     """What a budget does not stop, as `provider/model`: it can be asked, and nobody knows what it costs."""
-    return [f"{offer.name}/{model}" for offer in offers if offer.is_usable for model in offer.unpriced]
+    named = [f"{offer.name}/{model}" for offer in offers if offer.is_usable for model in offer.unpriced]
+    return list(dict.fromkeys(named))  # one of the organisation and one of the installation may have the same name
 
 
-def _unpriced(one: Known) -> tuple[str, ...]:
-    nothing, is_local = Usage(0, 0), one.kind == "local"
-    return tuple(
-        model for model in one.models if cost_micro(nothing, model=model, preset=one.preset, is_local=is_local) is None
-    )
+def _unpriced(one: Known | Provider, stated: Price | None) -> tuple[str, ...]:
+    def cost(model: str) -> int | None:
+        is_local = one.kind == "local"
+        return cost_micro(Usage(0, 0), model=model, preset=one.preset, is_local=is_local, stated=stated)
+
+    return tuple(model for model in one.models if cost(model) is None)
 
 
 async def read_installation_spend(runtime: Runtime, principal: Principal) -> InstallationSpend:

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 
 from pharos.identity.current import CurrentPerson, CurrentPrincipal, CurrentRuntime
 from pharos.ops import provider_changes
-from pharos.ops.provider_changes import Draft
+from pharos.ops.provider_changes import NO_PRICE, Draft
 from pharos.ops.provider_report import ManagedProvider, list_offers, managed_providers, read_tenant_spend
 from pharos.providers.contract import Call
 from pharos.providers.presets import PRESETS
@@ -20,6 +20,7 @@ from pharos.providers.spend import SpendLine
 
 router = APIRouter(tags=["providers"])
 
+MOST_PRICE_MICRO = 10**12
 Micro = Annotated[int, Field(ge=0, le=10**15, description="Micro-dollars in a calendar month (UTC).")]
 
 
@@ -75,12 +76,15 @@ class Managed(Body):
     is_enabled: bool
     requests_per_minute: int | None
     status_page: str | None
+    input_price_micro: int | None
+    output_price_micro: int | None
     key_prefix: str
     key_length: int
     created_at: datetime
     updated_at: datetime
     state: str = "closed"
     requests_left: int | None = None
+    unpriced: list[str] = Field(default=[], description="Models whose price nobody knows: no budget counts them.")
 
 
 class ManagedList(Body):
@@ -107,7 +111,9 @@ class Presets(Body):
 class ProviderInput(Input):
     """Null leaves a field as it is, or as the preset has it; an empty key keeps the present one.
 
-    An empty status page and 0 requests a minute are none. Switched off a provider is kept with its key and not asked.
+    An empty status page, 0 requests a minute and prices of -1 are none. Prices are micro-dollars for a million tokens
+    of question and of answer, whatever the model; without them those of the list count. Switched off a provider is
+    kept with its key and not asked.
     """
 
     name: Annotated[str | None, Field(max_length=63)] = None
@@ -117,6 +123,8 @@ class ProviderInput(Input):
     models: Annotated[list[str] | None, Field(max_length=100)] = None
     requests_per_minute: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
     status_page: Annotated[str | None, Field(max_length=2000, pattern=r"^(https?://\S+)?$")] = None
+    input_price_micro: Annotated[int | None, Field(ge=NO_PRICE, le=MOST_PRICE_MICRO)] = None
+    output_price_micro: Annotated[int | None, Field(ge=NO_PRICE, le=MOST_PRICE_MICRO)] = None
     is_shared: bool | None = None
     is_default: bool | None = None
     is_enabled: bool | None = None
@@ -132,6 +140,8 @@ class ProviderInput(Input):
             models=tuple(self.models) if self.models is not None else None,
             requests_per_minute=self.requests_per_minute,
             status_page=self.status_page,
+            input_price_micro=self.input_price_micro,
+            output_price_micro=self.output_price_micro,
             is_shared=self.is_shared,
             is_default=self.is_default,
             is_enabled=self.is_enabled,
@@ -296,7 +306,9 @@ def _line(line: SpendLine) -> SpendLineBody:
 
 def _managed(one: ManagedProvider) -> Managed:
     shown = Managed.model_validate(one.provider)
-    return shown.model_copy(update={"state": one.state, "requests_left": one.requests_left})
+    return shown.model_copy(
+        update={"state": one.state, "requests_left": one.requests_left, "unpriced": list(one.unpriced)}
+    )
 
 
 def _saved(saved: provider_changes.Saved) -> SavedProvider:

@@ -199,8 +199,7 @@ def outcome_of(error: PharosError) -> Outcome:
 
 async def reset_breakers(db: Database, keys: list[str] | None = None) -> int:
     """Close the breakers of these providers, or all, and forget their pauses; returns how many were not closed."""
-    async with db.statement() as connection:
-        rows = (await connection.execute(RESET, {"keys": keys})).all()
+    rows = await db.fetch_all(RESET, {"keys": keys})
     for row in rows:
         _note(row.label, row.was, row.state)
     return sum(row.was != "closed" for row in rows)
@@ -208,16 +207,14 @@ async def reset_breakers(db: Database, keys: list[str] | None = None) -> int:
 
 async def forget_states(db: Database, keys: list[str]) -> None:
     """Forget how providers fared that are no more what they were."""
-    async with db.statement() as connection:
-        rows = (await connection.execute(FORGET, {"keys": keys})).all()
+    rows = await db.fetch_all(FORGET, {"keys": keys})
     for row in rows:
         BREAKER_STATE.labels(row.label).set(0)
 
 
 async def list_standings(db: Database) -> list[Standing]:
     """How every provider fares that was ever called, by name."""
-    async with db.statement() as connection:
-        rows = (await connection.execute(SHOW, {"open_seconds": OPEN_SECONDS})).all()
+    rows = await db.fetch_all(SHOW, {"open_seconds": OPEN_SECONDS})
     return [
         Standing(
             key=row.key,

@@ -40,6 +40,7 @@ from pharos.providers.models import TenantModelSettings
 from pharos.providers.open_models import OpenModels
 from pharos.providers.request_budget import pause_provider, take_place
 from pharos.providers.spend import (
+    cost_of,
     count_call,
     estimate_prompt,
     estimate_usage,
@@ -64,6 +65,8 @@ BACKOFF_SECONDS = 0.3
 """Before the second try; twice that before the third. Half of it is chance, so that not all come back together."""
 NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
 """NUL, and halves of UTF-16 pairs, which come from servers that cut their text anywhere: no database takes them."""
+A_WORD = Usage(1, 1)
+"""What costs nothing for this much costs nothing at all: costs are rounded up."""
 PING = ChatRequest((ChatMessage("user", "Say: ready."),), max_tokens=16)
 
 Piece = TypeVar("Piece")
@@ -125,7 +128,7 @@ class Models:
         known, overspent = await self._look(tenant_id)
         candidates = choose(known, wish=wish, project=project)
         if overspent is not None:
-            candidates = tuple(candidate for candidate in candidates if candidate.kind == "local")
+            candidates = tuple(one for one in candidates if cost_of(one, A_WORD) == 0)
             if not candidates:
                 raise overspent
         first = candidates[0]

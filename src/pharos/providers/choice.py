@@ -17,7 +17,7 @@ from pharos.infra.logs import get_logger
 from pharos.infra.models import Secret
 from pharos.infra.settings import Settings
 from pharos.infra.vault import PREFIX_CHARACTERS, UnreadableSecret, Vault, sealed_secrets
-from pharos.providers.contract import Candidate, Kind
+from pharos.providers.contract import Candidate, Kind, Price
 from pharos.providers.models import Provider
 from pharos.providers.presets import PRESETS, preset_of
 
@@ -49,6 +49,7 @@ class Known:
     preset: str | None = None
     requests_per_minute: int | None = None
     status_page: str | None = None
+    price: Price | None = None
     allows_private: bool = False
 
     @property
@@ -71,6 +72,7 @@ class Known:
             allows_private=self.allows_private,
             requests_per_minute=self.requests_per_minute,
             status_page=self.status_page,
+            price=self.price,
             is_listed=model in self.models,
         )
 
@@ -87,7 +89,7 @@ async def list_known(
     rows = (await session.execute(ordered)).scalars().all()
     sealed = sealed_secrets(tenant_id).add_columns(Secret.name).where(Secret.kind == KEY_KIND, Secret.is_enabled)
     keys: dict[str, str] = {}
-    for secret in await session.execute(sealed):
+    for secret in await session.execute(sealed) if rows else ():
         try:
             keys[secret.name] = vault.open_row(tenant_id, secret).decode()
         except UnreadableSecret as error:
@@ -109,10 +111,18 @@ async def list_known(
             preset=row.preset,
             requests_per_minute=row.requests_per_minute,
             status_page=row.status_page,
+            price=price_of(row),
             allows_private=allows_private,
         )
         for row in rows
     ]
+
+
+def price_of(row: Provider) -> Price | None:
+    """What an administrator says a provider takes; None where nobody did."""
+    if row.input_price_micro is None or row.output_price_micro is None:
+        return None
+    return Price(row.input_price_micro, row.output_price_micro)
 
 
 def shared_of(known: Iterable[Known]) -> list[Known]:

@@ -50,6 +50,14 @@ class Usage:
     is_estimate: bool = False
 
 
+@dataclass(frozen=True)
+class Price:
+    """Micro-dollars for a million tokens of question and of answer."""
+
+    input_micro: int
+    output_micro: int
+
+
 CutReason = Literal["length", "content_filter"]
 
 
@@ -69,7 +77,7 @@ class Candidate:
 
     `state_key` names its breaker and budget; `label` names it in metrics. `allows_private`: its address may be of this
     machine or of a private network, which is the operator's own word. `is_listed`: its provider names the model; what
-    it does not name anybody may wish for, so that one has no name in metrics.
+    it does not name anybody may wish for, so that one has no name in metrics. `price`: what an administrator states.
     """
 
     provider: str
@@ -85,6 +93,7 @@ class Candidate:
     allows_private: bool = False
     requests_per_minute: int | None = None
     status_page: str | None = None
+    price: Price | None = None
     is_listed: bool = True
 
 

@@ -22,7 +22,8 @@ class Provider(Table):
     """A server of models. Its key lies in the vault (kind `provider_key`, name: the id); here are prefix and length.
 
     `is_shared` counts in the default tenant only: every tenant that allows it may use such a provider. Each of the two
-    scopes has its own default, for different people manage them (C-35).
+    scopes has its own default, for different people manage them (C-35). The prices are micro-dollars for a million
+    tokens of question and of answer, whatever the model; both null: the list's.
     """
 
     __tablename__ = "providers"
@@ -30,6 +31,11 @@ class Provider(Table):
         UniqueConstraint("tenant_id", "name"),
         CheckConstraint("kind in ('openai', 'anthropic', 'local')", name="kind"),
         CheckConstraint("requests_per_minute > 0", name="requests_per_minute"),
+        CheckConstraint(
+            "(input_price_micro is null) = (output_price_micro is null)"
+            " and input_price_micro >= 0 and output_price_micro >= 0",
+            name="price",
+        ),
         _tenant_key(),
         Index("uq_providers_default", "tenant_id", "is_shared", unique=True, postgresql_where=sql("is_default")),
     )
@@ -46,6 +52,8 @@ class Provider(Table):
     preset: Mapped[str | None] = mapped_column(Text)
     requests_per_minute: Mapped[int | None]
     status_page: Mapped[str | None] = mapped_column(Text)
+    input_price_micro: Mapped[int | None] = mapped_column(BigInteger)
+    output_price_micro: Mapped[int | None] = mapped_column(BigInteger)
     key_prefix: Mapped[str] = mapped_column(Text, server_default="")
     key_length: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import openai
+from pydantic_core import from_json
 
 from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
 from pharos.providers.contract import (
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 OFFICIAL_URL = "https://api.openai.com/v1"
 CUTS: dict[str, CutReason] = {"length": "length", "content_filter": "content_filter"}
+TO_END_SECONDS = 0.1
 MAX_ANSWER_CHARACTERS = 50_000
 """Ten times what is asked for; each sentence of an answer is checked on the loop that all tenants share."""
 FAILURES = (openai.OpenAIError, httpx2.HTTPError, *MALFORMED)
@@ -62,12 +67,17 @@ class OpenAIChat:
         }
         length, usage, ended = 0, None, None
         try:
-            # Not `chat.completions.create`: making objects of each word takes it two thirds of a word's whole way.
-            async with await self._client.post(
-                "/chat/completions", body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
-            ) as reply:
+            # Not `chat.completions.create`, nor the stream's own reading: making objects of each word, and events
+            # before, takes them most of a word's whole way.
+            async with (
+                await self._client.post(
+                    "/chat/completions", body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
+                ) as reply,
+                aclosing(reply.response.aiter_bytes()) as parts,
+            ):
                 content_type = reply.response.headers.get("content-type", "")
-                async for chunk in reply:
+                async for chunk in _chunks(parts):
+                    _refuse_failure(chunk, reply.response.request)
                     usage = _usage(chunk) or usage
                     for choice in _choices(chunk):
                         ended = ended or choice.get("finish_reason")
@@ -77,6 +87,7 @@ class OpenAIChat:
                             raise bad_answer("it does not end")
                         if piece:
                             yield piece
+                await _read_to_end(parts)
         except FAILURES as error:
             raise as_kind(error, key=self._key, has_begun=length > 0) from error
         if ended is None:
@@ -171,6 +182,48 @@ def _open_client(
     refuse_url(url)
     client = guarded_client(allow_private=allows_private, timeout_seconds=silence_seconds, transport=transport)
     return openai.AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, http_client=client)
+
+
+async def _chunks(parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    """The JSON of each event up to `[DONE]`. Raises `ValueError`."""
+    begun: list[bytes] = []  # of a line; joined once, for one of 16 MiB comes in hundreds of parts
+    data: list[bytes] = []
+    async for part in parts:
+        begun.append(part)
+        if b"\n" not in part and b"\r" not in part:
+            continue
+        whole = b"".join(begun)
+        half = b"\r" if whole.endswith(b"\r") else b""  # perhaps of a line end that was cut in two
+        *lines, rest = whole.removesuffix(half).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        begun = [rest + half]
+        for line in lines:
+            if line.startswith(b"data:"):
+                data.append(line[5:])
+            elif not line and data:
+                said = b"\n".join(data)
+                if said.lstrip().startswith(b"[DONE]"):
+                    return
+                data = []
+                yield from_json(said)
+
+
+async def _read_to_end(parts: AsyncIterator[bytes]) -> None:
+    """What comes after the last word, mostly nothing, is read: then the connection serves the next call as well.
+
+    The answer is whole already: a line that is cut now costs only itself.
+    """
+    with contextlib.suppress(TimeoutError, httpx2.HTTPError):
+        async with asyncio.timeout(TO_END_SECONDS):
+            async for _ in parts:
+                pass
+
+
+def _refuse_failure(chunk: Any, request: httpx2.Request) -> None:
+    """Raise what a provider says has failed in the middle of its answer."""
+    failure = chunk.get("error")
+    if failure:
+        said = failure.get("message") if isinstance(failure, dict) else None
+        raise openai.APIError(str(said or "An error occurred during streaming"), request, body=failure)
 
 
 def _choices(chunk: Any) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""What models cost. A model that is not named here has no known price; those of a machine of one's own cost nothing.
+"""What models cost. A model that is not named here has the price that its provider's administrator states, or none that
+is known; those of a machine of one's own cost nothing.
 
 Prices are the vendors' list prices for text in dollars for a million tokens, as `genai-prices` 0.2.3 (November 2026)
 collected them from openai.com/api/pricing, anthropic.com/pricing, console.groq.com/docs/models and
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from pharos.providers.contract import Usage
+from pharos.providers.contract import Price, Usage
 
 DATED = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
 """How vendors name one edition of a model."""
@@ -73,12 +74,19 @@ PRICED_PRESETS = frozenset({"openai", "anthropic", "groq", "deepseek"})
 """Whose list these are: the same model elsewhere has another price."""
 
 
-def cost_micro(usage: Usage, *, model: str, preset: str | None, is_local: bool) -> int | None:
+def cost_micro(
+    usage: Usage, *, model: str, preset: str | None, is_local: bool, stated: Price | None = None
+) -> int | None:
     """What a call cost in micro-dollars, rounded up; None where the price is not known.
+
+    `stated`: what an administrator says the provider takes, which comes before any list.
 
     >>> cost_micro(Usage(1000, 200), model="gpt-4o-mini-2024-07-18", preset="openai", is_local=False)
     270
     """
+    if stated is not None:
+        in_millionths = usage.prompt_tokens * stated.input_micro + usage.completion_tokens * stated.output_micro
+        return -(-in_millionths // 1_000_000)
     if is_local:
         return 0
     if preset not in PRICED_PRESETS:

@@ -101,12 +101,16 @@ def estimate_prompt(texts: Sequence[str]) -> Usage:
     return Usage(sum(map(len, texts)) // CHARACTERS_PER_TOKEN + 1, 0, is_estimate=True)
 
 
+def cost_of(candidate: Candidate, usage: Usage) -> int | None:
+    """What a candidate takes in micro-dollars; None where nobody knows."""
+    is_local = candidate.kind == "local"
+    return cost_micro(usage, model=candidate.model, preset=candidate.preset, is_local=is_local, stated=candidate.price)
+
+
 def price_call(candidate: Candidate, call: Call) -> None:
     """Put what the call took and cost into it and into the metrics."""
     usage = call.usage or Usage(0, 0)
-    call.cost_micro = cost_micro(
-        usage, model=candidate.model, preset=candidate.preset, is_local=candidate.kind == "local"
-    )
+    call.cost_micro = cost_of(candidate, usage)
     TOKENS.labels(candidate.label, _model_label(candidate), "prompt").inc(usage.prompt_tokens)
     TOKENS.labels(candidate.label, _model_label(candidate), "completion").inc(usage.completion_tokens)
     COST.labels(candidate.label, _model_label(candidate)).inc((call.cost_micro or 0) / 1_000_000)
@@ -236,7 +240,9 @@ async def find_overspent(session: AsyncSession, budget: TenantModelSettings) -> 
 def dollars(micro: int) -> str:
     """An amount for a person.
 
-    >>> dollars(12_345_678), dollars(1_200)
-    ('$12.35', '$0.0012')
+    >>> dollars(12_345_678), dollars(1_200), dollars(2)
+    ('$12.35', '$0.0012', '< $0.0001')
     """
+    if 0 < micro < 100:
+        return "< $0.0001"
     return f"${micro / 1_000_000:.2f}" if micro >= 10_000 or micro == 0 else f"${micro / 1_000_000:.4f}"

@@ -16,6 +16,7 @@ from pharos.library.project_settings import read_project_settings
 from pharos.library.projects import get_project
 from pharos.ops.provider_changes import read_model_settings, require_manager
 from pharos.ops.provider_report import (
+    has_model,
     list_offers,
     managed_providers,
     read_installation_spend,
@@ -107,11 +108,7 @@ async def instructions_page(request: Request, project_id: ProjectId, visit: Curr
 async def models_lead(visit: Visit) -> str | None:
     """Where whoever manages models makes one answer, while none does (C-31); None for everybody else."""
     lead = await find_models_page(visit.runtime, visit.principal)
-    if lead is None or any(
-        one.is_chosen and one.is_usable for one in await list_offers(visit.runtime, visit.principal)
-    ):
-        return None
-    return lead
+    return None if lead is None or await has_model(visit.runtime, visit.principal) else lead
 
 
 def _choices() -> dict[str, Any]:

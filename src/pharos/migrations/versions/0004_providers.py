@@ -30,6 +30,8 @@ TABLES = (
         preset text,
         requests_per_minute integer,
         status_page text,
+        input_price_micro bigint,
+        output_price_micro bigint,
         key_prefix text default '' not null,
         key_length integer default '0' not null,
         created_at timestamptz default now() not null,
@@ -38,6 +40,10 @@ TABLES = (
         constraint uq_providers_tenant_id_name unique (tenant_id, name),
         constraint ck_providers_kind check (kind in ('openai', 'anthropic', 'local')),
         constraint ck_providers_requests_per_minute check (requests_per_minute > 0),
+        constraint ck_providers_price check (
+            (input_price_micro is null) = (output_price_micro is null)
+            and input_price_micro >= 0 and output_price_micro >= 0
+        ),
         constraint fk_providers_tenant_id_tenants foreign key (tenant_id)
             references tenants (id) on delete cascade
     );

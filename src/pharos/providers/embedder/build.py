@@ -88,17 +88,11 @@ def read_reference() -> tuple[list[str], NDArray[np.float32]]:
     return [entry["text"] for entry in stored], vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def write_reference() -> None:
-    """Compute the vectors of the stored texts anew, from the 32-bit graph."""
-    texts = [entry["text"] for entry in json.loads(REFERENCE.read_text())]
+def compute_reference(texts: list[str]) -> NDArray[np.float32]:
+    """What `reference.json` holds of these texts, made anew from the published weights; shape (n, 384)."""
     with tempfile.TemporaryDirectory() as folder:
         _build(Path(folder) / "packages", Path(folder), quantised=False)
-        vectors = LocalModel(Path(folder)).embed_texts(texts)
-    rows = [
-        json.dumps({"text": text, "vector": [round(float(number), 5) for number in vector]}, ensure_ascii=False)
-        for text, vector in zip(texts, vectors, strict=True)
-    ]
-    REFERENCE.write_text("[\n" + ",\n".join(rows) + "\n]\n")
+        return LocalModel(Path(folder)).embed_texts(texts)
 
 
 def is_prepared(models_dir: Path) -> bool:

@@ -51,6 +51,7 @@ async function send(form) {
   error.hidden = !unticked;
   if (unticked) return;
   button.setAttribute("aria-busy", "true");
+  button.style.minWidth = `${button.offsetWidth}px`; // its shorter words must not move what stands beside it
   button.textContent = form.dataset.working;
   try {
     const method = form.dataset.method ?? "POST";
