@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from sqlalchemy import delete
 from tests.journeys.served import Served, serve
 from tests.journeys.test_admin_browser import (
     OpenWindow,
