@@ -60,8 +60,6 @@ TEXTS_EMBEDDED, WORDS_EMBEDDED = 1000, 40
 ROUNDS, QUESTIONS, WARM_UP = 3, 300, 10
 BACKUPS_BESIDE, SEARCHES_A_BLOCK = 4, 60
 BARE_JOBS = 2
-NOTHING_BY_ITSELF = {"PHAROS_BACKUP_AT": "", "PHAROS_DRILL_EVERY_DAYS": "0"}
-"""The worker would restore the first backup in a drill of its own, beside what is measured."""
 MAX_BACKUP_RATIO, MAX_SEARCH_RATIO, MAX_RESTORE_RATIO = 2.5, 1.5, 2.0
 RESTORE_ALLOWANCE_SECONDS = 15.0
 RUNBOOK_SECONDS = 48.0
@@ -88,7 +86,7 @@ def main(eval_dir: Path, documents: int = DOCUMENTS) -> dict[str, Any]:
     texts = [json.loads(line)["text"] for line in (folder / "corpus.jsonl").open(encoding="utf-8")]
     questions = [json.loads(line)["text"] for line in (folder / "queries.jsonl").open(encoding="utf-8")]
     loads = {"start": load_now()}
-    with scratch_installation(**NOTHING_BY_ITSELF) as scratch:
+    with scratch_installation() as scratch:
         asyncio.run(fill(scratch.settings, texts, documents))
         known = scratch.folder / KNOWN_NAME
         known.write_text(KNOWN_TEXT)

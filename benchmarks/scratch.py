@@ -23,6 +23,9 @@ from pharos.ops.running import read_state
 
 COMMAND_SECONDS = 900
 
+NOTHING_BY_ITSELF = {"PHAROS_BACKUP_AT": "", "PHAROS_DRILL_EVERY_DAYS": "0"}
+"""The worker makes up for the backup of the past night and restores it in a drill, beside what is measured."""
+
 
 @dataclass(frozen=True)
 class Scratch:
@@ -55,6 +58,7 @@ class Scratch:
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
+            **NOTHING_BY_ITSELF,
             **self.variables,
             "PHAROS_DATA_DIR": str(self.settings.data_dir),
             "PHAROS_PORT": str(self.settings.port),

@@ -110,8 +110,9 @@ async def list_rated_down(
     question, earlier = aliased(Message), aliased(Message)
     before_it = (
         select(earlier.body)
-        .where(earlier.conversation_id == Message.conversation_id, earlier.role == "user", earlier.id < Message.id)
-        .order_by(earlier.id.desc())
+        .where(earlier.conversation_id == Message.conversation_id, earlier.role == "user")
+        .where(earlier.created_at < Message.created_at)
+        .order_by(earlier.created_at.desc())
         .limit(1)
         .correlate(Message)
         .scalar_subquery()
