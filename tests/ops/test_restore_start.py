@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pharos.cli import app
-from pharos.infra.errors import Conflict, Invalid
+from pharos.infra.errors import Conflict, Invalid, NotFound
 from pharos.infra.settings import Settings
 from pharos.ops.backup.restore_journal import Journal, Unfinished
 from pharos.ops.backup.restore_start import as_started
@@ -112,6 +112,16 @@ def test_root_does_nothing_that_another_users_broken_off_restore_meant(
     refused = restore(*words).exception
     assert isinstance(refused, Conflict)
     assert refused.code == "other_user"
+
+
+def test_a_journal_that_is_a_link_is_none(own: Settings, there: Path) -> None:
+    """It could lead to a file of root's, which would pass for root's own restore."""
+    journal = break_off(own, there)
+    elsewhere = journal.rename(there / "written-elsewhere.json")
+    journal.symlink_to(elsewhere)
+    refused = restore("--resume").exception
+    assert isinstance(refused, NotFound)
+    assert refused.code == "no_unfinished_restore"
 
 
 def test_a_file_that_cannot_be_read_is_named_and_hinders_nobody_who_only_looks(own: Settings, there: Path) -> None:

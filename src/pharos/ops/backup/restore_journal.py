@@ -7,6 +7,7 @@ name or it has not.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,8 @@ class Unfinished:
     """A restore or an undo under way. `database` is to become the live one; `before` is what the live one is called
     from the swap on: None until then, and always where `replaces` says that there was none. `folder` is the backup's,
     empty for an undo; `ran` is what is to run at the end. `began` is when the process `pid` did, in seconds.
-    `directory` is where what ran was started, `variables` names those of its environment that are settings."""
+    `directory` is where what ran was started, `variables` names those of its environment that are settings. `owner` is
+    the number of the user whose file it was read from, whatever stands in it."""
 
     what: Literal["restore", "undo"]
     folder: str
@@ -55,6 +57,7 @@ class Unfinished:
     since: str = ""
     directory: str = ""
     variables: Sequence[str] = ()
+    owner: int = -1
 
     def with_ran(self, ran: Ran | None) -> Unfinished:
         """The same, with something else to run at the end."""
@@ -118,23 +121,31 @@ def read_unfinished(settings: Settings) -> Unfinished | None:
 
 
 def read_journal(settings: Settings) -> Unfinished | None:
-    """What a restore that is at work or was killed has in mind; None when there is none."""
+    """What a restore that is at work or was killed has in mind; None when there is none.
+
+    A symbolic link is none: what it leads to may be anybody's.
+    """
     try:
-        return Unfinished(**json.loads(_file(settings).read_bytes()))
-    except FileNotFoundError:
-        return None
+        descriptor = os.open(_file(settings), os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
+    with os.fdopen(descriptor, "rb") as stream:  # the owner is that of what is read, even if the file is replaced now
+        owner, content = os.fstat(descriptor).st_uid, stream.read()
+    try:
+        return replace(Unfinished(**json.loads(content)), owner=owner)
     except (ValueError, TypeError):
         return None  # another version's: whoever restores again does not need it, and Pharos must start
 
 
-def refuse_anothers_journal(settings: Settings) -> None:
-    """Raise `Conflict` (`other_user`) unless this user's restore wrote it: it names the directory whose settings count
-    and the files that are read, and root would do as that user wrote there."""
-    file = _file(settings)
-    if (owner := file.stat().st_uid) != os.geteuid():
+def refuse_anothers_journal(settings: Settings, found: Unfinished) -> None:
+    """Raise `Conflict` (`other_user`) unless this user's restore wrote what was `found`: it names the directory whose
+    settings count and the files that are read, and root would do as that user wrote there."""
+    if found.owner != os.geteuid():
         raise Conflict(
-            f"The restore that was broken off was another user's (number {owner}). Run this as that user; or, where "
-            f"what it meant does not matter any more, remove {file} and restore anew.",
+            f"The restore that was broken off was another user's (number {found.owner}). Run this as that user; or, "
+            f"where what it meant does not matter any more, remove {_file(settings)} and restore anew.",
             code="other_user",
         )
 
@@ -146,13 +157,14 @@ def is_stopped_by_restore(settings: Settings) -> bool:
 
 
 def require_unfinished(settings: Settings) -> Unfinished:
-    """The same. Raises `NotFound` when there is none."""
+    """The same. Raises `NotFound` when there is none, `Conflict` when it is another user's."""
     found = read_unfinished(settings)
     if found is None:
         raise NotFound(
             "No restore was broken off. `pharos restore --list` shows what can be restored.",
             code="no_unfinished_restore",
         )
+    refuse_anothers_journal(settings, found)
     return found
 
 

@@ -35,8 +35,8 @@ def as_started(own: Settings, *, ends: bool = False) -> Iterator[Settings]:
     started: Start | None = None
     runs = now is not None and (left is None or now == "everything" or left.ran != "everything")
     counts = left is not None and (ends or (not runs and left.ran is not None))
-    if counts:
-        refuse_anothers_journal(own)
+    if left is not None and counts:
+        refuse_anothers_journal(own, left)
     if runs:
         started = start_of_running(own)
     elif left is not None and left.directory and counts:
