@@ -92,11 +92,12 @@ async def test_two_senders_of_the_same_bytes_keep_one_whole_file(tmp_path: Path)
     assert store.path(TENANT, blobs[0].sha256).read_bytes() == body
 
 
+@pytest.mark.parametrize(("bound", "value"), [("FILES_AT_ONCE", 20), ("BYTES_AT_ONCE", 40)])
 def test_many_files_have_their_names_only_once_their_bytes_are_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
 ) -> None:
     store, number = BlobStore(tmp_path / "blobs"), 41
-    sources = [tmp_path / str(each) for each in range(number)]
+    sources = [tmp_path / f"{each:02}" for each in range(number)]
     for source in sources:
         source.write_text(source.name)
     flush, named = blobs.flush_disk, list[int]()
@@ -106,12 +107,34 @@ def test_many_files_have_their_names_only_once_their_bytes_are_on_the_disk(
         flush(folder)
 
     monkeypatch.setattr(blobs, "flush_disk", count_names)
-    monkeypatch.setattr(blobs, "FILES_AT_ONCE", 20)
+    monkeypatch.setattr(blobs, bound, value)
     kept = list(store.write_files([(TENANT, source) for source in sources]))
     assert named == [0, 20, 40, 41]
     assert [store.path(TENANT, blob.sha256).read_text() for blob in kept] == [source.name for source in sources]
     assert list((store.root / "incoming").iterdir()) == []
     assert list(store.write_files([])) == []
+
+
+async def test_bytes_that_are_there_are_not_acknowledged_before_their_name_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever named them may be in the middle of many files, whose names are flushed once all have theirs."""
+    source = tmp_path / "source"
+    source.write_bytes(b"same")
+    store, flushed = BlobStore(tmp_path / "blobs"), list[str]()
+    flush = os.fsync
+
+    def note(descriptor: int) -> None:
+        flush(descriptor)
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr(os, "fsync", note)
+    many = store.write_files([(TENANT, source)])
+    named = next(many)
+    assert flushed == []
+    sent = await store.write(TENANT, stream(b"same"), max_bytes=10)
+    assert (sent.was_known, flushed) == (True, [named.sha256[2:4]])
+    assert list(many) == []
 
 
 async def test_tenants_share_no_file(tmp_path: Path) -> None:

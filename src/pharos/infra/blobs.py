@@ -26,6 +26,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 CHUNK_BYTES = 1024 * 1024
 FILES_AT_ONCE = 5000
 """They lie among what is coming in until all of them are on the disk, which is waited for once."""
+BYTES_AT_ONCE = 1024**3
+"""The same; a slow disk takes minutes for them, and after an hour the sweep holds them for left behind."""
 ASIDE = "aside-"
 """How a folder of blobs begins that a wipe took out of use and that is removed a day later."""
 UPLOAD_ALIVE_SECONDS = 60.0
@@ -70,8 +72,7 @@ class BlobStore:
 
         None has its name before its bytes are on the disk; the names are, once all were taken from here.
         """
-        for start in range(0, len(sources), FILES_AT_ONCE):
-            batch = sources[start : start + FILES_AT_ONCE]
+        for batch in _batches(sources):
             with contextlib.ExitStack() as stack:
                 written = []
                 for tenant_id, source in batch:
@@ -99,7 +100,10 @@ class BlobStore:
             flush_disk(self.root)
 
     def _keep(self, temporary: _Temporary, tenant_id: TenantId, *, flushed: bool = False) -> Blob:
-        """Give it its name. Where its bytes are `flushed` already, whoever calls sees to the name, too."""
+        """Give it its name. Where its bytes are `flushed` already, whoever calls sees to the name, too.
+
+        A known one may have been named by somebody who has not flushed the name yet, so that is not skipped.
+        """
         target = self.path(tenant_id, temporary.digest.hexdigest())
         with _storage_errors(self.root), self._lock():
             was_known = True
@@ -111,8 +115,8 @@ class BlobStore:
                     os.fsync(temporary.descriptor)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 temporary.path.replace(target)
-                if not flushed:
-                    _flush_folder(target.parent)
+            if not flushed:
+                _flush_folder(target.parent)
         return Blob(sha256=target.name, size_bytes=temporary.size_bytes, was_known=was_known)
 
     @contextlib.contextmanager
@@ -197,6 +201,18 @@ class BlobStore:
         for path in leftovers:
             path.unlink(missing_ok=True)
         return len(leftovers)
+
+
+def _batches(sources: Sequence[tuple[TenantId, Path]]) -> Iterator[list[tuple[TenantId, Path]]]:
+    batch, size_bytes = list[tuple[TenantId, Path]](), 0
+    for each in sources:
+        batch.append(each)
+        size_bytes += each[1].stat().st_size
+        if len(batch) >= FILES_AT_ONCE or size_bytes >= BYTES_AT_ONCE:
+            yield batch
+            batch, size_bytes = [], 0
+    if batch:
+        yield batch
 
 
 class _Temporary:
