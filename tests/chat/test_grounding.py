@@ -61,6 +61,13 @@ async def test_a_claim_without_a_mark_rests_on_the_next_one_of_its_paragraph_or_
     ]
 
 
+async def test_a_sentence_of_another_passage_is_judged_though_what_it_cites_was_not_embedded() -> None:
+    passages = {1: f"{LAMP} The keeper lives in the tower.", 2: "Bananas go by rail."}
+    claims = judged_claims(f"{IN_DOUBT} The keeper lives in the tower [2].")
+    found = await find_unsupported(FakeEmbedding(), claims, passages)
+    assert "The keeper lives in the tower." in [claim.text for claim in found]
+
+
 async def test_headings_and_sentences_that_only_lead_on_claim_nothing() -> None:
     assert await unsupported("## The lamp\n\nThe documents say:\n\n- The lamp was lit in 1904 [1].") == []
 

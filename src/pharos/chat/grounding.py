@@ -66,7 +66,12 @@ async def find_unsupported(
     }
     judged = [(claim, cited[claim.cited], _share(claim.text, cited[claim.cited])) for claim in claims]
     vectors = await _embed(embedding, [(claim, where) for claim, where, share in judged if share.leaves_open])
-    return [claim for claim, where, share in judged if _score(claim.text, where, share, vectors) < SUPPORTED]
+    return [
+        claim
+        for claim, where, share in judged
+        # Where words decide, no cosine changes the verdict, and not all that is cited was embedded.
+        if _score(claim.text, where, share, vectors if share.leaves_open else None) < SUPPORTED
+    ]
 
 
 def judged_claims(body: str, *, is_cut: bool = False) -> list[Claim]:
@@ -150,8 +155,7 @@ def _score(claim: str, where: _Cited, share: _Share, vectors: Mapping[str, NDArr
         return 0.0
     score = share.words
     if vectors is not None:
-        near = vectors.get(claim)  # not there where no cosine would change the verdict
-        cosines = [float(near @ vectors[each]) for each in where.sentences] if near is not None else []
+        cosines = [float(vectors[claim] @ vectors[each]) for each in where.sentences]
         score = (1 - COSINE_SHARE) * score + COSINE_SHARE * max([0.0, *cosines])
     return max(0.0, score - share.missing)
 
