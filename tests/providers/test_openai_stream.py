@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from pharos.infra.address_guard import GuardedTransport
+from pharos.infra.errors import Unavailable
 from pharos.providers.contract import ChatMessage, ChatRequest
 from pharos.providers.openai import OpenAIChat
 
@@ -52,10 +54,13 @@ class Server:
 
 
 @asynccontextmanager
-async def model_of(server: Server) -> AsyncIterator[OpenAIChat]:
+async def model_of(server: Server, *, most_bytes: int = 10_000_000) -> AsyncIterator[OpenAIChat]:
+    transport = GuardedTransport(allow_private=True, max_reply_bytes=most_bytes)
     async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
-        chat = OpenAIChat(name="lamp", base_url=f"http://127.0.0.1:{port}/v1", key="k", allows_private=True)
+        chat = OpenAIChat(
+            name="lamp", base_url=f"http://127.0.0.1:{port}/v1", key="k", allows_private=True, transport=transport
+        )
         yield chat
         await chat.close()
 
@@ -81,3 +86,21 @@ async def test_the_next_answer_comes_over_the_same_connection() -> None:
 async def test_a_line_cut_after_the_last_word_takes_nothing_from_the_answer() -> None:
     async with model_of(Server(cuts=True)) as chat:
         assert (await said(chat))[-1] == "das Licht."
+
+
+async def test_a_flood_after_the_last_word_takes_nothing_from_the_answer() -> None:
+    async with model_of(Server(STREAM * 2, size=len(STREAM)), most_bytes=len(STREAM) + 1) as chat:
+        assert (await said(chat))[-1] == "das Licht."
+
+
+async def test_a_half_of_a_pair_that_a_server_cut_is_no_bad_answer() -> None:
+    async with model_of(Server(STREAM.replace(b"das Licht", rb"\ud83d"))) as chat:
+        assert (await said(chat))[-1] == "\ud83d."
+
+
+@pytest.mark.parametrize("chunk", [b"[" * 100_000, b'{"usage": {"prompt_tokens": 1e999, "completion_tokens": 1}}'])
+async def test_what_no_reader_can_hold_is_a_bad_answer(chunk: bytes) -> None:
+    async with model_of(Server(b"data: %b\n\n%b" % (chunk, STREAM))) as chat:
+        with pytest.raises(Unavailable) as refused:
+            await said(chat)
+    assert refused.value.code == "provider_answer_bad"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import openai
-from pydantic_core import from_json
 
-from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
+from pharos.infra.address_guard import GuardedTransport, ReplyTooLong, guarded_client, refuse_url
 from pharos.providers.contract import (
     PATIENT_SILENCE_SECONDS,
     SILENCE_SECONDS,
@@ -153,7 +153,7 @@ class OpenAIVectors:
                 rows: NDArray[np.float32] = np.array([one.embedding for one in ordered], dtype=np.float32)
             counted = getattr(reply, "usage", None)  # which some servers leave out
             usage = Usage(int(counted.prompt_tokens), 0) if counted is not None else None
-        except (*FAILURES, OverflowError) as error:
+        except FAILURES as error:
             raise as_kind(error, key=self._key) from error
         if numbers != list(range(len(request.texts))):
             raise bad_answer(f"{len(numbers)} vectors came for {len(request.texts)} texts, or in no order")
@@ -185,7 +185,7 @@ def _open_client(
 
 
 async def _chunks(parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-    """The JSON of each event up to `[DONE]`. Raises `ValueError`."""
+    """The JSON of each event up to `[DONE]`. Raises what is `MALFORMED`."""
     begun: list[bytes] = []  # of a line; joined once, for one of 16 MiB comes in hundreds of parts
     data: list[bytes] = []
     async for part in parts:
@@ -204,15 +204,15 @@ async def _chunks(parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
                 if said.lstrip().startswith(b"[DONE]"):
                     return
                 data = []
-                yield from_json(said)
+                yield json.loads(said.decode())  # half of a UTF-16 pair is taken: servers cut their text anywhere
 
 
 async def _read_to_end(parts: AsyncIterator[bytes]) -> None:
     """What comes after the last word, mostly nothing, is read: then the connection serves the next call as well.
 
-    The answer is whole already: a line that is cut now costs only itself.
+    The answer is whole already: a line that is cut now, or a flood, costs only itself.
     """
-    with contextlib.suppress(TimeoutError, httpx2.HTTPError):
+    with contextlib.suppress(TimeoutError, httpx2.HTTPError, ReplyTooLong):
         async with asyncio.timeout(TO_END_SECONDS):
             async for _ in parts:
                 pass

@@ -15,7 +15,7 @@ from pharos.infra.redact import HIDDEN, redact
 
 WORDS_CHARACTERS = 300
 LONGEST_WAIT_SECONDS = 3600.0
-MALFORMED = (ValueError, TypeError, AttributeError, LookupError)
+MALFORMED = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 """What reading an answer that is not in the wire format raises, in the SDKs and here."""
 
 
