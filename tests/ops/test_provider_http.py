@@ -232,11 +232,13 @@ async def test_a_provider_typed_by_its_vendors_address_has_that_vendors_prices_a
     groq = {"name": "mine", "baseUrl": "https://api.groq.com/openai/v1/", "key": "gsk_0123456789abcdef", "ping": False}
     made = (await admin.post("/providers/admin", json=groq)).json()["provider"]
     assert (made["preset"], made["requestsPerMinute"]) == ("groq", 28)
-    moved = {"baseUrl": "https://lamp.example/v1", "ping": False}
     place = f"/providers/admin/{made['id']}"
-    assert (await admin.put(place, json=moved)).json()["provider"]["preset"] is None
-    back = {"baseUrl": "https://api.openai.com/v1", "ping": False}
-    assert (await admin.put(place, json=back)).json()["provider"]["preset"] == "openai"
+    await admin.put(place, json={"inputPriceMicro": 0, "outputPriceMicro": 0})
+    moved = (await admin.put(place, json={"baseUrl": "https://lamp.example/v1", "ping": False})).json()["provider"]
+    assert (moved["preset"], moved["inputPriceMicro"], moved["outputPriceMicro"]) == (None, None, None)
+    there = {"baseUrl": "https://api.openai.com/v1", "ping": False, "inputPriceMicro": 1, "outputPriceMicro": 2}
+    back = (await admin.put(place, json=there)).json()["provider"]
+    assert (back["preset"], back["inputPriceMicro"], back["outputPriceMicro"]) == ("openai", 1, 2)
 
 
 async def test_what_no_budget_can_count_is_named_beside_the_budget(

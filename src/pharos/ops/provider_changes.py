@@ -37,6 +37,7 @@ FIELDS = (
 )  # fmt: skip
 OPTIONAL_FIELDS = ("preset", "requests_per_minute", "status_page")
 PRICE_FIELDS = ("input_price_micro", "output_price_micro")
+MOST_PRICE_MICRO = 10**12
 NO_PRICE = -1
 """Takes a stated price away: 0 is one, of what costs nothing."""
 
@@ -48,7 +49,7 @@ class Draft:
     is the one whose address is entered.
 
     `key`: None or empty keeps the present one, unless the address changes: a key goes to the address it was entered
-    for and to no other.
+    for and to no other. Nor do prices that are not stated with the new address.
     """
 
     name: str | None = None
@@ -125,6 +126,8 @@ async def change_provider(
     if moved and draft.preset is None:
         found = preset_of(changes["base_url"])
         changes["preset"] = found.name if found is not None else None
+    if moved:  # another vendor has other prices
+        changes = dict.fromkeys(name for name in PRICE_FIELDS if getattr(old, name) is not None) | changes
     row = Provider(**{column.name: getattr(old, column.name) for column in Provider.__table__.columns} | changes)
     _check_price(row)
     entered = check_key(draft.key, preset=row.preset) if draft.key and draft.key.strip() else None
@@ -315,6 +318,10 @@ def _preset(name: str | None) -> Preset | None:
 def _check_price(row: Provider) -> None:
     if (row.input_price_micro is None) != (row.output_price_micro is None):
         raise Invalid("State both prices, of question and of answer; 0 is one, too.", code="bad_price")
+    if any(not 0 <= (getattr(row, name) or 0) <= MOST_PRICE_MICRO for name in PRICE_FIELDS):
+        raise Invalid(
+            f"A price is 0 to {MOST_PRICE_MICRO // 1_000_000} dollars for a million tokens.", code="bad_price"
+        )
 
 
 async def _refuse_taken(session: AsyncSession, row: Provider) -> None:

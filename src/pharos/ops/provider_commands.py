@@ -38,6 +38,7 @@ app.add_typer(provider_app, name="provider")
 app.add_typer(breaker_app, name="breaker")
 
 Name = Annotated[str, typer.Argument(help="The provider's name.", show_default=False)]
+MOST_DOLLARS = 10**9
 NoPing = Annotated[bool, typer.Option("--no-ping", help="Save it without asking it for a word first.")]
 
 
@@ -78,6 +79,10 @@ def add(
     name = _name_or_preset(name, preset)
     if kind not in (None, "openai", "anthropic", "local"):
         raise Invalid(f"There is no kind “{kind}”. There are openai, anthropic and local.", code="bad_kind")
+    if no_price and (input_price is not None or output_price is not None):
+        raise Invalid(
+            "`--no-price` takes away what the other two state. Leave out one or the others.", code="bad_price"
+        )
     draft = Draft(
         name=name,
         preset=preset or (name if name in PRESETS else None),
@@ -335,7 +340,11 @@ def _cost(line: SpendLine) -> str:
 
 
 def _micro(dollar_amount: float | None) -> int | None:
-    return None if dollar_amount is None else round(dollar_amount * 1_000_000)
+    if dollar_amount is None:
+        return None
+    if not 0 <= dollar_amount <= MOST_DOLLARS:
+        raise Invalid(f"An amount is 0 to {MOST_DOLLARS} dollars.", code="bad_amount")
+    return round(dollar_amount * 1_000_000)
 
 
 def _price(line: dict[str, Any]) -> str:

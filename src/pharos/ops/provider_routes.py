@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 
 from pharos.identity.current import CurrentPerson, CurrentPrincipal, CurrentRuntime
 from pharos.ops import provider_changes
-from pharos.ops.provider_changes import NO_PRICE, Draft
+from pharos.ops.provider_changes import MOST_PRICE_MICRO, NO_PRICE, Draft
 from pharos.ops.provider_report import ManagedProvider, list_offers, managed_providers, read_tenant_spend
 from pharos.providers.contract import Call
 from pharos.providers.presets import PRESETS
@@ -20,7 +20,6 @@ from pharos.providers.spend import SpendLine
 
 router = APIRouter(tags=["providers"])
 
-MOST_PRICE_MICRO = 10**12
 Micro = Annotated[int, Field(ge=0, le=10**15, description="Micro-dollars in a calendar month (UTC).")]
 
 
