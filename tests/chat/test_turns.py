@@ -8,15 +8,17 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import pytest
+from sqlalchemy import event as events
 from sqlalchemy import text
 from tests.conftest import RunJobs, open_client
 from tests.fakes import with_model
 from tests.make import MadeTenant, make_document, make_person, make_project, make_tenant
 
 from pharos.chat.answer import Event, begin_turn
-from pharos.chat.history import Turn, list_messages
+from pharos.chat.history import Turn, list_messages, open_turn
 from pharos.chat.turn_rows import (
     CHANNEL,
     EVENTS_KEPT_SECONDS,
@@ -28,7 +30,7 @@ from pharos.chat.turn_rows import (
     list_open_turns,
 )
 from pharos.chat.turns import Turns
-from pharos.infra.errors import Unavailable
+from pharos.infra.errors import NotFound, Unavailable
 from pharos.infra.ids import MessageId, ProjectId, new_id
 from pharos.infra.metrics import STREAMS_ACTIVE
 from pharos.infra.notices import Notices
@@ -475,3 +477,20 @@ async def test_an_answer_takes_no_longer_than_its_time_and_what_was_said_until_t
         assert answer["madeBy"]["cut"] == "time"
     else:
         assert (answer["mode"], answer["degraded"]) == ("extractive", True)
+
+
+async def test_a_project_that_goes_while_a_question_is_asked_there_is_no_such_project(
+    runtime: Runtime, tenant: MadeTenant
+) -> None:
+    project_id = await make_project(runtime.db, tenant.admin)
+
+    def delete(connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "project.xmin" in statement:
+            connection.exec_driver_sql("delete from projects where id = %s", (project_id,))
+
+    async with runtime.db.transaction(tenant.id) as session:
+        connection = (await session.connection()).sync_connection
+        events.listen(connection, "before_cursor_execute", delete)
+        with pytest.raises(NotFound) as refused:
+            await open_turn(session, tenant.admin, project_id=project_id, question=QUESTION, conversation_id=None)
+    assert refused.value.code == "no_such_project"

@@ -9,7 +9,7 @@ from typing import Literal
 from sqlalchemy import ColumnElement, delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pharos.access.projects import require, visible_projects
+from pharos.access.projects import NO_PROJECT, require, visible_projects
 from pharos.chat.models import Conversation, Message, MessageSource, TurnRow
 from pharos.identity.principal import Principal
 from pharos.infra.database_errors import flush_unless_taken
@@ -253,7 +253,9 @@ async def reopen_turn(
 
 async def _read_standing(session: AsyncSession, project_id: ProjectId) -> tuple[str, tuple[str, ...]]:
     """The version of a project, and what it wants every answer to know, the oldest first."""
-    row = (await session.execute(STANDING, {"project_id": project_id, "most": MEMORIES_READ})).one()
+    row = (await session.execute(STANDING, {"project_id": project_id, "most": MEMORIES_READ})).one_or_none()
+    if row is None:  # deleted since it was looked up
+        raise NO_PROJECT
     return row.version, tuple(row.memories)
 
 
