@@ -82,6 +82,7 @@ class FreshDatabase:
         self.urls = self.server.clone(self.name)
         with self._inside() as connection:
             self._schema = connection.execute(SCHEMA).fetchone()
+            self._sequences = connection.execute(SEQUENCES).fetchall()
             self._seeds = {table: _read(connection, table) for table in _filled(connection)}
 
     def _inside(self) -> psycopg.Connection:
@@ -96,6 +97,8 @@ class FreshDatabase:
                 connection.execute("set session_replication_role = replica")
                 for table in _filled(connection):
                     connection.execute(sql.SQL("delete from {}").format(sql.Identifier(table)))
+                for sequence in self._sequences:
+                    connection.execute("select setval(%s::regclass, %s, %s)", sequence)
                 for table, rows in self._seeds.items():
                     with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(table))) as copy:
                         copy.write(rows)
@@ -111,9 +114,21 @@ SCHEMA = """
     select (select sum(hashtext(xmin::text)) from pg_class where relnamespace = 'public'::regnamespace),
            (select sum(hashtext(a.xmin::text)) from pg_attribute a join pg_class c on c.oid = a.attrelid
             where c.relnamespace = 'public'::regnamespace),
-           (select sum(hashtext(xmin::text)) from pg_policy)
+           (select sum(hashtext(xmin::text)) from pg_policy),
+           (select sum(hashtext(xmin::text)) from pg_constraint where connamespace = 'public'::regnamespace),
+           (select sum(hashtext(t.xmin::text)) from pg_trigger t join pg_class c on c.oid = t.tgrelid
+            where c.relnamespace = 'public'::regnamespace),
+           (select sum(hashtext(xmin::text)) from pg_proc where pronamespace = 'public'::regnamespace),
+           (select array_agg(setrole || setconfig::text order by setrole) from pg_db_role_setting
+            where setdatabase = (select oid from pg_database where datname = current_database()))
 """
-"""Which transactions wrote the tables, their columns and their policies."""
+"""Which transactions wrote the tables, their columns, policies, constraints, triggers and functions; the settings."""
+
+SEQUENCES = """
+    select format('%I.%I', schemaname, sequencename), coalesce(last_value, start_value), last_value is not null
+    from pg_sequences where schemaname = 'public'
+"""
+"""Set back one by one: `truncate … restart identity` would write new files, which is what a renewal spares."""
 
 
 def _filled(connection: psycopg.Connection) -> list[str]:
