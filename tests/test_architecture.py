@@ -43,6 +43,18 @@ def only_db_commits(path: str, source: str) -> Iterator[str]:
             yield f"{path}:{node.lineno} commits; open `runtime.db.transaction(tenant_id)` at the edge instead"
 
 
+def only_db_begins_without_a_tenant(path: str, source: str) -> Iterator[str]:
+    # they take any SQL; the import contract on infra.db_system keeps the list of who leaves the tenant boundary
+    if path in {"src/pharos/infra/db.py", "src/pharos/infra/db_system.py"}:
+        return
+    for node in nodes_of(source):
+        if not isinstance(node, ast.ImportFrom | ast.Attribute):
+            continue
+        named = {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else {node.attr}
+        if named & {"begun", "begin_with"}:
+            yield f"{path}:{node.lineno} begins with SQL of its own; open `runtime.db.transaction(tenant_id)` instead"
+
+
 def only_settings_read_the_environment(path: str, source: str) -> Iterator[str]:
     if path == "src/pharos/infra/settings.py" or not path.startswith("src/"):
         return
@@ -94,6 +106,7 @@ def imports_are_absolute(path: str, source: str) -> Iterator[str]:
 
 RULES: list[Rule] = [
     only_db_commits,
+    only_db_begins_without_a_tenant,
     only_settings_read_the_environment,
     session_or_runtime,
     modules_are_short,
@@ -104,6 +117,9 @@ RULES: list[Rule] = [
 LONG_FUNCTION = "def f() -> None:\n" + "    pass\n" * FUNCTION_LINES
 BREACHES: list[tuple[Rule, str, str]] = [
     (only_db_commits, "src/pharos/library/upload.py", "async def f(session):\n    await session.commit()\n"),
+    (only_db_begins_without_a_tenant, "src/pharos/chat/x.py", "def f(db):\n    return db.begun('begin')\n"),
+    (only_db_begins_without_a_tenant, "src/pharos/chat/x.py", "from pharos.infra.db import begin_with as b\n"),
+    (only_db_begins_without_a_tenant, "src/pharos/chat/x.py", "from pharos.infra import db\nBEGIN = db.begin_with\n"),
     (only_settings_read_the_environment, "src/pharos/chat/x.py", "import os\nURL = os.environ['URL']\n"),
     (only_settings_read_the_environment, "src/pharos/chat/x.py", "import os\nURL = os.getenv('URL')\n"),
     (only_settings_read_the_environment, "src/pharos/chat/x.py", "from os import environ as e\n"),
