@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from uuid import UUID
 
+import numpy as np
 import pytest
 import structlog
+from numpy.typing import NDArray
 from sqlalchemy import text
 from tests.conftest import RunJobs, open_client
-from tests.fakes import FakeChat, with_model
+from tests.fakes import FakeChat, FakeEmbedding, with_model
 from tests.make import MadeTenant, make_document, make_person, make_project
 from tests.providers.worlds import make_provider
 from tests.redis_server import RedisServer, needs_redis
@@ -231,3 +233,20 @@ async def test_keeping_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "KEPT_SECONDS", 0)
     await cache.put("d", b"d")
     assert await cache.get("d") is None
+
+
+class Away(FakeEmbedding):
+    """The embedder while it is down."""
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        raise Unavailable("The embedder is away.")
+
+
+async def test_a_search_that_nobody_makes_is_not_degraded(
+    world: Runtime, tenant: MadeTenant, project_id: ProjectId
+) -> None:
+    first = await ask(world, tenant.admin, project_id)
+    with structlog.testing.capture_logs() as logged:
+        again = await ask(replace(world, embedding=Away()), tenant.admin, project_id)
+    assert again.answer == first.answer
+    assert "search.degraded" not in [one["event"] for one in logged]

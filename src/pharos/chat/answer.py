@@ -207,7 +207,7 @@ async def answer_turn(
 
 
 @contextmanager
-def _embedding(runtime: Runtime, turn: Turn) -> Iterator[asyncio.Task[NDArray[np.float32] | None] | None]:
+def _embedding(runtime: Runtime, turn: Turn) -> Iterator[asyncio.Task[NDArray[np.float32]] | None]:
     """The question on its way to its vector while the models are looked up, if it is to be searched for as it is.
 
     An answer that is kept already throws it away, at the cost of some 5 ms of the embedder.
@@ -227,7 +227,7 @@ async def _make_answer(
     candidates: tuple[Candidate, ...],
     *,
     stop: Stop,
-    embedding: asyncio.Task[NDArray[np.float32] | None] | None,
+    embedding: asyncio.Task[NDArray[np.float32]] | None,
 ) -> AsyncIterator[Event | Draft]:
     """As `answer_turn`, by searching and asking a model, if there is one."""
     with ANSWER_SECONDS.labels("rewrite").time():

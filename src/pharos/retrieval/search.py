@@ -76,27 +76,27 @@ async def search(
     text: str,
     project_id: ProjectId | None = None,
     limit: int = 8,
-    embedding: Awaitable[NDArray[np.float32] | None] | None = None,
+    embedding: Awaitable[NDArray[np.float32]] | None = None,
 ) -> SearchOutcome:
     """The passages that fit a question best, among those the principal may read.
 
     Without the embedder the lexical leg answers alone and the outcome says so. `embedding` is an `embed_question` of
     this text that was begun before.
     """
-    vector = await (embedding if embedding is not None else embed_question(runtime, text))
+    vector: NDArray[np.float32] | None = None
+    try:
+        vector = await (embedding if embedding is not None else embed_question(runtime, text))
+    except Unavailable as error:
+        log.warning("search.degraded", reason=error.code)
     async with runtime.db.transaction(principal.tenant_id) as session:
         return await find_passages(
             session, principal, query_text=text, query_vector=vector, project_id=project_id, limit=limit
         )
 
 
-async def embed_question(runtime: Runtime, text: str) -> NDArray[np.float32] | None:
-    """The vector to search with; None without the embedder."""
-    try:
-        (vector,) = await runtime.embedding.embed([text])
-    except Unavailable as error:
-        log.warning("search.degraded", reason=error.code)
-        return None
+async def embed_question(runtime: Runtime, text: str) -> NDArray[np.float32]:
+    """The vector to search with. Raises `Unavailable` without the embedder."""
+    (vector,) = await runtime.embedding.embed([text])
     return vector  # type: ignore[no-any-return]  # numpy says nothing of the rows of an array
 
 
