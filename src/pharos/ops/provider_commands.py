@@ -79,10 +79,7 @@ def add(
     name = _name_or_preset(name, preset)
     if kind not in (None, "openai", "anthropic", "local"):
         raise Invalid(f"There is no kind “{kind}”. There are openai, anthropic and local.", code="bad_kind")
-    if no_price and (input_price is not None or output_price is not None):
-        raise Invalid(
-            "`--no-price` takes away what the other two state. Leave out one or the others.", code="bad_price"
-        )
+    prices = _prices(input_price, output_price, no_price=no_price)
     draft = Draft(
         name=name,
         preset=preset or (name if name in PRESETS else None),
@@ -91,8 +88,8 @@ def add(
         models=tuple(model) if model else None,
         requests_per_minute=per_minute,
         status_page=status_page,
-        input_price_micro=NO_PRICE if no_price else _micro(input_price),
-        output_price_micro=NO_PRICE if no_price else _micro(output_price),
+        input_price_micro=prices[0],
+        output_price_micro=prices[1],
         is_shared=shared or None,
         is_default=default or None,
         is_enabled=enabled,
@@ -337,6 +334,15 @@ async def _named(runtime: Runtime, me: Principal, name: str) -> UUID:
 
 def _cost(line: SpendLine) -> str:
     return "unknown" if line.unpriced == line.calls else dollars(line.cost_micro)
+
+
+def _prices(of_question: float | None, of_answer: float | None, *, no_price: bool) -> tuple[int | None, int | None]:
+    """In micro-dollars a million tokens; None leaves what is stated."""
+    if not no_price:
+        return _micro(of_question), _micro(of_answer)
+    if of_question is not None or of_answer is not None:
+        raise Invalid("`--no-price` takes away what the other two state. Leave out one or the others.", code="bad_price")
+    return NO_PRICE, NO_PRICE
 
 
 def _micro(dollar_amount: float | None) -> int | None:
