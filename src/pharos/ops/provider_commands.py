@@ -341,7 +341,7 @@ def _prices(of_question: float | None, of_answer: float | None, *, no_price: boo
     if not no_price:
         return _micro(of_question), _micro(of_answer)
     if of_question is not None or of_answer is not None:
-        raise Invalid("`--no-price` takes away what the other two state. Leave out one or the others.", code="bad_price")
+        raise Invalid("`--no-price` takes away what the other two state: leave out one or them.", code="bad_price")
     return NO_PRICE, NO_PRICE
 
 
