@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpcore2
 import pytest
 import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from pharos.infra.connections import MOST_UNREAD_BYTES, Network
 
@@ -30,8 +37,8 @@ def run(request: pytest.FixtureRequest) -> Callable[[Scenario], None]:
 
 
 @asynccontextmanager
-async def connected(serve: Serve) -> AsyncIterator[httpcore2.AsyncNetworkStream]:
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+async def connected(serve: Serve, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[httpcore2.AsyncNetworkStream]:
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     async with server:
         connection = await Network().connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1], timeout=5)
         yield connection
@@ -48,7 +55,7 @@ def test_all_that_was_sent_is_read_in_order_however_late_and_then_the_end(run: C
     async def scenario() -> None:
         async with connected(serve) as connection:
             read = await connection.read(1, timeout=5)
-            while not connection.is_paused:  # type: ignore[attr-defined]  # noqa: ASYNC110 - it tells nobody
+            while not connection._is_paused:  # type: ignore[attr-defined]  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0)
             while piece := await connection.read(10_000, timeout=5):
                 read += piece
@@ -119,5 +126,90 @@ def test_nobody_there_is_a_connect_error(run: Callable[[Scenario], None]) -> Non
         await server.wait_closed()
         with pytest.raises(httpcore2.ConnectError):
             await Network().connect_tcp("127.0.0.1", port, timeout=5)
+
+    run(scenario)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the host `lamp.example`, with its key, signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lamp.example")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("lamp.example")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "lamp.pem"
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(secret + signed.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def server_tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def client_tls(certificate: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(certificate))
+
+
+def test_all_is_read_in_order_over_tls_however_late(run: Callable[[Scenario], None], certificate: Path) -> None:
+    sent = bytes(range(256)) * 8192
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        writer.close()
+
+    async def scenario() -> None:
+        async with connected(serve, tls=server_tls(certificate)) as plain:
+            connection = await plain.start_tls(client_tls(certificate), "lamp.example", timeout=5)
+            read = await connection.read(1, timeout=5)
+            while not connection._is_paused:  # type: ignore[attr-defined]  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0)
+            while piece := await connection.read(100_000, timeout=5):
+                read += piece
+            assert read == sent
+
+    run(scenario)
+
+
+def test_a_certificate_of_another_name_is_a_connect_error(run: Callable[[Scenario], None], certificate: Path) -> None:
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def scenario() -> None:
+        async with connected(serve, tls=server_tls(certificate)) as plain:
+            with pytest.raises(httpcore2.ConnectError):
+                await plain.start_tls(client_tls(certificate), "other.example", timeout=5)
+
+    run(scenario)
+
+
+def test_a_handshake_that_nobody_answers_is_left_in_time(run: Callable[[Scenario], None], certificate: Path) -> None:
+    closed = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        closed.set()
+
+    async def scenario() -> None:
+        async with connected(serve) as plain:
+            with pytest.raises(httpcore2.ConnectTimeout):
+                await plain.start_tls(client_tls(certificate), "lamp.example", timeout=0.05)
+            await closed.wait()
 
     run(scenario)

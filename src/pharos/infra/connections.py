@@ -37,8 +37,12 @@ class Network(httpcore2.AsyncNetworkBackend):
             raise httpcore2.ConnectTimeout(str(error)) from error
         except OSError as error:
             raise httpcore2.ConnectError(str(error)) from error
-        for option in socket_options or ():
-            connection.get_extra_info("socket").setsockopt(*option)
+        try:
+            for option in socket_options or ():
+                connection.get_extra_info("socket").setsockopt(*option)
+        except OSError as error:
+            await connection.aclose()
+            raise httpcore2.ConnectError(str(error)) from error
         return connection
 
     async def sleep(self, seconds: float) -> None:
@@ -50,10 +54,11 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
+        self._lost_by: Exception | None = None
         self._unread = bytearray()
         self._is_over = False
         self._is_lost = False
-        self.is_paused = False
+        self._is_paused = False
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._can_write = True
@@ -62,16 +67,18 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         """What has come, at most `max_bytes`; empty at the end. Raises `ReadError` and `ReadTimeout`."""
         if not self._unread and not self._is_over:
             self._reader = asyncio.get_running_loop().create_future()
-            await _until(self._reader, timeout, httpcore2.ReadTimeout)
+            await _until(self._reader, timeout, httpcore2.ReadTimeout("nothing came in time"))
         if not self._unread:
             if self._is_lost:
-                raise httpcore2.ReadError("the connection was lost")
+                raise httpcore2.ReadError("the connection was lost") from self._lost_by
             return b""
         data = bytes(self._unread[:max_bytes])
         del self._unread[:max_bytes]
-        if self.is_paused and not self._unread and not self._is_over:
-            self.is_paused = False
-            self._open_transport(httpcore2.ReadError).resume_reading()
+        if self._is_paused and not self._unread and not self._is_over:
+            self._is_paused = False
+            transport = self._open_transport(httpcore2.ReadError)
+            if not transport.is_closing():
+                transport.resume_reading()
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -83,9 +90,9 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
             transport.write(buffer)
             if not self._can_write:
                 self._writer = asyncio.get_running_loop().create_future()
-                await _until(self._writer, timeout, httpcore2.WriteTimeout)
+                await _until(self._writer, timeout, httpcore2.WriteTimeout("it was not taken in time"))
         if transport.is_closing():
-            raise httpcore2.WriteError("the connection was lost")
+            raise httpcore2.WriteError("the connection was lost") from self._lost_by
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
@@ -121,8 +128,8 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
     def data_received(self, data: bytes) -> None:
         self._unread += data
-        if len(self._unread) > MOST_UNREAD_BYTES and not self.is_paused and self._transport is not None:
-            self.is_paused = True
+        if len(self._unread) > MOST_UNREAD_BYTES and not self._is_paused and self._transport is not None:
+            self._is_paused = True
             self._transport.pause_reading()
         _settle(self._reader)
 
@@ -133,6 +140,7 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_over = True
         self._is_lost = self._is_lost or exc is not None
+        self._lost_by = exc
         self._wake()
 
     def pause_writing(self) -> None:
@@ -152,7 +160,7 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         return self._transport
 
 
-async def _until(told: asyncio.Future[None], seconds: float | None, late: type[Exception]) -> None:
+async def _until(told: asyncio.Future[None], seconds: float | None, late: Exception) -> None:
     """Wait without `asyncio.timeout`, which costs more than the rest of reading a word."""
     if seconds is None:
         await told
@@ -169,6 +177,6 @@ def _settle(told: asyncio.Future[None] | None) -> None:
         told.set_result(None)
 
 
-def _fail(told: asyncio.Future[None], late: type[Exception]) -> None:
+def _fail(told: asyncio.Future[None], late: Exception) -> None:
     if not told.done():
-        told.set_exception(late("nothing came in time"))
+        told.set_exception(late)
