@@ -29,13 +29,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
-from benchmarks.scratch import Scratch, free_port, scratch_installation
+from benchmarks.scratch import Scratch, scratch_installation
 
 from pharos.access.models import Project
 from pharos.identity.principal import operator
 from pharos.identity.setup import NewPerson, add_person
 from pharos.identity.sign_in import open_session
 from pharos.identity.tenants import ensure_default_tenant
+from pharos.infra.embedded_postgres import free_port
 from pharos.infra.ids import ProjectId, TenantId
 from pharos.library.texts import NamedText, index_texts
 from pharos.retrieval.search import search

@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 import psycopg
-from benchmarks.scratch import Scratch, free_port, scratch_installation
+from benchmarks.scratch import Scratch, scratch_installation
 from benchmarks.search import HNSW, Stored, copy, copy_passages
 from numpy.typing import NDArray
 
@@ -47,6 +47,7 @@ from pharos.identity.principal import Principal, operator
 from pharos.identity.tenants import find_tenant
 from pharos.infra.blobs import BlobStore
 from pharos.infra.database_roles import DATABASE, connection_urls, read_administration, with_database
+from pharos.infra.embedded_postgres import free_port
 from pharos.infra.ids import TenantId, new_id
 from pharos.infra.settings import Settings
 from pharos.ops.backup.manifest import read_manifest

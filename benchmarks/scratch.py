@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 import psutil
 from benchmarks.memory import PARTS, memory_figures
 
+from pharos.infra.embedded_postgres import free_port
 from pharos.infra.settings import Settings
 from pharos.ops.running import read_state
 
@@ -119,10 +119,3 @@ def scratch_installation(**variables: str) -> Iterator[Scratch]:
             scratch.run("down", "--delete-data", "--yes")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -26,7 +26,6 @@ import httpx
 import numpy as np
 import psycopg
 from benchmarks.memory import memory_figures
-from benchmarks.scratch import free_port
 from numpy.typing import NDArray
 from tests.make import make_person, make_token
 from tests.postgres import shared_server
@@ -34,6 +33,7 @@ from tests.postgres import shared_server
 from pharos.identity.principal import Principal, operator
 from pharos.infra.blobs import BlobStore
 from pharos.infra.db import create_database
+from pharos.infra.embedded_postgres import free_port
 from pharos.infra.errors import Unavailable
 from pharos.infra.ids import TenantId, new_id
 from pharos.infra.limits import Limits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from tests.make import PASSWORD
 from tests.runbook import BadPage, Block, Page
 
 from pharos.cli import app
+from pharos.infra.embedded_postgres import free_port
 from pharos.infra.settings import Settings
 from pharos.ops.running import read_state
 
@@ -47,12 +47,6 @@ def known_commands() -> set[str]:
                 yield from walk(below, f"{name} {word}".strip())
 
     return set(walk(typer.main.get_command(app), ""))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def clean_environment(data_dir: Path, home: Path, programs: Path) -> dict[str, str]:

@@ -19,11 +19,12 @@ from cryptography.x509.oid import NameOID
 from sqlalchemy import select, text
 from tests.conftest import RunJobs, make_runtime
 from tests.make import MadeTenant
-from tests.smtp_server import Post, free_port, smtp_server, text_of
+from tests.smtp_server import Post, smtp_server, text_of
 
 from pharos.identity import tasks
 from pharos.infra.db import Database
 from pharos.infra.db_system import system_transaction
+from pharos.infra.embedded_postgres import free_port
 from pharos.infra.errors import Conflict
 from pharos.infra.mail import MOST_ATTEMPTS, find_waiting, get_mail, list_mails, note_delayed, queue_mail, retry_mail
 from pharos.infra.models import Mail, Secret

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +28,7 @@ from pharos.identity.security import record_security_event
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra.database_roles import DatabaseUrls
 from pharos.infra.db_system import system_transaction
+from pharos.infra.embedded_postgres import free_port
 from pharos.infra.errors import Conflict
 from pharos.infra.ids import DocumentId, ProjectId
 from pharos.library.ingest import ingest_documents
@@ -53,10 +53,7 @@ class OpenWindow(Protocol):
 
 @pytest.fixture(scope="module")
 def served(database_urls: DatabaseUrls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with serve(database_urls, tmp_path_factory.mktemp("served"), port) as running:
+    with serve(database_urls, tmp_path_factory.mktemp("served"), free_port()) as running:
         yield running
 
 

@@ -48,6 +48,9 @@ from pharos.infra.secret_files import write_secret
 
 RECOVERY_SECONDS = 1800.0  # a crash under heavy writing may replay gigabytes; while the process lives we wait
 STOP_SECONDS = 60.0
+PORTS = range(20_000, 32_000)
+"""Below those from which the kernel takes one for each outgoing connection: such a connection would hold a port that a
+server wants back after a restart."""
 LOCALE = "C.UTF-8"
 COLLATION = f"b {LOCALE} 1"
 """What sorts text in a cluster made here: Postgres' own provider, so no update of the system changes the order."""
@@ -265,10 +268,14 @@ def shipped_version() -> str:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody has now. Raises `Unavailable` when all are taken."""
+    for port in secrets.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise Unavailable(
+        f"No port from {PORTS.start} to {PORTS.stop} is free. End what holds them: ss -ltnp", code="no_port"
+    )
 
 
 def _make_cluster(home: Path, binaries: Path, *, password: str, user: int, group: int) -> None:
