@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -11,15 +12,25 @@ from sqlalchemy.exc import DBAPIError
 from tests.make import MadeTenant, make_project
 from tests.round_trips import record_round_trips
 
-from pharos.infra.db import Database
+from pharos.infra.db import Database, create_database
 from pharos.infra.db_system import system_transaction
 from pharos.infra.ids import TenantId
+from pharos.infra.settings import Settings
 
 PID = text("select pg_backend_pid()")
 NAMED = text("select current_setting('pharos.tenant_id', true)")
 KILL = text("select pg_terminate_backend(:pid, 5000)")
 RENAME = text("update projects set name = name || '!' returning name")
 NAMES = text("select name from projects where not is_handbook")
+
+
+@pytest.fixture
+async def db(settings: Settings) -> AsyncIterator[Database]:
+    """A pool without connections of other tests, so that it is known which one is taken."""
+    assert settings.database_url is not None
+    database = create_database(settings.database_url, pool_size=5)
+    yield database
+    await database.dispose()
 
 
 async def open_connections(db: Database, tenant_id: TenantId, number: int) -> set[int]:
