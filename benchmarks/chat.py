@@ -266,15 +266,16 @@ async def _listen(ask: Ask) -> list[Heard]:
 
 def _delays(heard: list[Heard]) -> dict[str, Any]:
     streams = [one.words() for one in heard]
-    lost = sum([number for number, _, _ in words] != list(range(WORDS)) for words in streams)
+    torn = [one for one, words in zip(heard, streams, strict=True) if [word[0] for word in words] != list(range(WORDS))]
     begun = [words for words in streams if words]
     since, until = max(words[0][1] for words in begun), min(words[-1][1] for words in begun)
     seen = [(came - said) * 1000 for words in begun for _, said, came in words if since <= said <= until]
     if len(seen) < 100:
-        raise RuntimeError(f"the streams never ran all at once: {since - until:.1f} s too short, {lost} not whole")
+        raise RuntimeError(f"the streams never ran all at once: {since - until:.1f} s too short, {len(torn)} not whole")
     cuts = statistics.quantiles(seen, n=100)
     return {
-        "lost": lost,
+        "lost": len(torn),
+        "lost_end_with": [one.pieces[-1][1][-300:].decode(errors="replace") for one in torn[:3] if one.pieces],
         "words_seen": len(seen),
         "delay_p50_ms": round(cuts[49], 1),
         "delay_p95_ms": round(cuts[94], 1),

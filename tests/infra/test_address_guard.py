@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpcore2
 import httpx2
 import pytest
+from aiohttp import AddrInfoType
 from tests.provider_server import provider_server
 
 from pharos.infra.address_guard import (
     AddressRefused,
-    GuardedTransport,
-    ReplyTooLong,
     check_address,
-    guarded_client,
     refuse_url,
     resolve_name,
 )
-from pharos.infra.connections import Network
 from pharos.infra.errors import Unavailable
+from pharos.infra.guarded_client import GuardedTransport, ReplyTooLong, guarded_client
 from pharos.providers.anthropic import AnthropicChat
 from pharos.providers.contract import ChatMessage, ChatRequest, VectorRequest
 from pharos.providers.openai import OpenAIChat, OpenAIVectors
@@ -109,24 +107,32 @@ class Canary:
         writer.close()
 
 
+class Detour(socket.socket):
+    """Leads to `port` of this machine wherever it is sent."""
+
+    port = 0
+
+    def connect(self, _address: Any) -> None:
+        super().connect(("127.0.0.1" if self.family == socket.AF_INET else "::1", self.port))
+
+
 @dataclass
-class Roads(Network):
-    """Opens real connections, each to the canary unless its address is in `leads_to`; nothing leaves the machine."""
+class Roads:
+    """Makes real connections, each to the canary unless its address is in `leads_to`; nothing leaves the machine."""
 
     canary: Canary
     leads_to: dict[str, int] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)
+    closed: str | None = None
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
+    def open_socket(self, address: AddrInfoType) -> socket.socket:
+        host = str(address[-1][0])
+        if host == self.closed:
+            raise OSError("no way there")
         self.taken.append(host)
-        return await super().connect_tcp("127.0.0.1", self.leads_to.get(host, self.canary.port), timeout)
+        detour = Detour(*address[:3])
+        detour.port = self.leads_to.get(host, self.canary.port)
+        return detour
 
 
 @pytest.fixture
@@ -146,7 +152,7 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 
 
 def guarded(roads: Roads, *, allow_private: bool = False) -> httpx2.AsyncClient:
-    transport = GuardedTransport(allow_private=allow_private, resolve=resolve, network=roads)
+    transport = GuardedTransport(allow_private=allow_private, resolve=resolve, open_socket=roads.open_socket)
     return guarded_client(allow_private=allow_private, timeout_seconds=5, transport=transport)
 
 
@@ -235,15 +241,17 @@ async def test_a_name_that_changes_between_check_and_call_is_looked_up_once_and_
 
     with provider_server() as provider:
         roads = Roads(canary, {PUBLIC: provider.port})
-        transport = GuardedTransport(allow_private=False, resolve=rebind, network=roads)
+        transport = GuardedTransport(allow_private=False, resolve=rebind, open_socket=roads.open_socket)
+        # Else the open connection is used again and nothing is looked up.
+        one_each = {"Connection": "close"}
         async with guarded_client(allow_private=False, timeout_seconds=5, transport=transport) as client:
             for number in range(1, 9):
                 if number % 2:
-                    assert (await client.get("http://rebind.example/v1/models")).status_code == 200
-                    await transport.aclose()  # else the open connection is used again and nothing is looked up
+                    answer = await client.get("http://rebind.example/v1/models", headers=one_each)
+                    assert answer.status_code == 200
                 else:
                     with pytest.raises(AddressRefused):
-                        await client.get("http://rebind.example/v1/models")
+                        await client.get("http://rebind.example/v1/models", headers=one_each)
                 assert asked == number
         assert canary.hits == 0
         assert provider.asked[0].headers["host"] == "rebind.example"
@@ -316,16 +324,12 @@ def test_ordinary_addresses_pass(url: str) -> None:
 
 
 async def test_the_second_address_is_tried_where_the_first_does_not_answer(canary: Canary) -> None:
-    class FirstIsDown(Roads):
-        async def connect_tcp(self, host: str, *rest: Any, **named: Any) -> httpcore2.AsyncNetworkStream:
-            if host == PUBLIC_6:
-                raise httpcore2.ConnectError
-            return await super().connect_tcp(host, *rest, **named)
+    roads = Roads(canary, closed=PUBLIC_6)
 
     async def both(_host: str, _port: int) -> Sequence[str]:
         return [PUBLIC_6, PUBLIC]
 
-    transport = GuardedTransport(allow_private=False, resolve=both, network=FirstIsDown(canary))
+    transport = GuardedTransport(allow_private=False, resolve=both, open_socket=roads.open_socket)
     async with guarded_client(allow_private=False, timeout_seconds=5, transport=transport) as client:
         assert (await client.get("http://provider.example/")).text == "secret"
 
@@ -349,7 +353,7 @@ async def test_an_answer_without_end_is_not_read_to_its_end(canary: Canary) -> N
         transport = GuardedTransport(
             allow_private=False,
             resolve=resolve,
-            network=Roads(canary, {PUBLIC: provider.port}),
+            open_socket=Roads(canary, {PUBLIC: provider.port}).open_socket,
             max_reply_bytes=100_000,
         )
         async with guarded_client(allow_private=False, timeout_seconds=5, transport=transport) as client:

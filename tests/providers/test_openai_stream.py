@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pharos.infra.address_guard import GuardedTransport
 from pharos.infra.errors import Unavailable
+from pharos.infra.guarded_client import GuardedTransport
 from pharos.providers.contract import ChatMessage, ChatRequest
 from pharos.providers.openai import OpenAIChat
 
@@ -89,7 +89,7 @@ async def test_a_line_cut_after_the_last_word_takes_nothing_from_the_answer() ->
 
 
 async def test_a_flood_after_the_last_word_takes_nothing_from_the_answer() -> None:
-    async with model_of(Server(STREAM * 2, size=len(STREAM)), most_bytes=len(STREAM) + 1) as chat:
+    async with model_of(Server(STREAM + b": still here\n" * 50_000), most_bytes=100_000) as chat:
         assert (await said(chat))[-1] == "das Licht."
 
 

@@ -264,6 +264,7 @@ class Turns:
             if running.is_ending or turn_id not in self._tasks:
                 continue
             if turn_id not in alive:
+                log.warning("turn.taken_for_lost", tenant_id=str(running.principal.tenant_id), turn_id=str(turn_id))
                 self._tasks[turn_id].cancel()
             elif alive[turn_id] and not running.stop.is_asked:
                 running.stop.ask()

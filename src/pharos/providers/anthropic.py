@@ -8,7 +8,8 @@ from typing import Any
 import anthropic
 import httpx2
 
-from pharos.infra.address_guard import GuardedTransport, guarded_client, refuse_url
+from pharos.infra.address_guard import refuse_url
+from pharos.infra.guarded_client import GuardedTransport, guarded_client
 from pharos.providers.contract import SILENCE_SECONDS, ChatMessage, ChatRequest, Cut, CutReason, Usage
 from pharos.providers.refusals import MALFORMED, as_kind, bad_answer, nothing_came
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import openai
 
-from pharos.infra.address_guard import GuardedTransport, ReplyTooLong, guarded_client, refuse_url
+from pharos.infra.address_guard import refuse_url
+from pharos.infra.guarded_client import GuardedTransport, ReplyTooLong, guarded_client
 from pharos.providers.contract import (
     PATIENT_SILENCE_SECONDS,
     SILENCE_SECONDS,
