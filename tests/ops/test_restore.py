@@ -32,7 +32,6 @@ from pharos.infra import embedded_postgres, migrate
 from pharos.infra.blobs import ASIDE
 from pharos.infra.database_roles import connection_urls, read_administration
 from pharos.infra.db import Table
-from pharos.infra.db_system import system_transaction
 from pharos.infra.errors import Conflict, Invalid, NotFound, PharosError, StorageFull
 from pharos.infra.fence import refuse_unsafe_role
 from pharos.infra.ids import TenantId
@@ -55,7 +54,6 @@ from pharos.ops.backup.store import read_verification
 from pharos.ops.backup.verification import verify_backup
 from pharos.ops.operation_lock import hold_operation_lock
 from pharos.ops.restore_commands import trusted_signer
-from pharos.ops.rotate_encryption import rotate_encryption
 from pharos.ops.start_stop import postgres_alone
 from pharos.runtime import Runtime
 
@@ -106,9 +104,6 @@ def databases(place: Place) -> set[str]:
 
 @pytest.mark.contract("RS-03", "RS-05")
 def test_what_was_acknowledged_before_the_snapshot_is_there_and_nothing_after_it(place: Place) -> None:
-    bring_back(place, keep_sessions=True)
-    assert with_runtime(place.settings, open_sessions) == 1, "whoever was signed in then stays so when it is asked for"
-
     async def go_on(runtime: Runtime) -> None:
         await upload(runtime, place.tenant, 2, "after")
         document_id, sha256 = next(iter(place.ledger.items()))
@@ -172,8 +167,9 @@ def test_writes_go_on_during_the_backup_and_each_is_there_whole_or_not_at_all(pl
 def test_undo_brings_back_what_was_live_before_and_a_second_one_undoes_that(place: Place) -> None:
     with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
     live = documents(place.settings)
-    bring_back(place)
+    bring_back(place, keep_sessions=True)
     assert documents(place.settings) == place.ledger
+    assert with_runtime(place.settings, open_sessions) == 1, "whoever was signed in then stays so when it is asked for"
     set_aside = with_runtime(place.settings, as_a_wipe_does)
     files = undo_restore(place.settings, tell=quiet).files
     assert documents(place.settings) == live
@@ -190,12 +186,19 @@ def test_undo_brings_back_what_was_live_before_and_a_second_one_undoes_that(plac
     assert documents(place.settings) == place.ledger
 
 
-def test_an_older_rollback_point_is_swapped_back_to_by_its_name(place: Place) -> None:
+@pytest.mark.contract("RS-01")
+def test_the_list_names_what_there_is_and_an_older_rollback_point_is_swapped_back_to_by_its_name(place: Place) -> None:
     with_runtime(place.settings, lambda runtime: upload(runtime, place.tenant, 1, "after"))
     live = documents(place.settings)
     first, second = (bring_back(place).rollback_point for _ in range(2))
     assert first is not None
+    machine_read = json.loads(pharos(place, "--list", "--json").stdout)
+    assert place.folder.name in [backup["name"] for backup in machine_read["backups"]]
+    points = [point["database"] for point in machine_read["rollback_points"]]
+    assert points[:2] == [second, first]
+    assert points == [point.database for point in list_rollback_points(place.settings)]
     listed = " ".join(pharos(place, "--list").stdout.split())
+    assert place.folder.name in listed
     assert f"Rollback point {second} " in listed
     assert f"`pharos restore --undo {first}`" in listed
     assert isinstance(pharos(place, "--undo", "--yes", f"{second}0").exception, NotFound)
@@ -322,28 +325,7 @@ def test_a_disk_that_fills_up_meanwhile_ends_the_restore_and_leaves_the_live_dat
     assert is_whole(place.settings, place.tenant.id, lost)
 
 
-# ---- keys and schemas of before ----
-
-
-def test_a_backup_from_before_a_key_rotation_opens_with_todays_key(database_server: Server, tmp_path: Path) -> None:
-    settings = make_installation(database_server, tmp_path / "data")
-    tenant, ledger = with_runtime(settings, first_day)
-    folder = make_backup(settings)
-    with pytest.raises(NotFound, match="no rollback point"):
-        undo_restore(settings, tell=quiet)
-    rotation = with_runtime(settings, rotate_encryption)
-    done = restore(settings, folder, tell=quiet)
-    assert (done.keys, done.secrets) == (KeyStep.REWRAP, 1)
-    assert documents(settings) == ledger
-
-    async def look(runtime: Runtime) -> tuple[str, str]:
-        async with system_transaction(runtime.db) as session:
-            key_id = await runtime.vault.check(session)
-        async with runtime.db.transaction(tenant.id) as session:
-            secret_id = (await session.execute(select(Secret.id))).scalar_one()
-            return key_id, await runtime.vault.open(session, tenant_id=tenant.id, secret_id=secret_id)
-
-    assert with_runtime(settings, look) == (rotation.new_key, SECRET)
+# ---- schemas of before ----
 
 
 @pytest.mark.contract("RS-02", part="the migrations that would follow are named")
@@ -500,17 +482,6 @@ def pharos(place: Place, *words: str, typed: str = "") -> Result:
         "PHAROS_DATABASE_ADMIN_URL": place.server.admin_url,
     }
     return CliRunner().invoke(app, ["restore", *words], env=environment, input=typed)
-
-
-@pytest.mark.contract("RS-01")
-def test_the_list_names_backups_and_rollback_points(place: Place) -> None:
-    if not list_rollback_points(place.settings):
-        bring_back(place)
-    listed = json.loads(pharos(place, "--list", "--json").stdout)
-    assert place.folder.name in [backup["name"] for backup in listed["backups"]]
-    kept = [point.database for point in list_rollback_points(place.settings)]
-    assert sorted(point["database"] for point in listed["rollback_points"]) == sorted(kept) != []
-    assert place.folder.name in pharos(place, "--list").stdout
 
 
 @pytest.mark.contract("RS-02")
