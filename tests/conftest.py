@@ -98,7 +98,8 @@ def fast_ones(items: list[pytest.Item]) -> set[pytest.Item]:
 
 def shared_fixtures(item: pytest.Item) -> set[str]:
     """Those that this test needs, without what every one has."""
-    found = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 - pytest says it nowhere else
+    assert isinstance(item, pytest.Function)
+    found = item._fixtureinfo.name2fixturedefs  # pytest says it nowhere else
     return {
         name
         for name, made in found.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.conftest import keep_groups_together
-from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]  # has no types
+from xdist.scheduler import LoadGroupScheduling
 
 
 def scope_of(test: pytest.Item) -> str:

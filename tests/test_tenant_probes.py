@@ -218,7 +218,7 @@ async def make_crowd(
 async def test_interleaved_requests_of_twenty_tenants_over_four_connections_mix_nothing(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await _mix_nothing(settings, capsys, requests=400, people_a_tenant=1)
+    await _mix_nothing(settings, capsys, requests=200, people_a_tenant=1)
 
 
 @pytest.mark.prove

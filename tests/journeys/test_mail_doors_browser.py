@@ -61,13 +61,13 @@ def join(watched: Watched, link: str) -> None:
     page = watched.page
     page.goto(link)
     expect(page.get_by_role("heading", name="You are invited")).to_be_visible()
-    watched.shoot("1-invitation")
+    watched.fits("1-invitation")
     page.get_by_label("New password", exact=True).fill(FIRST)
     page.get_by_role("button", name="Join").click()
     expect(page.get_by_role("heading", name="Projects")).to_be_visible()
     page.goto(link)
     expect(page.get_by_role("heading", name="This link does not work")).to_be_visible()
-    watched.shoot("2-used-link")
+    watched.fits("2-used-link")
 
 
 def sign_out(page: Page, origin: str) -> None:
@@ -79,13 +79,13 @@ def sign_out(page: Page, origin: str) -> None:
 
 def ask_by_mail(watched: Watched, ada: Ada, door: str) -> None:
     page = watched.page
-    watched.shoot(f"3-sign-in-{door[:4]}")
+    watched.fits(f"3-sign-in-{door[:4]}")
     page.get_by_role("link", name=door).click()
     page.get_by_label("E-mail").fill(ada.email)
-    watched.shoot(f"4-{door[:4]}")
+    watched.fits(f"4-{door[:4]}")
     page.get_by_role("button", name="Send me a link").click()
     expect(page.get_by_role("heading", name="Ask for your link")).to_be_visible()
-    watched.shoot("5-look-into-your-mail")
+    watched.fits("5-look-into-your-mail")
 
 
 def change_address(watched: Watched, ada: Ada) -> None:
@@ -93,11 +93,11 @@ def change_address(watched: Watched, ada: Ada) -> None:
     page.goto(f"{origin}/account/email")
     page.get_by_label("New e-mail address").fill(new)
     page.get_by_label("Your password").fill(SECOND)
-    watched.shoot("9-change-address")
+    watched.fits("9-change-address")
     page.get_by_role("button", name="Send the link").click()
     expect(page.get_by_role("heading", name="Ask for your link")).to_be_visible()
     page.goto(ada.newest_link("Confirm", at=new))
-    watched.shoot("10-confirm-address")
+    watched.fits("10-confirm-address")
     page.get_by_role("button", name="This is my address").click()
     expect(page.get_by_role("heading", name="Projects")).to_be_visible()
     page.goto(f"{origin}/account/email")
@@ -110,7 +110,7 @@ def in_by_link(watched: Watched, ada: Ada) -> None:
     ask_by_mail(watched, ada, "Sign in by mail instead")
     page.goto(ada.newest_link("sign-in link"))
     expect(page.get_by_text(f"You are about to sign in as {ada.email}.")).to_be_visible()
-    watched.shoot("6-confirm")
+    watched.fits("6-confirm")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Projects")).to_be_visible()
 
@@ -121,7 +121,7 @@ def in_with_a_new_password(watched: Watched, ada: Ada) -> None:
     ask_by_mail(watched, ada, "Forgotten your password?")
     page.goto(ada.newest_link("A new password"))
     page.get_by_label("New password", exact=True).fill(SECOND)
-    watched.shoot("8-new-password")
+    watched.fits("8-new-password")
     page.get_by_role("button", name="Change the password").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     page.get_by_label("E-mail").fill(ada.email)

@@ -14,11 +14,11 @@ from tests.journeys.test_admin_browser import (
     an_operator,
     browser,
     enter,
+    fits_both,
     house,
     made_project,
     press,
     record,
-    shoot,
     window,
 )
 from tests.journeys.test_browser import PHONE
@@ -106,10 +106,10 @@ def test_an_engineer_adds_a_provider_tests_it_asks_and_closes_its_breaker(
     project_id = served.run(made_project(served, served.run(an_operator(served)), name="Works"))
     page = window(engineer, f"/projects/{project_id}", viewport=PHONE, dark=True)
     press(page, page.get_by_role("link", name="Set one up"))
-    shoot(page, tmp_path / "empty.png")
+    fits_both(page, tmp_path / "empty.png")
     add_provider(page, provider, key="sk-lamp-of-somebody-else")
     expect(page.get_by_role("alert")).to_contain_text("You said no.", timeout=30_000)  # the first call loads the SDK
-    shoot(page, tmp_path / "refused.png")
+    fits_both(page, tmp_path / "refused.png")
     page.get_by_label("Key").fill(KEY)
     enter(page)
     lamp = record(page, "lamp-large")
@@ -118,7 +118,7 @@ def test_an_engineer_adds_a_provider_tests_it_asks_and_closes_its_breaker(
     press(page, lamp.get_by_role("button", name="Test"))
     expect(page.get_by_text("lamp-large answered in")).to_be_visible()
     no_button_moves_when_a_test_fails(lamp, provider)
-    shoot(page, tmp_path / "tested.png")
+    fits_both(page, tmp_path / "tested.png")
     expect(lamp).to_contain_text("Price unknown, not counted")
     lamp.get_by_text("Edit").click()
     lamp.get_by_label("of question").fill("0.5")
@@ -136,7 +136,7 @@ def test_an_engineer_adds_a_provider_tests_it_asks_and_closes_its_breaker(
     page.reload()
     expect(lamp).to_contain_text("left alone")
     lamp.get_by_text("Edit").click()
-    shoot(page, tmp_path / "full.png")
+    fits_both(page, tmp_path / "full.png")
     press(page, lamp.get_by_role("button", name="Try again now"))
     expect(lamp).to_contain_text("in use")
 
@@ -145,7 +145,7 @@ def test_an_engineer_adds_a_provider_tests_it_asks_and_closes_its_breaker(
     page.keyboard.press("Enter")
     expect(page.locator("[data-answer]")).to_contain_text("violin")
     expect(page.locator("[data-unsupported]").last).to_be_visible()
-    shoot(page, tmp_path / "asked.png")
+    fits_both(page, tmp_path / "asked.png")
     page.goto(f"{served.origin}/engineer/providers")
     press(page, lamp.get_by_role("button", name="Remove"))
     expect(page.get_by_text("None yet. Choose one below")).to_be_visible()
@@ -156,7 +156,7 @@ def test_an_administrator_sets_a_budget_switches_models_off_and_reads_what_did_n
 ) -> None:
     project_id = served.run(made_project(served, house.admin))
     page = window(house.admin, "/admin/models", viewport=PHONE, dark=True)
-    shoot(page, tmp_path / "empty.png")
+    fits_both(page, tmp_path / "empty.png")
     add_provider(page, provider, key=KEY)
     expect(page.get_by_text("Questions are answered by lamp-large of lamp")).to_be_visible()
 
@@ -166,7 +166,7 @@ def test_an_administrator_sets_a_budget_switches_models_off_and_reads_what_did_n
     page.get_by_label("Model", exact=True).select_option("lamp/lamp-small")
     press(page, page.get_by_role("button", name="Save"))
     expect(page.get_by_label("Facts it should know")).to_have_value("Building C is the old mill.")
-    shoot(page, tmp_path / "instructions.png")
+    fits_both(page, tmp_path / "instructions.png")
     page.goto(f"{served.origin}/projects/{project_id}")
     page.get_by_label("Your question").fill(QUESTION)
     page.keyboard.press("Enter")
@@ -184,7 +184,7 @@ def test_an_administrator_sets_a_budget_switches_models_off_and_reads_what_did_n
     expect(record(page, QUESTION)).to_contain_text("It is the fiddle.")
     record(page, QUESTION).get_by_text("The answer").click()
     expect(record(page, QUESTION)).to_contain_text("violin")
-    shoot(page, tmp_path / "feedback.png")
+    fits_both(page, tmp_path / "feedback.png")
 
     page.goto(f"{served.origin}/admin/models")
     page.get_by_label("Stop at").fill("12.50")
@@ -194,4 +194,4 @@ def test_an_administrator_sets_a_budget_switches_models_off_and_reads_what_did_n
     expect(page.get_by_text("Models are switched off for this organisation.")).to_be_visible()
     expect(page.get_by_label("Stop at")).to_have_value("12.50")
     expect(page.get_by_role("region", name="Spend")).to_contain_text("of $12.50")
-    shoot(page, tmp_path / "full.png")
+    fits_both(page, tmp_path / "full.png")

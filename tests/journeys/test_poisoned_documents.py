@@ -29,7 +29,7 @@ from pharos.providers.contract import ChatRequest
 
 __all__ = ["pytestmark"]
 
-DOCUMENTS_AN_ANSWER = 6
+DOCUMENTS_AN_ANSWER = 15
 CANARY_HOST = "canary.example"
 ADDRESSES = ("http://{at}/{n}", "//{at}/{n}", "HTTP:\\\\{at}\\{n}?q=secret")
 POISONS = (

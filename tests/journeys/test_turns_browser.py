@@ -20,7 +20,7 @@ from tests.journeys.test_admin_browser import (
     member,
     window,
 )
-from tests.journeys.test_browser import DESK, PHONE
+from tests.journeys.test_browser import DESK, PHONE, fits
 from tests.journeys.test_browser import pytestmark as of_a_browser
 from tests.make import MadeTenant
 
@@ -95,9 +95,7 @@ def answer_of(page: Page) -> str:
     return page.locator("[data-answer]").last.inner_text().strip()
 
 
-def test_an_answer_goes_on_over_cut_lines_and_a_reload(
-    served: Served, browser: Browser, house: MadeTenant, tmp_path: Path
-) -> None:
+def test_an_answer_goes_on_over_cut_lines_and_a_reload(served: Served, browser: Browser, house: MadeTenant) -> None:
     project_id = served.run(made_project(served, house.admin))
     SPEAKER.may_go_on.clear()
     window = served.signed_in(browser, house.admin, agent=CHROME, viewport=DESK)
@@ -110,7 +108,6 @@ def test_an_answer_goes_on_over_cut_lines_and_a_reload(
     page.reload()
     expect(page.locator("[data-answer]")).to_have_text("one two three")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
-    page.screenshot(path=tmp_path / "running.png")
     window.set_offline(True)
     expect(page.locator("#turns").get_by_text("The connection is lost.")).to_be_visible(timeout=1000)
     window.set_offline(False)
@@ -143,7 +140,7 @@ def test_an_answer_is_stopped_made_anew_and_rated(
     expect(page.get_by_role("article", name="Answer")).to_have_count(1)
     page.get_by_role("button", name="This answer helps").click()
     expect(page.get_by_text("your feedback is stored")).to_be_visible()
-    page.screenshot(path=tmp_path / "phone-dark.png")
+    fits(page, tmp_path / "phone.png")
     page.reload()
     expect(page.get_by_role("button", name="This answer helps")).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_role("button", name="This answer does not help")).to_have_attribute("aria-pressed", "false")
@@ -160,7 +157,6 @@ def test_a_guest_sees_their_answer_come(
     page.get_by_label("Your question").fill(QUESTION)
     page.keyboard.press("Enter")
     expect(page.locator("[data-answer]")).to_contain_text("six.")
-    page.screenshot(path=tmp_path / "desk.png")
     page.locator("summary").filter(has_text="Share").click()
     page.get_by_label("For whom, and why?").fill("For our auditor")
     enter(page)
@@ -173,7 +169,7 @@ def test_a_guest_sees_their_answer_come(
     expect(guest.locator("[data-answer]").last).to_have_text("one two three")
     guest.reload()
     expect(guest.locator("[data-answer]").last).to_have_text("one two three")
-    guest.screenshot(path=tmp_path / "guest.png")
+    fits(guest, tmp_path / "guest.png")
     SPEAKER.may_go_on.set()
     expect(guest.locator("[data-answer]").last).to_contain_text("six.")
     expect(guest.get_by_text("keep the address of this page")).to_be_visible()

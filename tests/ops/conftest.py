@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from tests.ops.installation import Place, first_day, make_installation, with_runtime
 from tests.ops.offsite_copies import make_folder, settings_in
-from tests.ops.quick_restic import make_key_quick
 from tests.postgres import Server
 
 from pharos.ops.backup.offsite import push_backup
-from pharos.ops.backup.restic import password_file
 from pharos.ops.backup.snapshot import make_backup
 
 
@@ -27,14 +25,13 @@ def place(database_server: Server, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def pushed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backup that was pushed to a new repository, made once, whose key restic opens at once from here on."""
+    """A backup that was pushed to a new repository, made once."""
     world = tmp_path_factory.mktemp("offsite")
     folder = make_folder(world / "backups", words=b"A sentence nobody else may read.")
     (world / "elsewhere").mkdir()
     pushed = push_backup(settings_in(world), folder)
     assert (pushed.files, pushed.checked) == (6, "1/7")
     assert pushed.added_bytes > 40_000
-    make_key_quick(world / "elsewhere" / "repository", password_file(settings_in(world)))
     return world
 
 

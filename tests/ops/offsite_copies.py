@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pyrage import x25519  # type: ignore[import-untyped]
 
 from pharos.infra.settings import Settings
 from pharos.ops.backup.manifest import BlobState, FileState, Manifest, write_manifest
 
 NAME = "pharos-20260102-030000"
+OFFLINE = x25519.Identity.generate()
+"""The operator's offline identity."""
 needs_programs = pytest.mark.skipif(
     shutil.which("restic") is None or shutil.which("rsync") is None,
     reason="restic and rsync are not installed: apt install restic rsync",
@@ -65,6 +68,7 @@ def settings_in(world: Path) -> Settings:
         _env_file=None,
         data_dir=world / "data",
         backup_dir=world / "backups",
+        backup_recipient=str(OFFLINE.to_public()),
         offsite=f"restic:{world / 'elsewhere' / 'repository'}",
     )
 

@@ -161,7 +161,7 @@ def test_what_is_somebody_elses_is_left_alone(place: Place, tmp_path: Path) -> N
 
 @pytest.mark.contract("DR-07", part="a drill that was killed is cleared away by the next run, and no log tells of it")
 def test_a_killed_drill_is_cleared_away_by_whoever_comes_next(place: Place) -> None:
-    kill_drills(place, ("tables",))
+    kill_drills(place, ("embedded_postgres.start:end",))
 
 
 @pytest.mark.prove

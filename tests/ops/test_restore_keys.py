@@ -13,13 +13,14 @@ from tests.postgres import Server
 
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra.database_roles import connection_urls
-from pharos.infra.errors import Conflict
+from pharos.infra.errors import Conflict, NotFound
 from pharos.infra.keyring import read_keys
 from pharos.infra.models import Secret
 from pharos.infra.settings import Settings
 from pharos.ops.backup.fingerprints import fingerprint_tables
 from pharos.ops.backup.manifest import TableState
 from pharos.ops.backup.restore import restore, undo_restore
+from pharos.ops.backup.restore_keys import KeyStep
 from pharos.ops.backup.snapshot import make_backup
 from pharos.ops.backup.store import describe_folder
 from pharos.ops.rotate_encryption import rotate_encryption
@@ -90,9 +91,18 @@ def test_an_operators_key_that_was_retired_is_refused_and_the_newer_one_named(in
     assert with_runtime(installed, read_secret) == SECRET
 
 
-def test_an_undo_whose_key_is_gone_says_where_it_belongs(installed: Settings) -> None:
+def test_a_backup_from_before_a_rotation_opens_with_todays_key_and_an_undo_without_its_key_does_not(
+    installed: Settings,
+) -> None:
+    with pytest.raises(NotFound, match="no rollback point"):
+        undo_restore(installed, tell=quiet)
+    folder, before = make_backup(installed), state_of(installed)
     with_runtime(installed, rotate_encryption)
-    restore(installed, make_backup(installed), tell=quiet)
+    done = restore(installed, folder, tell=quiet)
+    assert (done.keys, done.secrets) == (KeyStep.REWRAP, 1)
+    assert state_of(installed)["documents"] == before["documents"]
+    assert with_runtime(installed, read_secret) == SECRET
+
     with_runtime(installed, rotate_encryption)
     today, *_ = read_keys(installed)
     without = installed.model_copy(update={"encryption_key": SecretStr(today.secret.hex())})

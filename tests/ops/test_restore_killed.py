@@ -7,6 +7,7 @@ the tests' own, so that starting it costs no more than a process.
 from __future__ import annotations
 
 import errno
+import io
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,32 +131,96 @@ def kill_and_run_again(place: Place, step: str) -> None:
     assert read_unfinished(place.settings) is None
 
 
-@pytest.mark.contract("RS-05", part="a kill leaves the old or the new database, and the next run is clean")
-@pytest.mark.parametrize("step", ["load", "swapped"])
-def test_a_kill_leaves_the_old_or_the_new_and_the_next_run_is_clean(place: Place, step: str) -> None:
-    kill_and_run_again(place, step)
+@pytest.mark.contract("RS-05", part="a kill before the swap leaves the old database, and the next run is clean")
+def test_a_kill_while_loading_leaves_the_old_and_the_next_run_is_clean(place: Place) -> None:
+    kill_and_run_again(place, "load")
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("step", ["compare", "secrets", "blobs", "swap"])
-def test_a_kill_at_a_step_before_leaves_the_old_and_the_next_run_is_clean(place: Place, step: str) -> None:
+@pytest.mark.parametrize("step", ["compare", "secrets", "blobs", "swap", "swapped"])
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_the_next_run_is_clean(place: Place, step: str) -> None:
     kill_and_run_again(place, step)
 
 
-def test_a_lost_connection_leaves_what_ran_running(place: Place) -> None:
-    """The terminal's end is heard while Pharos is stopped, and nobody reads any more what is said."""
-    changed(place)
-    start_detached(place.settings, only="postgres")
-    command = [sys.executable, "-u", "-m", "pharos", "restore", str(place.folder), "--yes"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+INTERRUPTED = 130
+"""The code of a command that a signal ends."""
+
+
+class LostTerminal(io.StringIO):
+    """It hangs up once Pharos is stopped; then the disk is full of what is written instead of being read."""
+
+    def write(self, text: str) -> int:
+        if text.startswith("Swapping"):
+            os.kill(os.getpid(), signal.SIGHUP)
+        if text.startswith("Starting what ran again"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
+@contextmanager
+def running(there: Path, ran_with: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Postgres alone, started in a directory of its own, and as a program: its environment is asked for."""
+    up = [sys.executable, "-u", "-m", "pharos", "up", "--only", "postgres"]
+    with subprocess.Popen(up, cwd=there, env=ran_with, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert any(line.startswith("Stopping") for line in process.stdout)
-        process.send_signal(signal.SIGHUP)
-        process.stdout.close()
-    assert process.returncode != 0
-    assert what_runs(place.settings) == "postgres"
+        assert "Postgres is ready." in process.stdout.readline()
+        yield process
+        process.terminate()  # it has ended, unless the restore failed
+
+
+def started_elsewhere(place: Place, there: Path) -> dict[str, str]:
+    """An environment to start with there, where a file names the database."""
+    there.mkdir()
+    (there / "pharos.env").write_text(f"PHAROS_DATABASE_URL={place.settings.database_url}\n")
+    here = {name: text for name, text in os.environ.items() if not name.startswith("PHAROS_DATABASE")}
+    return here | {"PHAROS_PORT": "8991", "PHAROS_LLM_KEY": "of-the-environment"}
+
+
+def assert_runs_as(place: Place, there: Path, ran_with: dict[str, str]) -> None:
+    state = read_state(place.settings)
+    assert state is not None
+    again = psutil.Process(state.pid)
+    ours = {name: text for name, text in again.environ().items() if name.startswith("PHAROS_")}
+    wanted = {name: text for name, text in ran_with.items() if name.startswith("PHAROS_")}
+    assert (again.cwd(), ours) == (str(there), wanted)
+
+
+def test_a_lost_connection_and_a_full_disk_leave_what_ran_running_with_what_it_ran_with(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever restores has another directory, and in the environment other settings and none of the secrets."""
+    old, there = changed(place), tmp_path / "there"
+    ran_with = started_elsewhere(place, there)
+    monkeypatch.delenv("PHAROS_DATABASE_URL")
+    monkeypatch.setenv("PHAROS_PORT", "8990")
+    monkeypatch.chdir(tmp_path)
+    with running(there, ran_with) as process:
+        monkeypatch.setattr("sys.stdout", LostTerminal())
+        heard = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup a restore is deaf to it
+        try:
+            ended = app(["restore", os.path.relpath(place.folder), "--yes"], standalone_mode=False)
+        finally:
+            signal.signal(signal.SIGHUP, heard)
+        assert process.stdout is not None
+        assert "A restore has stopped Pharos here. It starts it again in the background" in process.stdout.read()
+    assert ended == INTERRUPTED
+    assert "another PHAROS_PORT, PHAROS_DATABASE_URL, PHAROS_LLM_KEY than is set here" in capsys.readouterr().err
+    assert is_old(place, old)
     assert is_usable(place.settings)
     assert read_unfinished(place.settings) is None
+    assert_runs_as(place, there, ran_with)
+
+
+@pytest.mark.prove
+def test_what_ran_runs_again_after_a_restore_with_what_it_ran_with(place: Place, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    ran_with = started_elsewhere(place, there)
+    with running(there, ran_with):
+        command = [sys.executable, "-u", "-m", "pharos", "restore", str(place.folder), "--yes"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert is_new(place)
+    assert_runs_as(place, there, ran_with)
 
 
 @pytest.mark.usefixtures("warm_python")
@@ -168,56 +234,10 @@ def test_a_restore_that_nobody_reads_any_more_goes_on_to_its_end(place: Place) -
     assert (done.returncode, is_new(place)) == (0, True)
 
 
-def test_what_ran_runs_again_with_what_it_ran_with_and_its_terminal_says_so(place: Place, tmp_path: Path) -> None:
-    """Whoever restores has another directory, and in the environment other settings and none of the secrets."""
-    there, here = tmp_path / "there", tmp_path / "here"
-    for folder in (there, here):
-        folder.mkdir()
-    (there / "pharos.env").write_text(f"PHAROS_DATABASE_URL={place.settings.database_url}\n")
-    asks = {name: text for name, text in os.environ.items() if name != "PHAROS_DATABASE_URL"} | {"PHAROS_PORT": "8990"}
-    ran_with = {name: text for name, text in asks.items() if name != "PHAROS_DATABASE_ADMIN_URL"} | {
-        "PHAROS_PORT": "8991",
-        "PHAROS_LLM_KEY": "of-the-environment",
-    }
-    backup = os.path.relpath(place.folder, here)
-    pharos = [sys.executable, "-u", "-m", "pharos"]
-    up = [*pharos, "up", "--only", "postgres"]
-    with subprocess.Popen(up, cwd=there, env=ran_with, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert "Postgres is ready." in process.stdout.readline()
-        command = [*pharos, "restore", backup, "--yes"]
-        done = subprocess.run(command, check=False, cwd=here, env=asks, capture_output=True, text=True)
-        process.terminate()  # it has ended, unless the restore failed
-        said = process.stdout.read()
-    assert done.returncode == 0, done.stderr
-    assert "another PHAROS_PORT, PHAROS_DATABASE_URL, PHAROS_LLM_KEY than is set here" in done.stderr
-    assert "A restore has stopped Pharos here. It starts it again in the background" in said
-    state = read_state(place.settings)
-    assert state is not None
-    again = psutil.Process(state.pid)
-    ours = {name: text for name, text in again.environ().items() if name.startswith("PHAROS_")}
-    wanted = {name: text for name, text in ran_with.items() if name.startswith("PHAROS_")}
-    assert (again.cwd(), ours) == (str(there), wanted)
-
-
-@pytest.mark.usefixtures("warm_python")
-def test_a_disk_that_is_full_while_pharos_is_stopped_leaves_it_running(place: Place) -> None:
-    old = changed(place)
-    start_detached(place.settings, only="postgres")
-
-    def fail(step: str, sentence: str) -> None:
-        if step in ("swap", "again"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(OSError, match="No space left"):
-        restore(place.settings, place.folder, tell=fail)
-    assert (is_old(place, old), what_runs(place.settings)) == (True, "postgres")
-
-
 @pytest.mark.usefixtures("warm_python")
 def test_what_runs_now_counts_more_than_what_a_killed_restore_had_stopped(place: Place) -> None:
     start_detached(place.settings, only="postgres")
-    kill_at("compare", restore, place.settings, place.folder)
+    kill_at("load", restore, place.settings, place.folder)
     stop_running(place.settings)
 
     def serve() -> None:
@@ -275,9 +295,11 @@ def test_a_restore_killed_once_swapped_is_aborted_back_to_what_was_live(place: P
     assert read_unfinished(place.settings) is None
 
 
+@pytest.mark.contract("RS-05", part="a kill after the swap leaves the new database, and it is gone on with")
 def test_a_restore_killed_once_swapped_is_finished_where_nothing_ran(place: Place) -> None:
     changed(place)
     kill_at("swapped", restore, place.settings, place.folder)
+    assert (is_new(place), is_usable(place.settings)) == (True, True)
     done = resume_restore(place.settings, tell=quiet)
     assert isinstance(done, Finished)
     assert (is_new(place), done.is_running, what_runs(place.settings)) == (True, False, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -24,6 +25,7 @@ from pharos.identity.tenants import add_place
 from pharos.infra.ids import DocumentId, ProjectId
 from pharos.library.documents import get_text
 from pharos.runtime import Runtime
+from pharos.web.html import STATIC, static_path, static_version
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 NOTE = "The lighthouse burned oil. <b>Its</b> keeper was Sostratus. It stood for 1,500 years."
@@ -100,11 +102,27 @@ async def test_every_page_carries_the_strict_policy(
         assert reply.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_static_files_are_asked_for_again_and_cost_nothing_when_unchanged(client: httpx.AsyncClient) -> None:
-    reply = await client.get("/static/pharos.css")
-    assert reply.headers["cache-control"] == "no-cache"
-    again = await client.get("/static/pharos.css", headers={"If-None-Match": reply.headers["etag"]})
-    assert again.status_code == 304
+async def test_static_files_are_kept_below_their_version_and_asked_for_again_below_any_other(
+    client: httpx.AsyncClient,
+) -> None:
+    for path in (static_path("pharos.css"), "/static/0123456789ab/pharos.css", "/static/pharos.css"):
+        reply = await client.get(path)
+        assert reply.text == (STATIC / "pharos.css").read_text()
+        kept = "max-age=86400" if path == static_path("pharos.css") else "no-cache"
+        assert reply.headers["cache-control"] == kept
+        again = await client.get(path, headers={"If-None-Match": reply.headers["etag"]})
+        assert (again.status_code, again.headers["cache-control"]) == (304, kept)
+
+
+def test_a_static_file_that_changes_changes_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pharos.web.html.STATIC", tmp_path)
+    versions = []
+    for name, words in (("a.js", "one"), ("a.js", "two"), ("b.js", "one")):
+        (tmp_path / name).write_text(words)
+        static_version.cache_clear()
+        versions.append(static_version())
+    static_version.cache_clear()
+    assert len(set(versions)) == len(versions)
 
 
 async def test_the_passage_of_a_citation_is_marked_to_the_character(

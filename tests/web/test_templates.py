@@ -14,7 +14,7 @@ from fastapi import Request
 from markupsafe import Markup
 
 from pharos.web.admin_pages import SECTIONS
-from pharos.web.html import STATIC, TEMPLATES, page
+from pharos.web.html import STATIC, TEMPLATES, page, static_path
 from pharos.web.reader import document_view
 from pharos.web.views import BLANKS, Maker, SourceLine, Turn
 
@@ -324,7 +324,7 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere(template: str, conte
             address = attributes.get(name) or ""
             assert not address.startswith(("//", "http:", "https:", "data:", "javascript:")), address
             if address.startswith("/static/") and "vendor/" not in address:
-                assert (STATIC / address.removeprefix("/static/")).exists()
+                assert (STATIC / address.removeprefix(static_path(""))).exists()
 
 
 @every_page

@@ -49,7 +49,7 @@ NO_PROJECT = NotFound("There is no such project. `GET /projects` lists the ones 
 
 
 @dataclass(frozen=True)
-class _Asker:
+class Asker:
     """What of a principal shapes a statement, which is built once for all who are alike; who they are is a value."""
 
     kind: Kind
@@ -65,22 +65,22 @@ def asker_values(principal: Principal) -> dict[str, UUID | None]:
 
 def visible_projects(principal: Principal) -> Select[UUID]:
     """Ids of the projects the principal may at least use, as a subquery; never fetched before it is needed."""
-    return _visible(_asker(principal), literal(principal.user_id), literal(principal.guest_project_id))
+    return _visible(asker_of(principal), literal(principal.user_id), literal(principal.guest_project_id))
 
 
 def visible_projects_sql(principal: Principal) -> str:
     """`visible_projects` for a statement that is written as text and given `asker_values`."""
-    return _visible_sql(_asker(principal))
+    return _visible_sql(asker_of(principal))
 
 
 @cache
-def _visible_sql(asker: _Asker) -> str:
+def _visible_sql(asker: Asker) -> str:
     found = _visible(asker, literal_column(":asker", Uuid()), literal_column(":guests_project", Uuid()))
     return str(found.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
 
 
-def _asker(principal: Principal) -> _Asker:
-    return _Asker(
+def asker_of(principal: Principal) -> Asker:
+    return Asker(
         kind=principal.kind,
         is_somebody=principal.user_id is not None,
         is_ceo=principal.org_position == "ceo",
@@ -88,7 +88,7 @@ def _asker(principal: Principal) -> _Asker:
     )
 
 
-def _visible(asker: _Asker, me: ColumnElement[Any], guests_project: ColumnElement[Any]) -> Select[UUID]:
+def _visible(asker: Asker, me: ColumnElement[Any], guests_project: ColumnElement[Any]) -> Select[UUID]:
     ids = select(Project.id)
     if asker.kind == "guest":
         return ids.where(Project.id == guests_project)
@@ -107,10 +107,15 @@ def tiers_of(principal: Principal) -> Subquery:
     Tiers are numbers from 1 (use) to 3 (full); a rung that gives nothing is null, and so are `tier` and `source` when
     all are. It goes into a statement once, joined on `Project.id`.
     """
-    return _tiers(_asker(principal), literal(principal.user_id), literal(principal.guest_project_id))
+    return _tiers(asker_of(principal), literal(principal.user_id), literal(principal.guest_project_id))
 
 
-def _tiers(asker: _Asker, me: ColumnElement[Any], guests_project: ColumnElement[Any]) -> Subquery:
+def tiers_for(asker: Asker) -> Subquery:
+    """`tiers_of` for a statement that is kept for all who are alike, and given `asker_values` of each."""
+    return _tiers(asker, bindparam("asker", type_=Uuid()), bindparam("guests_project", type_=Uuid()))
+
+
+def _tiers(asker: Asker, me: ColumnElement[Any], guests_project: ColumnElement[Any]) -> Subquery:
     if asker.kind == "guest":
         rungs: Rungs = {"direct": case((Project.id == guests_project, literal(1)))}
         return _ladder(select(Project.id), rungs)
@@ -159,7 +164,7 @@ async def require(session: AsyncSession, principal: Principal, project_id: Proje
     Raises `NotFound` when the tenant has no such project or a guest asks for another than theirs, `NotAllowed` when
     the tier is too low or there is none (AC-06).
     """
-    found = _project_and_tier(_asker(principal))
+    found = _project_and_tier(asker_of(principal))
     row = (await session.execute(found, {"project_id": project_id, **asker_values(principal)})).one_or_none()
     if row is None or (row.tier is None and principal.kind == "guest"):
         raise NO_PROJECT
@@ -176,8 +181,8 @@ async def require(session: AsyncSession, principal: Principal, project_id: Proje
 
 
 @cache
-def _project_and_tier(asker: _Asker) -> Select[Project, int | None]:
-    tiers = _tiers(asker, bindparam("asker", type_=Uuid()), bindparam("guests_project", type_=Uuid()))
+def _project_and_tier(asker: Asker) -> Select[Project, int | None]:
+    tiers = tiers_for(asker)
     one = select(Project, tiers.c.tier).join(tiers, tiers.c.id == Project.id)
     return one.where(Project.id == bindparam("project_id"))
 
@@ -242,7 +247,7 @@ def _ladder(rows: Select[Any], rungs: Rungs) -> Subquery:
     return select(each, tier, source).subquery("tiers")
 
 
-def _platform_tier(asker: _Asker) -> ColumnElement[int | None]:
+def _platform_tier(asker: Asker) -> ColumnElement[int | None]:
     if asker.kind == "product":
         return literal(3)
     return case((literal(asker.sees_everything), _everything_but_the_handbook()))

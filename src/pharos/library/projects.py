@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, func, literal, select
+from sqlalchemy import Select, Uuid, bindparam, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pharos.access.models import HiddenProject, Project
-from pharos.access.projects import TIERS, Source, Tier, find_project_by_name, require, tiers_of
+from pharos.access.projects import (
+    TIERS,
+    Asker,
+    Source,
+    Tier,
+    asker_of,
+    asker_values,
+    find_project_by_name,
+    require,
+    tiers_for,
+)
 from pharos.identity.audit import record_audit
 from pharos.identity.principal import Principal
 from pharos.infra.database_errors import flush_unless_taken
@@ -39,25 +51,28 @@ class ProjectView:
 
 async def list_projects(session: AsyncSession, principal: Principal) -> list[ProjectView]:
     """What the principal can reach, the handbook last, hidden ones included and marked."""
-    return await _find_views(session, principal, literal(value=True))
+    return await _find_views(session, principal, None)
 
 
 async def get_project(session: AsyncSession, principal: Principal, *, project_id: ProjectId) -> ProjectView:
     """One project. Raises `NotFound` when it is not there or may not be known."""
     await require(session, principal, project_id, "use")
-    (view,) = await _find_views(session, principal, Project.id == project_id)
+    (view,) = await _find_views(session, principal, project_id)
     return view
 
 
-async def _find_views(session: AsyncSession, principal: Principal, condition: ColumnElement[bool]) -> list[ProjectView]:
+@cache
+def _views(asker: Asker, *, is_one: bool) -> Select[*tuple[Any, ...]]:
+    """All that can be reached, or `:project_id` alone; building it costs more than asking."""
     documents = (
         select(func.count())
         .where(Document.tenant_id == Project.tenant_id, Document.project_id == Project.id)
         .scalar_subquery()
     )
-    is_hidden = exists().where(HiddenProject.project_id == Project.id, HiddenProject.user_id == principal.user_id)
-    tiers = tiers_of(principal)
-    rows = await session.execute(
+    me = bindparam("asker", type_=Uuid())
+    is_hidden = exists().where(HiddenProject.project_id == Project.id, HiddenProject.user_id == me)
+    tiers = tiers_for(asker)
+    found = (
         select(
             Project,
             tiers.c.tier,
@@ -66,9 +81,15 @@ async def _find_views(session: AsyncSession, principal: Principal, condition: Co
             is_hidden.label("is_hidden"),
         )
         .join(tiers, tiers.c.id == Project.id)
-        .where(tiers.c.tier.is_not(None), condition)
+        .where(tiers.c.tier.is_not(None))
         .order_by(Project.is_handbook, func.lower(Project.name))
     )
+    return found.where(Project.id == bindparam("project_id")) if is_one else found
+
+
+async def _find_views(session: AsyncSession, principal: Principal, project_id: ProjectId | None) -> list[ProjectView]:
+    found = _views(asker_of(principal), is_one=project_id is not None)
+    rows = await session.execute(found, {"project_id": project_id, **asker_values(principal)})
     return [
         ProjectView(
             id=ProjectId(row.Project.id),

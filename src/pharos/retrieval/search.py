@@ -96,8 +96,9 @@ async def search(
 
 async def embed_question(runtime: Runtime, text: str) -> NDArray[np.float32]:
     """The vector to search with. Raises `Unavailable` without the embedder."""
+    vector: NDArray[np.float32]
     (vector,) = await runtime.embedding.embed([text])
-    return vector  # type: ignore[no-any-return]  # numpy says nothing of the rows of an array
+    return vector
 
 
 async def find_passages(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -109,8 +110,18 @@ def environment() -> Environment:
 
 
 def static_path(name: str) -> str:
-    """Where a browser finds a file of `static/`."""
-    return f"/static/{name}"
+    """Where a browser finds a file of `static/`, below the version of them all: modules name each other beside them."""
+    return f"/static/{static_version()}/{name}"
+
+
+@cache
+def static_version() -> str:
+    """12 hexadecimal digits, others once any file of `static/` is another one."""
+    digest = hashlib.sha256()
+    for file in sorted(STATIC.rglob("*")):
+        if file.is_file():
+            digest.update(f"{file.relative_to(STATIC)}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def moment(at: datetime | None) -> str:

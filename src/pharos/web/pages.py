@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -25,7 +26,7 @@ from pharos.library import projects as library_projects
 from pharos.library.documents import FoundDocuments, find_documents
 from pharos.web.account_pages import router as account_pages
 from pharos.web.admin_pages import router as admin_pages
-from pharos.web.html import HEADERS, STATIC, page
+from pharos.web.html import HEADERS, STATIC, page, static_version
 from pharos.web.mail_door_pages import router as mail_door_pages
 from pharos.web.model_pages import models_lead
 from pharos.web.model_pages import router as model_pages
@@ -41,22 +42,27 @@ NextPath = Annotated[str | None, Query(alias="next", max_length=2000)]
 EARLIER_CONVERSATIONS = 20
 SHOWN_DOCUMENTS = 200
 """Rows of the documents panel: more make every poll of a page heavy; the rest is found by name."""
+VERSION = re.compile(r"[0-9a-f]{12}")
 CODE_TYPES = ("text/x-", "application/json", "application/xml", "application/x-")
 
 
-class RevalidatedFiles(StaticFiles):
-    """Static files a browser keeps and asks for again by their ETag: an upgrade is seen at once."""
+class VersionedFiles(StaticFiles):
+    """Static files that a browser keeps unasked for a day below our version of them all, which an upgrade changes.
+
+    Below none, or that of another release that is stopped or started beside this one, it asks again by their ETag.
+    """
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        reply = await super().get_response(path, scope)
-        reply.headers["Cache-Control"] = "no-cache"
+        version, _, below = path.partition("/")
+        reply = await super().get_response(below if VERSION.fullmatch(version) else path, scope)
+        reply.headers["Cache-Control"] = "max-age=86400" if version == static_version() else "no-cache"
         reply.headers["X-Content-Type-Options"] = "nosniff"
         return reply
 
 
 def add_pages(routes: APIRouter) -> None:
     """Serve the pages and their static files."""
-    routes.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
+    routes.mount("/static", VersionedFiles(directory=STATIC), name="static")
     routes.include_router(router)
     routes.include_router(mail_door_pages)
     routes.include_router(account_pages)
