@@ -136,11 +136,11 @@ def copy_checkout(target: Path) -> None:
     """A source tree that looks freshly set up, for blocks that call make or write into the source.
 
     Its `.venv` borrows the programs of the real one and has stamps of its own, so that `make` finds nothing to install
-    and can never point the real environment at the copy.
+    and can never point the real environment at the copy. The bytecode comes with the source, whose times it names.
     """
     if target.exists():
         return
-    left_out = shutil.ignore_patterns("__pycache__", "node_modules")
+    left_out = shutil.ignore_patterns("node_modules")
     for name in ("src", "docs", "scripts", "tests", "benchmarks"):
         if (ROOT / name).exists():
             shutil.copytree(ROOT / name, target / name, ignore=left_out)
@@ -150,10 +150,11 @@ def copy_checkout(target: Path) -> None:
     stamps = target / ".venv" / ".stamps"
     stamps.mkdir(parents=True)
     (target / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (target / ".tools").symlink_to(ROOT / ".tools")  # else it would be brought again
     for file in target.rglob("*"):
-        if not file.is_symlink() and ".venv" not in file.parts:
+        if not file.is_symlink() and file.relative_to(target).parts[0] not in {".venv", ".tools", "src"}:
             os.utime(file, (0, 0))
-    for name in ("venv", "parts", "project", "dev", "models"):
+    for name in ("venv", "parts", "project", "bytecode", "dev", "models"):
         (stamps / name).touch()
 
 

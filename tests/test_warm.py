@@ -23,10 +23,11 @@ def around(tmp_path: Path) -> dict[str, str]:
     return {name: value for name, value in environ.items() if not name.startswith("PHAROS_")} | {
         "PHAROS_DATA_DIR": str(tmp_path / "none"),
         "COLUMNS": "80",
+        "FORCE_COLOR": "1",  # looked for while the command is imported
     }
 
 
-@pytest.mark.parametrize("words", [["fly", "--high"], ["status"], ["config", "list", "--json"]])
+@pytest.mark.parametrize("words", [["fly", "--high"], ["user", "list"], ["config", "list", "--json"]])
 def test_it_ends_as_the_installed_one(words: list[str], warm: str, around: dict[str, str], tmp_path: Path) -> None:
     def run(program: str) -> tuple[int, str, str]:
         ended = subprocess.run([program, *words], env=around, cwd=tmp_path, capture_output=True, text=True, check=False)

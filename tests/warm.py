@@ -1,15 +1,15 @@
 """`pharos` without the wait for its libraries: a second of processor time for each of the runbook's 400 commands.
 
-A process that has loaded them, and what the parts of Pharos share, stands by. The program `pharos` in the folder that
-`warm_programs` gives hands it arguments, environment, directory and the three streams; a fork of it then imports the
-rest of Pharos and runs the command as the installed program does. `python` beside it does the same for `-m pharos …`,
-which is how the parts of an installation are started by such a fork: four seconds less for each start. The installed
-programs themselves run wherever these cannot stand for them: for another source tree or another user, and in all other
-tests.
+A process that has loaded them, and Pharos itself, stands by. The program `pharos` in the folder that `warm_programs`
+gives hands it arguments, environment, directory and the three streams; a fork of it then runs the command as the
+installed program does. `python` beside it does the same for `-m pharos …`, which is how the parts of an installation
+are started by such a fork: four seconds less for each start. The installed programs themselves run wherever these
+cannot stand for them: for another source tree or another user, and in all other tests.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import os
@@ -19,33 +19,31 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LIBRARIES = (
-    "alembic.command", "cryptography.hazmat.primitives.asymmetric.ed25519", "email.headerregistry", "fastapi.responses",
-    "httptools", "httpx", "jinja2", "jwt", "markdown_it", "numpy.typing", "procrastinate", "prometheus_client",
-    "psutil", "psycopg_pool", "pwdlib.hashers.argon2", "pydantic_settings", "pyrage", "python_multipart",
-    "rich.console", "rich.progress", "rich.table", "semantic_text_splitter", "sqlalchemy.dialects.postgresql",
-    "sqlalchemy.ext.asyncio", "starlette.applications", "Stemmer", "structlog", "tokenizers", "typer",
-    "uvicorn.protocols.http.httptools_impl", "uvloop",
+from sqlalchemy.orm import configure_mappers
+
+from pharos.cli import COMMANDS, MORE, main
+from pharos.infra import terminal
+from pharos.ops import health
+
+NEEDED_LATER = (
+    "alembic.command", "alembic.config", "anyio._backends._asyncio", "encodings.idna", "httpcore", "httptools",
+    "procrastinate.worker", "rich._emoji_codes", "rich.status", "tokenizers", "typer._adapters",
+    "uvicorn.protocols.http.httptools_impl", "uvloop", "pharos.app", "pharos.migrations.fence",
+    "pharos.ops.backup.drill", "pharos.ops.backup.restore_start", "pharos.ops.supervisor",
+    "pharos.providers.embedder.client", "pharos.tables", "pharos.worker",
 )  # fmt: skip
-OF_PHAROS = (
-    "pharos.access.socket_routes", "pharos.chat.feedback_routes", "pharos.chat.openai_routes",
-    "pharos.chat.shared_routes", "pharos.chat.turn_routes", "pharos.identity.audit_routes",
-    "pharos.identity.secret_routes", "pharos.library.routes", "pharos.library.tasks", "pharos.retrieval.routes",
-    "pharos.web.reader", "pharos.web.views", "pharos.web.visit",
-)  # fmt: skip
-"""The third of a second that most commands wait for, and nearly a whole one of the web process."""
-LOOKS_AROUND = ("pharos.infra.terminal", "pharos.ops.health")
-"""What they look at when they are imported, the terminal and the clock, differs from one program to the next."""
+"""What the commands import only when they run."""
 INSTALLED = Path(sys.executable).parent
 READY_SECONDS = 60.0
 
 CLIENT = """#!{python} -IS
-import os, signal, socket, sys
+import _signal, _socket, os, sys
 real, prefix, words = {real!r}, {prefix!r}, sys.argv[1:]
 other_program = words[: len(prefix)] != prefix
 other_tree = "PYTHONPATH" in os.environ
@@ -56,20 +54,21 @@ mask = os.umask(0)
 around = [f"{{name}}={{value}}" for name, value in os.environ.items()]
 request = [str(mask), str(len(words)), *words, *around]
 body = os.fsencode("\\0".join(request))
-server = socket.socket(socket.AF_UNIX)
+server = _socket.socket(_socket.AF_UNIX)
 server.connect({address!r})
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, lambda number, _: server.send(bytes([number])))
+for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+    _signal.signal(number, lambda number, _: server.send(bytes([number])))
 here = os.open(".", os.O_PATH)  # not by its name: it may have been removed
-socket.send_fds(server, [len(body).to_bytes(4, "big")], [0, 1, 2, here])
+handles = b"".join(handle.to_bytes(4, sys.byteorder) for handle in (0, 1, 2, here))
+server.sendmsg([len(body).to_bytes(4, "big")], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, handles)])
 server.sendall(body)
 code = int(server.recv(8) or b"70")
 if code < 0:
-    signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+    _signal.signal(-code, _signal.SIG_DFL) if -code != _signal.SIGKILL else None
     os.kill(os.getpid(), -code)
 sys.exit(code)
 """
-"""The program; without site-packages it starts in a hundredth of a second."""
+"""The program; without site-packages, and what `socket` and `signal` import, it starts in a hundredth of a second."""
 
 
 @contextmanager
@@ -94,11 +93,17 @@ def warm_programs() -> Iterator[Path]:
         server.wait()
 
 
+def load() -> None:
+    """Import what nearly all commands need, and do what the first use of the tables does."""
+    commands = [*COMMANDS, *(name for names in MORE.values() for name in names)]
+    for name in (*NEEDED_LATER, *commands):
+        importlib.import_module(name)
+    configure_mappers()
+
+
 def serve(address: str) -> None:
     """Fork for each connection; returns in the fork that is to run the command, and in no other process."""
-    for name in LIBRARIES + OF_PHAROS:
-        importlib.import_module(name)
-    assert not set(LOOKS_AROUND) & set(sys.modules)
+    load()
     sys.executable = str(Path(address).parent / "python")  # what Pharos starts the parts with
     gc.collect()
     gc.freeze()
@@ -163,10 +168,35 @@ def put_in_place(request: list[str], here: int, streams: list[int]) -> None:
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", buffering=1 if os.isatty(1) else -1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    look_again()
+
+
+def look_again() -> None:
+    """What was seen of the terminal and of the clock when Pharos was imported is another program's."""
+    loaded = terminal.console, terminal.error_console
+    importlib.reload(terminal)
+    for console, seen in zip(loaded, (terminal.console, terminal.error_console), strict=True):
+        vars(console).update(vars(seen))
+    health.STARTED = time.monotonic()
+
+
+def run() -> None:
+    """The command, ended as Python ends it but for taking apart all that was loaded: the memory written to for that
+    would be copied first, a tenth of a second for each process."""
+    try:
+        main()
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        try:
+            sys.stdout.flush()
+        except OSError:
+            raise end from None  # Python says what it says of a stream that nobody reads
+        os._exit(end.code)
 
 
 if __name__ == "__main__":
     serve(sys.argv[1])
-    from pharos.cli import main
-
-    main()
+    run()
