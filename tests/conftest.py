@@ -14,6 +14,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ import pytest
 from _pytest.nodeid import NodeId
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from tests.fakes import FakeEmbedding
@@ -176,13 +178,14 @@ def settings(database_urls: DatabaseUrls, tmp_path_factory: pytest.TempPathFacto
 
 
 def make_settings(urls: DatabaseUrls, data_dir: Path) -> Settings:
-    return Settings(
-        _env_file=None,
-        data_dir=data_dir,
-        database_url=urls.app,
-        secret_key=secrets.token_hex(32),
-        encryption_key=ENCRYPTION_KEY,
-    )
+    changed = {"data_dir": data_dir, "database_url": urls.app, "secret_key": SecretStr(secrets.token_hex(32))}
+    return plain_settings().model_copy(update=changed)
+
+
+@cache
+def plain_settings() -> Settings:
+    """Looking for all of them in the environment takes as long as a small test."""
+    return Settings(_env_file=None, encryption_key=ENCRYPTION_KEY)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +34,15 @@ class FakeEmbedding:
     def _vector(self, text: str) -> NDArray[np.float64]:
         total = np.zeros(self.dimension)
         for word in re.findall(r"\w+", text.lower()) or [""]:
-            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
-            total += np.random.default_rng(seed).standard_normal(self.dimension)
+            total += direction(word)
         return total / np.linalg.norm(total)
+
+
+@lru_cache(10_000)
+def direction(word: str) -> NDArray[np.float64]:
+    """The same in every process."""
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).standard_normal(FakeEmbedding.dimension)
 
 
 class FakeChat:
