@@ -58,7 +58,7 @@ def test_a_copy_comes_back_on_another_machine_as_it_was(settings: Settings, tmp_
     folder = tmp_path / "backups" / NAME
     assert restic.password_file(settings).stat().st_mode & 0o777 == 0o600
     assert not any(b"nobody else may read" in file.read_bytes() for file in packs(settings))
-    later = make_folder(tmp_path / "backups", "pharos-20260110-030000")
+    removed, later = files_of(folder), make_folder(tmp_path / "backups", "pharos-20260110-030000")
     for made in (folder, later):
         record_verification(settings, made, seconds=1.0)
     plan = prune(settings, list_backups(settings, removed=True), now=datetime(2026, 1, 10, 4, tzinfo=UTC))
@@ -68,10 +68,9 @@ def test_a_copy_comes_back_on_another_machine_as_it_was(settings: Settings, tmp_
     elsewhere = settings.model_copy(
         update={"data_dir": tmp_path / "other", "offsite_password_file": restic.password_file(settings)}
     )
-    assert files_of(pull_backup(elsewhere, "latest", into=tmp_path / "got")) == files_of(later)
-    removed = pull_backup(elsewhere, "20260102-03", into=tmp_path / "got")
-    assert removed.name == NAME, "what was removed here stays there"
-    assert sorted(path.name for path in (tmp_path / "got").iterdir()) == [NAME, later.name]
+    got = pull_backup(elsewhere, "20260102-03", into=tmp_path / "got")
+    assert (got.name, files_of(got)) == (NAME, removed), "what was removed here stays there"
+    assert [path.name for path in (tmp_path / "got").iterdir()] == [NAME]
 
 
 def test_the_offline_identity_alone_opens_the_repository(settings: Settings, tmp_path: Path) -> None:
