@@ -115,11 +115,15 @@ def environment(request: pytest.FixtureRequest, page: Page, scratch: Path, progr
 
 
 def proofs() -> list[ParameterSet]:
-    """One test a page that has blocks, marked with the rows of the contract that the page names."""
+    """One test a page that has blocks, marked with the rows of the contract that the page names; those that share the
+    installation in one process, or each process would start one."""
     pages = [page for page in map(read, FILES) if page.blocks]
-    return [
-        pytest.param(page, marks=[pytest.mark.contract(row, part=part) for row, part in page.rows]) for page in pages
-    ]
+    return [pytest.param(page, marks=marks(page)) for page in pages]
+
+
+def marks(page: Page) -> list[pytest.MarkDecorator]:
+    shares = [] if page.wants_fresh_installation else [pytest.mark.xdist_group("runbook")]
+    return [*shares, *(pytest.mark.contract(row, part=part) for row, part in page.rows)]
 
 
 @pytest.mark.slow

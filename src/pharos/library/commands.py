@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -42,6 +43,8 @@ app = typer.Typer()
 documents_app = typer.Typer(help="Documents of a project.", no_args_is_help=True)
 app.add_typer(documents_app, name="documents")
 
+WORKER_STARTS_SECONDS = 15.0
+"""How long no worker is missed: one that was just started looks through the handbook before it reports."""
 DOCUMENT_ID = id_shown_by("pharos documents list --project NAME")
 
 
@@ -107,6 +110,7 @@ def _progress(verb: str, *, total: int) -> Iterator[Callable[[int], None]]:
 
 
 async def _wait_for(runtime: Runtime, principal: Principal, ids: list[DocumentId]) -> dict[str, int]:
+    seen = time.monotonic()
     with _progress("Indexing", total=len(ids)) as advance:
         while True:
             async with runtime.db.transaction(principal.tenant_id) as session:
@@ -122,7 +126,9 @@ async def _wait_for(runtime: Runtime, principal: Principal, ids: list[DocumentId
             unfinished = states.get("pending", 0) + states.get("processing", 0)
             if not unfinished:
                 return states
-            if not is_worked_on:
+            if is_worked_on:
+                seen = time.monotonic()
+            elif time.monotonic() > seen + WORKER_STARTS_SECONDS:
                 words = f"{unfinished} documents are stored and wait: no worker runs. Start Pharos with `pharos up`."
                 raise Unavailable(words, code="no_worker")
             # No machine indexes 200 documents a second, so nobody waits longer for asking less often.
