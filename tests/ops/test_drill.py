@@ -253,7 +253,7 @@ def replace_in_dump(folder: Path, manifest: Manifest, table: str, rows: bytes) -
     manifest.files[f"database/{number}.dat.gz"] = FileState(len(content), hashlib.sha256(content).hexdigest())
 
 
-@pytest.mark.prove
+@pytest.mark.contract("DR-05", part="a table or a secret that is missing in the dump turns it red")
 def test_a_table_and_a_secret_that_are_missing_in_the_dump_turn_the_drill_red(place: Place, tmp_path: Path) -> None:
     settings = with_backups(place, tmp_path)
     folder = tmp_path / place.folder.name
@@ -281,7 +281,7 @@ def test_a_dump_that_does_not_load_turns_the_drill_red_and_its_backup_is_no_good
     assert leftovers(settings) == []
 
 
-@pytest.mark.prove
+@pytest.mark.contract("DR-05", part="a document's file that is missing turns it red")
 def test_a_document_without_its_file_turns_the_drill_red(place: Place, tmp_path: Path) -> None:
     settings = with_backups(place, tmp_path)
     folder = tmp_path / place.folder.name

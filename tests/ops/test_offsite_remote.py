@@ -123,8 +123,8 @@ def test_a_copy_goes_over_sftp_and_comes_back(ssh: Ssh, pushed_once: Path, tmp_p
             "offsite_password_file": pushed_once / "data" / "secrets" / "offsite_password",
         }
     )
-    folder, place = make_folder(tmp_path / "backups", LATER), with_port.removeprefix("restic:")
-    restic.push(settings, place, folder, files=6)
+    folder = make_folder(tmp_path / "backups", LATER)
+    push_backup(settings, folder)
     elsewhere = {
         "data_dir": tmp_path / "other",
         "offsite": f"restic:sftp:{ssh.login}:{tmp_path / 'repository'}",

@@ -436,7 +436,7 @@ async def _read_until_cancelled(place: Installation, tenants: list[MadeTenant], 
             for tenant, count in zip(tenants, counts, strict=True):
                 assert len(await read_all(place, tenant)) == count
             rounds += 1
-            await asyncio.sleep(0.2)  # they leave the machine to the rotation
+            await asyncio.sleep(0.05)  # they leave the machine to the rotation
         except asyncio.CancelledError:
             return rounds
 
