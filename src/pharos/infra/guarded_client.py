@@ -7,16 +7,20 @@ before the request would miss, a second lookup or a redirect, is a connection li
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import aiohttp
 import httpx2
 from aiohttp import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
 from httpx_aiohttp.httpx2 import AiohttpTransport
 
 from pharos.infra.address_guard import (
@@ -32,10 +36,16 @@ from pharos.infra.address_guard import (
 )
 from pharos.infra.errors import Unavailable
 
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.tracing import Trace
+
 OpenSocket = Callable[[AddrInfoType], socket.socket]
 
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 """The longest answer that is read: 512 vectors of 3072 numbers, or a streamed answer of 60,000 tokens."""
+MAX_ADDRESSES = 4
+"""So many of a name's are tried. aiohttp begins anew after each that fails, and who holds the name says how many."""
 CARRIED_HEADERS = frozenset(
     {
         "accept", "accept-encoding", "anthropic-version", "authorization", "connection", "content-length",
@@ -80,7 +90,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             return open_socket(address)
 
         def open_session() -> aiohttp.ClientSession:
-            connector = aiohttp.TCPConnector(
+            connector = _Connector(
                 limit=0,
                 ssl=_tls(),
                 resolver=_GuardedNames(allow_private=allow_private, resolve=resolve),
@@ -93,8 +103,14 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         refuse_request(request.url)
-        with _named():
-            response = await self._inner.handle_async_request(request)
+        limits = request.extensions["timeout"]
+        try:
+            # The adapter limits connecting and reading, but not how long a request is taken.
+            async with asyncio.timeout(limits["pool"] + limits["write"] + limits["read"]):
+                with _named():
+                    response = await self._inner.handle_async_request(request)
+        except TimeoutError as error:
+            raise httpx2.WriteTimeout("the request was not taken in time") from error
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         if response.headers.get("content-encoding", "identity") != "identity":
             # A thousand times its size may come out of it; counting what arrives would not see that.
@@ -127,6 +143,28 @@ async def _carry_little(request: httpx2.Request) -> None:
     request.headers["accept-encoding"] = "identity"
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Ends at once what is left, and keeps nothing that speaks unasked.
+
+    aiohttp says goodbye and waits for an answer, half a minute over TLS, in which a model goes on writing; and it hands
+    what came over an idle connection to the next caller, who may be of another tenant. These are its own methods, hence
+    the bound on its version.
+    """
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        while (kept := await super()._get(key, traces)) is not None:
+            if kept.protocol is None or not kept.protocol.should_close:
+                break
+            kept.close()
+        return kept
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        if should_close or protocol.should_close:
+            protocol.abort()
+            should_close = True
+        super()._release(key, protocol, should_close=should_close)
+
+
 class _GuardedNames(AbstractResolver):
     def __init__(self, *, allow_private: bool, resolve: Resolve) -> None:
         self._allow_private = allow_private
@@ -141,7 +179,7 @@ class _GuardedNames(AbstractResolver):
             raise OSError("the name is not known") from error
         return [
             ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)
-            for address in addresses
+            for address in addresses[:MAX_ADDRESSES]
         ]
 
     async def close(self) -> None:

@@ -44,7 +44,7 @@ class AnthropicChat:
         client = guarded_client(allow_private=allows_private, timeout_seconds=silence_seconds, transport=transport)
         # Without a key the SDK would look for one in the environment and in files; retries belong to the caller.
         self._client = anthropic.AsyncAnthropic(
-            base_url=url, api_key=key or "none", max_retries=0, http_client=client, timeout=silence_seconds
+            base_url=url, api_key=key or "none", max_retries=0, http_client=client, timeout=client.timeout
         )
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[str | Usage | Cut]:

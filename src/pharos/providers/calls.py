@@ -38,6 +38,7 @@ from pharos.providers.contract import (
 )
 from pharos.providers.models import TenantModelSettings
 from pharos.providers.open_models import OpenModels
+from pharos.providers.refusals import as_kind
 from pharos.providers.request_budget import pause_provider, take_place
 from pharos.providers.spend import (
     cost_of,
@@ -67,6 +68,7 @@ NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
 """NUL, and halves of UTF-16 pairs, which come from servers that cut their text anywhere: no database takes them."""
 A_WORD = Usage(1, 1)
 """What costs nothing for this much costs nothing at all: costs are rounded up."""
+LONGEST_CALL_SECONDS = 180.0
 PING = ChatRequest((ChatMessage("user", "Say: ready."),), max_tokens=16)
 
 Piece = TypeVar("Piece")
@@ -79,6 +81,19 @@ class _Work(Generic[Piece]):
     begin: Callable[[Candidate], AbstractAsyncContextManager[AsyncIterator[Piece | Usage | Cut]]]
     clean: Callable[[Piece], Piece]
     guess: Callable[[int], Usage]
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """Bounds a call that has no turn to bound it: who sends bytes that say nothing is not silent.
+
+    Raises `Unavailable` (`provider_timed_out`).
+    """
+    try:
+        async with asyncio.timeout(LONGEST_CALL_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise as_kind(error, key=None) from error
 
 
 @asynccontextmanager
@@ -199,14 +214,15 @@ class Models:
         It is recorded and paid like any call, and its failure counts; it does not close an open breaker.
         """
         call = Call(purpose="test")
-        async with aclosing(self._attempt(tenant_id, candidate, breaker.Passed(), self._words(PING), call)) as pieces:
+        pinged = self._attempt(tenant_id, candidate, breaker.Passed(), self._words(PING), call)
+        async with _in_time(), aclosing(pinged) as pieces:
             async for _ in pieces:
                 pass
         return call
 
     async def list_models(self, candidate: Candidate) -> list[str]:
         """What the provider says it offers. Raises what `ChatModel.stream` does."""
-        async with self._opened.use(candidate) as model:
+        async with _in_time(), self._opened.use(candidate) as model:
             return await model.list_models()
 
     async def find_default_tenant(self) -> TenantId | None:
@@ -258,7 +274,7 @@ class Models:
 
     def _vectors(self, request: VectorRequest) -> _Work[NDArray[np.float32]]:
         async def made(candidate: Candidate) -> AsyncIterator[NDArray[np.float32] | Usage]:
-            async with self._opened_vectors.use(candidate) as model:
+            async with _in_time(), self._opened_vectors.use(candidate) as model:
                 rows, usage = await model.embed(request)
             if usage is not None:
                 yield usage

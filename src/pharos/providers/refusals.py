@@ -79,7 +79,8 @@ def as_kind(error: Exception, *, key: str | None, has_begun: bool = False) -> Ph
         return _of_status(status, error, f"{status} {words}".strip())
     if any(isinstance(one, (httpx2.TimeoutException, TimeoutError)) for one in chain):
         return _named("provider_timed_out", words)
-    if any(isinstance(one, MALFORMED) for one in chain):
+    is_connected = not any(isinstance(one, httpx2.ConnectError) for one in chain)
+    if is_connected and any(isinstance(one, MALFORMED) for one in chain):  # a bad certificate is a ValueError as well
         return bad_answer("it is not what this kind of provider sends", words)
     if any(isinstance(one, httpx2.HTTPError) for one in chain):
         return bad_answer("it broke off", words) if has_begun else _named("provider_unreachable", words)
