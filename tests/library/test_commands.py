@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
@@ -16,7 +17,7 @@ from pharos.identity.models import AuditEntry
 from pharos.identity.tenants import ensure_default_tenant
 from pharos.infra import jobs
 from pharos.infra.db import Database
-from pharos.infra.errors import Conflict
+from pharos.infra.errors import Conflict, Unavailable
 from pharos.infra.ids import DocumentId, TenantId
 from pharos.infra.mail import get_mail, queue_mail
 from pharos.library import documents
@@ -128,3 +129,15 @@ async def test_clearing_everything_loses_neither_document_nor_mail_and_waits_for
         indexed = await session.get(Document, (tenant.id, document.id))
         assert indexed is not None
         assert (mail.state, indexed.status) == ("sent", "indexed")
+
+
+async def test_waiting_for_documents_ends_where_nobody_works_on_them(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pharos.library.commands.WORKER_STARTS_SECONDS", 0.0)
+    await ensure_default_tenant(runtime)
+    (tmp_path / "note.txt").write_text("The keeper trims the lamp.")
+    result = await pharos(runtime, "ingest", str(tmp_path), "--project", "Lamps", "--wait")
+    assert isinstance(result.exception, Unavailable), result.output
+    assert result.exception.code == "no_worker"
+    assert "1 documents are stored and wait" in result.exception.message
