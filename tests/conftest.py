@@ -14,7 +14,6 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +55,9 @@ pytest_plugins = ["tests.contract_plugin"]
 ENCRYPTION_KEY = hashlib.sha256(b"the tests' one").hexdigest()
 """The same in all tests of a process: they share a database, which knows its keys."""
 
+
+PLAIN_SETTINGS = Settings(_env_file=None, encryption_key=ENCRYPTION_KEY)
+"""Once: looking for all of them in the environment takes as long as a small test."""
 
 QUICK_HASHING = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),))
 REAL_HASHING = passwords.HASHING
@@ -179,13 +181,7 @@ def settings(database_urls: DatabaseUrls, tmp_path_factory: pytest.TempPathFacto
 
 def make_settings(urls: DatabaseUrls, data_dir: Path) -> Settings:
     changed = {"data_dir": data_dir, "database_url": urls.app, "secret_key": SecretStr(secrets.token_hex(32))}
-    return plain_settings().model_copy(update=changed)
-
-
-@cache
-def plain_settings() -> Settings:
-    """Looking for all of them in the environment takes as long as a small test."""
-    return Settings(_env_file=None, encryption_key=ENCRYPTION_KEY)
+    return PLAIN_SETTINGS.model_copy(update=changed)
 
 
 @pytest.fixture(scope="session")
