@@ -48,7 +48,9 @@ class DiskSpace:
 
     def describe(self) -> str:
         said = f"{', '.join(self.holds)}: {self.free_bytes / 2**30:.1f} GiB free ({self.free_share:.0%}) at {self.path}"
-        return f"{said}, the next backup takes {self.wanted_bytes / 2**30:.1f}" if self.wanted_bytes else said
+        wanted = self.wanted_bytes / 2**30
+        size = f"{wanted:.1f} GiB" if wanted >= 0.1 else "less than 0.1 GiB"
+        return f"{said}, the next backup takes {size}" if wanted else said
 
 
 def find_disks(settings: Settings, *, wanted_bytes: int | None = None) -> list[DiskSpace]:
