@@ -21,10 +21,12 @@ document.addEventListener("click", (event) => {
 
 function acceptFiles() {
   const input = document.getElementById("files");
-  input.addEventListener("change", () => {
+  const take = () => {
     enqueue([...input.files]);
     input.value = "";
-  });
+  };
+  input.addEventListener("change", take);
+  take(); // what was chosen before this script was there
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
   // The whole window takes a drop: a file that misses the field must not replace the page.
   window.addEventListener("dragover", (event) => {
